@@ -1,0 +1,29 @@
+"""One clear line for whoever gave a command something it cannot use."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class BadInput(ValueError):
+    """What was given is wrong: the message says what, and what to do. Commands print it and exit with status 2."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
+    """A `BadInput` for a name that is not among the known ones, with the nearest of them suggested."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+    return BadInput(f"unknown {kind} {name!r}: {hint}")
+
+
+def run_command(main: Callable[[list[str]], int | None]) -> None:
+    """Run a command's `main` on the arguments given, and leave with its status; 2 and one line for bad input."""
+    try:
+        sys.exit(main(sys.argv[1:]) or 0)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has gone: `... | head`
+        sys.stderr.close()
+        sys.exit(1)

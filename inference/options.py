@@ -1,0 +1,142 @@
+"""The command line of `inference.svi`: common options, and the model's own read off its constructor's signature."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from inference.data import NAMES, SMALL
+from inference.errors import BadInput, unknown
+from inference.estimators import ESTIMATORS
+from ppl_models import MODELS
+from ppl_models.base import LatentVariableModel
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes no abbreviations and raises BadInput, where argparse prints a page and exits."""
+
+    def __init__(self, **keywords: Any):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; see --help")
+
+
+def positive(kind: type) -> Any:
+    """An argparse type: a finite number of that kind above zero."""
+
+    def convert(text: str) -> Any:
+        number = kind(text)
+        if not 0 < number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
+        return number
+
+    convert.__name__ = kind.__name__
+    return convert
+
+
+def weight(text: str) -> float:
+    """An argparse type: a finite number, zero or more."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number, zero or more")
+    return number
+
+
+def seed(text: str) -> int:
+    """An argparse type: a whole number from 0 to 2^32 - 1."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {2**32 - 1}")
+    return number
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options given, and only those: what is not given is not in the namespace, but for --model, --resume and --data-dir.
+
+    Prints help and exits where asked. Raises BadInput for anything that cannot be used.
+    """
+    first = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    first.add_argument("--model")
+    name = getattr(first.parse_known_args(arguments)[0], "model", None)
+    if name is not None and name not in MODELS:
+        raise unknown("model", name, MODELS)
+    given = _parser(name).parse_args(arguments)
+    if name is None and given.resume is None:
+        raise BadInput(f"no model: name one with --model, of {', '.join(MODELS)}")
+    if given.resume is not None:
+        extra = given.__dict__.keys() - {"model", "resume", "data_dir", "device", "steps"}
+        if extra:
+            flag = "--" + sorted(extra)[0].replace("_", "-")
+            raise BadInput(f"{flag} cannot change on --resume, the run's own config.json decides: leave it out")
+    return given
+
+
+def _parser(name: str | None) -> Parser:
+    cls = MODELS[name] if name else LatentVariableModel
+    models = "\n".join(f"  {key:10} {(model.__doc__ or '').splitlines()[0]}" for key, model in MODELS.items())
+    parser = Parser(
+        prog="python -m inference.svi",
+        argument_default=argparse.SUPPRESS,
+        description="Train a model by stochastic variational inference.",
+        epilog=f"models:\n{models}\n\n--model NAME --help shows that model's own options." if name is None else None,
+    )
+    default = _defaults(cls, name)
+    estimators = cls.estimators if name else tuple(ESTIMATORS)
+    add = parser.add_argument
+    add("--model", default=name, metavar="NAME", help="what to train" + ("" if name else ": see below"))
+    add("--data", metavar="NAME", help=f"{', '.join(NAMES)}, or a .npz file of one's own (default: mnist, else digits)")
+    add("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where data sets are, or go (default: data)")
+    add("--steps", type=positive(int), metavar="N", help="training steps" + default("steps"))
+    add("--batch-size", type=positive(int), metavar="N", help="images a step" + default("batch_size"))
+    add("--lr", type=positive(float), metavar="RATE", help="Adam's learning rate" + default("lr"))
+    add("--elbo", metavar="NAME", help=f"estimator of the bound: {', '.join(estimators)}" + default("elbo"))
+    add("--seed", type=seed, metavar="N", help="decides every random draw (default: 0)")
+    add("--device", metavar="NAME", help="auto, cpu or cuda (default: auto)")
+    add("--run-dir", type=Path, metavar="DIR", help="the run's folder (default: runs/<model>/<when>-<seed>)")
+    add("--resume", type=Path, default=None, metavar="RUN_DIR", help="go on with a run; only --steps may differ")
+    if name:
+        own = parser.add_argument_group(f"options of {name}", (cls.__doc__ or "").splitlines()[0])
+        for key, option in cls.options().items():
+            kind, meaning = get_args(option.annotation)[:2]
+            convert = weight if kind is float else positive(kind)
+            own.add_argument(
+                "--" + key.replace("_", "-"),
+                type=convert,
+                metavar="N" if kind is int else "WEIGHT",
+                help=meaning + default(key),
+            )
+    return parser
+
+
+def _defaults(cls: type[LatentVariableModel], name: str | None) -> Any:
+    """A function from an option's key to the words that give its default, none where there is no model yet."""
+    usual, small = defaults(cls, (1, 28, 28)), defaults(cls, (1, 8, 8))
+
+    def words(key: str) -> str:
+        if not name:
+            return ""
+        other = f"; {small[key]} on images of at most 16x16" if small[key] != usual[key] else ""
+        return f" (default: {usual[key]}{other})"
+
+    return words
+
+
+def defaults(cls: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Every training setting and model option with its default on images of that shape, by name."""
+    settings = {"elbo": cls.estimators[0], "seed": 0, "device": "auto", **cls.defaults}
+    settings |= {key: option.default for key, option in cls.options().items()}
+    return settings | (cls.small if math.prod(shape[1:]) <= SMALL else {})
+
+
+def configuration(given: argparse.Namespace, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The whole configuration of a new run: what was given, and defaults that suit images of that shape."""
+    cls = MODELS[given.model]
+    settings = defaults(cls, shape)
+    settings |= {key: value for key, value in vars(given).items() if key in settings}
+    if settings["elbo"] not in cls.estimators:
+        raise unknown(f"--elbo for {given.model}", settings["elbo"], cls.estimators)
+    if settings["device"] not in ("auto", "cpu", "cuda"):
+        raise unknown("device", settings["device"], ["auto", "cpu", "cuda"])
+    options = {key: settings.pop(key) for key in cls.options()}
+    return {"model": given.model, **settings, "options": options, "eval_every": max(settings["steps"] // 20, 1)}

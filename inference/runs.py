@@ -1,0 +1,131 @@
+"""The run folder: configuration, metrics, checkpoint and results, each readable by itself."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+
+from inference.errors import BadInput
+
+
+class Run:
+    """A folder that holds everything of one training run.
+
+    config.json    everything needed to repeat the run; versions and commit included
+    metrics.jsonl  one line a measurement: step, split, seconds, terms in nats per image
+    checkpoint.pt  parameters, optimiser, generator states and step; plain data only
+    results.json   the figures on the test set at the end
+    figures/       pictures
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.figures = folder / "figures"
+
+    @classmethod
+    def create(cls, folder: Path | None, config: dict[str, Any]) -> "Run":
+        """Make the folder, `runs/<model>/<when>-<seed>` unless named. Raises BadInput where it is in use."""
+        if folder is None:
+            folder = Path("runs") / config["model"] / f"{time.strftime('%Y%m%d-%H%M%S')}-{config['seed']}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise BadInput(f"{folder} exists and is not empty: name another with --run-dir, or --resume it")
+        except OSError as error:
+            raise BadInput(f"cannot write to {folder} ({error.strerror}): name another with --run-dir") from None
+        run = cls(folder)
+        run.write("config.json", config)
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> tuple["Run", dict[str, Any]]:
+        """An existing run and its configuration. Raises BadInput where there is none."""
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            assert {"model", "data", "options", "steps"} <= config.keys()
+        except OSError:
+            raise BadInput(f"{folder} is no run: it has no config.json that can be read") from None
+        except (ValueError, AssertionError, AttributeError):
+            raise BadInput(f"{folder / 'config.json'} is damaged: the run cannot go on from it") from None
+        return cls(folder), config
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file whole or not at all."""
+        temporary = self.folder / f"{name}.tmp"
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(temporary, self.folder / name)
+
+    def log(self, **measurement: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(measurement) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics that came after the checkpoint which a resumed run goes on from."""
+        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
+        temporary = self.folder / "metrics.jsonl.tmp"
+        temporary.write_text("".join(kept))
+        os.replace(temporary, self.folder / "metrics.jsonl")
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Write checkpoint.pt whole or not at all: to a temporary file, flushed to the disk, then renamed."""
+        temporary = self.folder / "checkpoint.pt.tmp"
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.folder / "checkpoint.pt")
+
+    def load_checkpoint(self, model: str) -> dict[str, Any]:
+        """The state saved last, read as data only, never as code. Raises BadInput where it is damaged or another model's."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            raise BadInput(f"{self.folder} has no checkpoint.pt: nothing to go on from, start the run anew")
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            found = state["model"]
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+            raise BadInput(f"{path} is corrupt or no checkpoint ({reason}): start the run anew") from None
+        if found != model:
+            raise BadInput(f"{path} is a checkpoint of {found}, not of {model}: resume the run that it came from")
+        return state
+
+
+def provenance() -> dict[str, Any]:
+    """The versions, the machine's kind and the commit that a run is made with."""
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "pyro": pyro.__version__,
+            "numpy": np.__version__,
+        },
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, marked where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-modified" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,166 @@
+"""What every model of the suite is: a pair of Pyro programs, `model` and `guide`, and the bound derived by hand."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+KL = Literal["closed", "sampled"]
+
+
+class Bound:
+    """The terms of a negative evidence lower bound, one number an image, in nats.
+
+    `terms` holds `reconstruction` = -log p(x | latents) and one divergence a latent (`kl_z`, `kl_y`, ...), each of shape
+    (batch,), or (..., batch) where the latents lead with more dimensions. `penalties` holds scalars that are minimised
+    beside the bound and are no part of it. `weights` says by what a term or a penalty is multiplied in the objective
+    (one where it is silent); the bound itself is always unweighted.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: Mapping[str, float] | None = None,
+        penalties: Mapping[str, Tensor] | None = None,
+        **terms: Tensor,
+    ):
+        self.terms = terms
+        self.penalties = dict(penalties or {})
+        self.weights = dict(weights or {})
+
+    @property
+    def kl(self) -> Tensor | None:
+        """The sum of all divergences, (..., batch); None where nothing is latent."""
+        kls = [term for name, term in self.terms.items() if name.startswith("kl_")]
+        return sum(kls[1:], kls[0]) if kls else None
+
+    @property
+    def negative_elbo(self) -> Tensor | None:
+        """reconstruction + kl, (..., batch); None where there is no bound (a classifier alone)."""
+        if "reconstruction" not in self.terms:
+            return None
+        return sum(self.terms.values(), torch.zeros(()))
+
+    @property
+    def objective(self) -> Tensor:
+        """What training minimises, a scalar: the weighted terms' means over the batch, plus the weighted penalties."""
+        parts = {name: term.mean() for name, term in self.terms.items()} | self.penalties
+        return sum((self.weights.get(name, 1.0) * part for name, part in parts.items()), torch.zeros(()))
+
+    def report(self) -> dict[str, Tensor]:
+        """Every figure by name: `negative_elbo`, `kl` and the terms, (..., batch) each, then the penalties, scalars."""
+        sums = {"negative_elbo": self.negative_elbo, "kl": self.kl}
+        return {name: value for name, value in sums.items() if value is not None} | self.terms | self.penalties
+
+
+class _Mode(poutine.messenger.Messenger):
+    """Makes every sample site take its distribution's most probable value instead of a draw."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            msg["value"] = msg["fn"].mode
+            msg["done"] = True
+
+
+class LatentVariableModel(nn.Module):
+    """The contract of a model: `model`, `guide` and `bound`, written side by side in one file.
+
+    `model` and `guide` are Pyro programs over one `pyro.plate("data", batch)`; `bound` takes the values that the guide
+    sampled and works out the same objective from `ppl_models.densities` and the networks alone. All three take the
+    same inputs, named in `inputs`. What is below follows from the pair, and serves every model as it stands.
+
+    Constructors take the data's `shape` and the number of `classes`, then keyword-only options with defaults, each
+    annotated with what it means: the command line is made from that signature.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
+    pixels: ClassVar[str] = "binary"  # how an image's grey levels become x
+    estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
+    defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
+    small: ClassVar[dict[str, Any]] = {}  # what changes on images of at most 16 x 16
+
+    def __init__(self, shape: tuple[int, ...], classes: int | None = None):
+        super().__init__()
+        self.shape, self.classes = tuple(shape), classes
+
+    def model(self, x: Tensor) -> None:
+        """The generative process, p(x, latents), for a batch of observations."""
+        raise NotImplementedError
+
+    def guide(self, x: Tensor) -> None:
+        """The approximate posterior, q(latents | x)."""
+        raise NotImplementedError
+
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], kl: KL = "closed") -> Bound:
+        """The negative ELBO by hand, from the guide's own samples.
+
+        `kl` says how a divergence that has a closed form is worked out: by it ("closed", what `TraceMeanField_ELBO`
+        does) or from the samples ("sampled", what `Trace_ELBO` does).
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> dict[str, Tensor]:
+        """The most probable latents under the guide, site by site: name -> (batch, ...)."""
+        with poutine.trace() as tracer, _Mode():
+            self.guide(x)
+        return latents_of(tracer.trace)
+
+    @torch.no_grad()
+    def decode(self, latents: Mapping[str, Tensor], y: Tensor | None = None) -> Tensor:
+        """The mean image of p(x | latents, y), (batch, *shape). Latents not given are drawn from the prior."""
+        n = len(next(iter(latents.values())))
+        return self._generate(n, latents, y)["fn"].mean
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, y: Tensor | None = None, latents: Mapping[str, Tensor] | None = None, noise: bool = True
+    ) -> Tensor:
+        """n images from the generative process, (n, *shape): draws of x, or mean images without `noise`.
+
+        y (n,) holds labels, for a model that has them; `latents`, by name, are taken as given.
+        """
+        site = self._generate(n, latents or {}, y)
+        return site["value"] if noise else site["fn"].mean
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean image decoded from the guide's most probable latents, (batch, *shape)."""
+        return self.decode(self.encode(x))
+
+    def _generate(self, n: int, latents: Mapping[str, Tensor], y: Tensor | None) -> Any:
+        """Run the model with x unobserved and the given latents held, and return the site of x."""
+        given = dict(latents)
+        if y is not None:
+            if not self.has_label:
+                raise ValueError(f"{type(self).__name__} has no label: sample it without y")
+            given["y"] = one_hot(y, self.classes).to(next(self.parameters()).dtype)
+        x = torch.empty(n, *self.shape, device=next(self.parameters()).device, dtype=next(self.parameters()).dtype)
+        program = poutine.condition(poutine.uncondition(self.model), data=given)
+        return poutine.trace(program).get_trace(x).nodes["x"]
+
+    @property
+    def has_label(self) -> bool:
+        """Whether images are generated from a label y, so that samples can be asked for by class."""
+        return False
+
+    @classmethod
+    def options(cls) -> dict[str, inspect.Parameter]:
+        """The keyword-only parameters of the constructor: name -> parameter, with default and annotation."""
+        parameters = inspect.signature(cls, eval_str=True).parameters
+        return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def latents_of(trace: pyro.poutine.Trace) -> dict[str, Tensor]:
+    """The values of a guide's trace that were sampled, not observed, with their graph: name -> value."""
+    return {
+        name: site["value"]
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+    }

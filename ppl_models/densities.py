@@ -1,0 +1,47 @@
+"""Log-densities and divergences worked out by hand, in plain torch: the vocabulary of every `bound`.
+
+An event is a vector: each function sums over the last dimension, so that parameters and values of shape (..., d),
+broadcast against each other, give (...,). All results are in nats. Nothing here uses `torch.distributions` or Pyro,
+so that a bound built from these functions is a derivation of its own.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def normal(x: Tensor, loc: Tensor | float, scale: Tensor | float) -> Tensor:
+    """log N(x; loc, diag scale^2), with scale the standard deviation."""
+    scale = torch.as_tensor(scale, dtype=x.dtype, device=x.device)
+    return (-0.5 * ((x - loc) / scale) ** 2 - scale.log() - 0.5 * LOG_2PI).sum(-1)
+
+
+def bernoulli(x: Tensor, logits: Tensor) -> Tensor:
+    """log p(x) of independent pixels with p(x_i = 1) = 1 / (1 + exp(-logits_i)).
+
+    x_i l_i - log(1 + e^{l_i}): exact at x = 0 and x = 1, however large the logits.
+    """
+    return (x * logits - softplus(logits)).sum(-1)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Logits (..., k) to normalised log-probabilities (..., k): the one function here that keeps its last dimension."""
+    return logits - logits.logsumexp(-1, keepdim=True)
+
+
+def kl_normal_standard(loc: Tensor, scale: Tensor) -> Tensor:
+    """KL(N(loc, diag scale^2) || N(0, I)) = 1/2 sum(loc^2 + scale^2 - log scale^2 - 1).
+
+    Kingma and Welling 2014, appendix B.
+    """
+    return 0.5 * (loc**2 + scale**2 - 2 * scale.log() - 1).sum(-1)
+
+
+def kl_categorical_uniform(logits: Tensor) -> Tensor:
+    """KL(Categorical(logits) || uniform over the k classes) = log k + sum_y q(y) log q(y)."""
+    log_q = log_softmax(logits)
+    return math.log(logits.shape[-1]) + (log_q.exp() * log_q).sum(-1)

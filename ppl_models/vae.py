@@ -1,0 +1,62 @@
+"""The variational auto-encoder."""
+
+import math
+from typing import Annotated
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor
+
+from ppl_models import densities
+from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.nets.mlp import MLP, loc_scale
+
+
+class VAE(LatentVariableModel):
+    """p(x, z) = p(z) p(x | z);  q(z | x).
+
+    p(z)     = N(z; 0, I)                               z (batch, z_dim)
+    p(x | z) = Bernoulli(x; logits = decoder(z))        x (batch, *shape), zeros and ones
+    q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_dim)
+
+    -ELBO(x) = -log p(x | z) + KL(q(z | x) || p(z)),    z ~ q(z | x)
+
+    Kingma and Welling 2014, Auto-Encoding Variational Bayes (arXiv 1312.6114); sizes of Stanford's CS236.
+    """
+
+    small = {"z_dim": 10, "hidden": 128, "steps": 5_000}
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int | None = None,
+        *,
+        z_dim: Annotated[int, "dimensions of the latent z"] = 10,
+        hidden: Annotated[int, "width of the two hidden layers of each network"] = 300,
+    ):
+        super().__init__(shape, classes)
+        pixels = math.prod(shape)
+        self.z_dim = z_dim
+        self.encoder = MLP(pixels, [hidden, hidden], 2 * z_dim)
+        self.decoder = MLP(z_dim, [hidden, hidden], pixels)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
+            logits = self.decoder(z).unflatten(-1, self.shape)  # (batch, *shape)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(len(self.shape)), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc, scale = loc_scale(self.encoder(x.flatten(1)))
+            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+    def bound(self, x: Tensor, latents: dict[str, Tensor], kl: KL = "closed") -> Bound:
+        x, z = x.flatten(1), latents["z"]
+        loc, scale = loc_scale(self.encoder(x))
+        return Bound(
+            reconstruction=-densities.bernoulli(x, self.decoder(z)),
+            kl_z=densities.kl_normal_standard(loc, scale)
+            if kl == "closed"
+            else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0),
+        )

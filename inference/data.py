@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ SMALL = 16 * 16  # images of at most so many pixels take a model's smaller defau
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images x (n, channels, height, width), uint8, with labels y (n,), int64, or None where there are none."""
+    """Images x (n, channels, height, width), uint8, and labels y (n,), int64, or None if there are none."""
 
     name: str
     x_train: Tensor
@@ -33,9 +34,10 @@ class Dataset:
         return tuple(self.x_train.shape[1:])
 
     @property
-    def classes(self) -> int | None:
+    def classes(self) -> int:
+        """How many classes there are; 0 without labels."""
         if self.y_train is None:
-            return None
+            return 0
         labels = [self.y_train] if self.y_test is None else [self.y_train, self.y_test]
         return int(torch.cat(labels).max()) + 1
 
@@ -48,9 +50,11 @@ class Dataset:
 
 
 def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
-    """The data set of that name, or of that .npz file; without a name MNIST, else digits with a line that says so.
+    """The data set of that name, or of that .npz file; without a name MNIST, else digits with a line that
+    says so.
 
-    Returns the data set and that line, or None. Raises BadInput where the name is not known, or the data cannot be had.
+    Returns the data set and that line, or None. Raises BadInput where the name is not known, or the data
+    cannot be had.
     """
     if name is None:
         if _on_disk("mnist", data_dir) or _reachable("mnist"):
@@ -67,7 +71,7 @@ def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
     return (_digits() if name == "digits" else _torchvision(name, data_dir)), None
 
 
-def _torchvision_class(name: str) -> type:
+def _torchvision_class(name: str) -> Any:
     from torchvision import datasets  # imported late: it takes a second
 
     return {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
@@ -111,10 +115,12 @@ def _torchvision(name: str, data_dir: Path) -> Dataset:
         parts = [cls(data_dir, train=train, download=True) for train in (True, False)]
         if [len(part.targets) for part in parts] != [60_000, 10_000]:
             raise ValueError("a wrong number of images")
-        (x, y), (x_test, y_test) = ((part.data.reshape(len(part.targets), 1, 28, 28), part.targets) for part in parts)
+        (x, y), (x_test, y_test) = (
+            (part.data.reshape(len(part.targets), 1, 28, 28), part.targets) for part in parts
+        )
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         raise BadInput(
-            f"{name} in {data_dir / cls.__name__ / 'raw'} cannot be read, a file is truncated or damaged ({error}): "
+            f"{name} in {data_dir / cls.__name__ / 'raw'} cannot be read, a file is damaged ({error}): "
             "delete that folder to have it downloaded again"
         ) from None
     finally:
@@ -123,7 +129,7 @@ def _torchvision(name: str, data_dir: Path) -> Dataset:
 
 
 def _digits() -> Dataset:
-    """scikit-learn's 1 797 digits of 8x8 pixels and 17 grey levels, in a fixed random order: 1 297 to train, 500 to test."""
+    """scikit-learn's 1 797 digits of 8x8 pixels, in a fixed random order: 1 297 to train, 500 to test."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -134,9 +140,11 @@ def _digits() -> Dataset:
 
 
 def _npz(path: Path) -> Dataset:
-    """One's own images: x_train and x_test, (n, height, width) or (n, height, width, channels), as 0..255 or as 0..1.
+    """One's own images: x_train and x_test, (n, height, width) or (n, height, width, channels), as 0..255
+    or as 0..1.
 
-    y_train and y_test, (n,), are whole numbers from 0 on; both may be missing for a model that needs no labels.
+    y_train and y_test, (n,), are whole numbers from 0 on; both may be missing for a model that needs no
+    labels.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -144,17 +152,23 @@ def _npz(path: Path) -> Dataset:
     except FileNotFoundError:
         raise BadInput(f"no file {path}: give the path of an .npz, or one of {', '.join(NAMES)}") from None
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
-        raise BadInput(f"{path} cannot be read as an .npz without pickles ({error}): write it again") from None
+        raise BadInput(
+            f"{path} cannot be read as an .npz without pickles ({error}): write it again"
+        ) from None
     for key in ("x_train", "x_test"):
         if key not in arrays:
-            raise BadInput(f"{path} has no {key}, only {', '.join(arrays) or 'nothing'}: save it with numpy.savez")
+            raise BadInput(
+                f"{path} has no {key}, only {', '.join(arrays) or 'nothing'}: save it with numpy.savez"
+            )
     if ("y_train" in arrays) != ("y_test" in arrays):
         raise BadInput(f"{path} has labels for one part only: give both y_train and y_test, or neither")
     x = {part: _images(arrays[f"x_{part}"], f"{path}: x_{part}") for part in ("train", "test")}
     if x["train"].shape[1:] != x["test"].shape[1:]:
         raise BadInput(f"{path}: images of x_train and x_test differ in shape: make them the same")
     y: dict[str, Tensor | None] = {
-        part: _labels(arrays[f"y_{part}"], len(x[part]), f"{path}: y_{part}") if f"y_{part}" in arrays else None
+        part: _labels(arrays[f"y_{part}"], len(x[part]), f"{path}: y_{part}")
+        if f"y_{part}" in arrays
+        else None
         for part in ("train", "test")
     }
     return Dataset(str(path), x["train"], y["train"], x["test"], y["test"])
@@ -164,11 +178,15 @@ def _images(x: np.ndarray, what: str) -> Tensor:
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or x.size == 0:
-        raise BadInput(f"{what} has shape {x.shape}: images are (n, height, width) or (n, height, width, 1 or 3)")
+        raise BadInput(
+            f"{what} has shape {x.shape}: images are (n, height, width) or (n, height, width, 1 or 3)"
+        )
     if x.dtype.kind not in "uif":
         raise BadInput(f"{what} has type {x.dtype}: images are numbers, 0 to 255 or 0 to 1")
     if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise BadInput(f"{what} has {np.count_nonzero(~np.isfinite(x))} values that are not finite: clean them first")
+        raise BadInput(
+            f"{what} has {np.count_nonzero(~np.isfinite(x))} values that are not finite: clean them first"
+        )
     top = 1 if x.dtype.kind == "f" else 255
     if x.min() < 0 or x.max() > top:
         raise BadInput(f"{what} runs from {x.min()} to {x.max()}: {x.dtype} images run from 0 to {top}")
@@ -185,12 +203,14 @@ def _labels(y: np.ndarray, n: int, what: str) -> Tensor:
 
 
 def labelled(data: Dataset, labels: int, seed: int) -> Tensor:
-    """Indices of training images whose labels are seen, (labels,): the same number of each class, drawn by seed."""
-    if data.y_train is None or data.classes is None:
+    """Indices of training images whose labels are seen, (labels,): as many of each class, drawn by seed."""
+    if data.y_train is None:
         raise BadInput(f"{data.name} has no labels: a semi-supervised model needs y_train and y_test")
     each, left = divmod(labels, data.classes)
     if each == 0 or left:
-        raise BadInput(f"{labels} labels cannot be shared equally by {data.classes} classes: give a multiple of it")
+        raise BadInput(
+            f"{labels} labels cannot be shared equally by {data.classes} classes: give a multiple of it"
+        )
     generator = np.random.RandomState(seed)
     chosen = []
     for y in range(data.classes):
@@ -202,7 +222,8 @@ def labelled(data: Dataset, labels: int, seed: int) -> Tensor:
 
 
 def binarise(x: Tensor) -> Tensor:
-    """Grey levels 0..255 to zeros and ones, float32, each pixel one with probability x / 255, drawn anew at each call.
+    """Grey levels 0..255 to zeros and ones, float32, each pixel one with probability x / 255, drawn anew at
+    each call.
 
     A uniform draw from 0..254 lies below x with exactly that probability, and bytes are cheaper than floats.
     """
@@ -210,19 +231,31 @@ def binarise(x: Tensor) -> Tensor:
 
 
 def binarise_once(x: Tensor) -> Tensor:
-    """Test images as zeros and ones, uint8, fixed for good: NumPy's legacy generator, seed 0, one binomial a pixel."""
+    """Test images as zeros and ones, uint8, fixed for good: one binomial a pixel, NumPy's RandomState(0)."""
     return torch.from_numpy(np.random.RandomState(0).binomial(1, x.numpy() / 255).astype(np.uint8))
 
 
 class Batches:
-    """Training batches by step: an epoch is one random order of the images, which the seed and its number decide.
+    """Training batches by step: an epoch is one random order of the images, which the seed and its number
+    decide.
 
-    The place in the epoch is therefore the step itself; only the noise of the binarisation comes from torch's generator.
+    The place in the epoch is therefore the step itself; only the noise of the binarisation comes from
+    torch's generator.
     """
 
-    def __init__(self, data: Dataset, inputs: tuple[str, ...], size: int, seed: int, labels: Tensor, device: torch.device):
+    def __init__(
+        self,
+        data: Dataset,
+        inputs: tuple[str, ...],
+        size: int,
+        seed: int,
+        labels: Tensor,
+        device: torch.device,
+    ):
         if size > len(data.x_train):
-            raise BadInput(f"a batch of {size} is more than the {len(data.x_train)} training images: lower --batch-size")
+            raise BadInput(
+                f"a batch of {size} is more than the {len(data.x_train)} training images: lower --batch-size"
+            )
         self.x = data.x_train.to(device)
         self.size, self.seed, self.inputs = size, seed, inputs
         self.per_epoch = -(-len(self.x) // size)  # the last batch is what is left over
@@ -244,7 +277,7 @@ class Batches:
 
 
 class HeldOut:
-    """The whole test set as a model is judged on it: x binarised once, the grey levels beside it, labels if any."""
+    """The whole test set as a model is judged on it: x binarised once, its grey levels, labels if any."""
 
     def __init__(self, data: Dataset, device: torch.device):
         self.grey = data.x_test.to(device)
@@ -255,7 +288,11 @@ class HeldOut:
         return len(self.x)
 
     def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """x (size, *shape) as zeros and ones, the same in grey levels of [0, 1], and y (size,) or None, chunk by chunk."""
+        """By chunks: x (size, *shape) as zeros and ones, as grey levels in [0, 1], and y (size,) or None."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield self.x[part].float(), self.grey[part].float() / 255, None if self.y is None else self.y[part]
+            yield (
+                self.x[part].float(),
+                self.grey[part].float() / 255,
+                None if self.y is None else self.y[part],
+            )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 
 class BadInput(ValueError):
-    """What was given is wrong: the message says what, and what to do. Commands print it and exit with status 2."""
+    """What was given is wrong: the message says what, and what to do. Commands print it and exit with 2."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
@@ -18,7 +18,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
 
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
-    """Run a command's `main` on the arguments given, and leave with its status; 2 and one line for bad input."""
+    """Run a command's `main` on the arguments given and leave with its status; bad input: one line, and 2."""
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except BadInput as error:

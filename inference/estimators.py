@@ -18,11 +18,14 @@ class Estimator(NamedTuple):
     kl: KL
 
 
-# `max_plate_nesting` is always given: without it Pyro runs model and guide once more to find out, and draws noise for it.
+# `max_plate_nesting` is always given: without it Pyro runs model and guide once more to find out, and draws
+# noise for it.
 ESTIMATORS = {
     "trace": Estimator(partial(Trace_ELBO, max_plate_nesting=1), "sampled"),
     "mean_field": Estimator(partial(TraceMeanField_ELBO, max_plate_nesting=1), "closed"),
-    "enum": Estimator(partial(TraceEnum_ELBO, max_plate_nesting=1, strict_enumeration_warning=False), "sampled"),
+    "enum": Estimator(
+        partial(TraceEnum_ELBO, max_plate_nesting=1, strict_enumeration_warning=False), "sampled"
+    ),
 }
 
 
@@ -38,6 +41,6 @@ class Loss(nn.Module):
         self.elbo = ESTIMATORS[estimator].elbo()
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """The objective of one batch, a scalar in nats: Pyro's sum over the plate, divided by the batch here only."""
+        """The objective of one batch, a scalar in nats: Pyro's sum over the plate, by the batch's size."""
         loss = self.elbo.differentiable_loss(self.model.model, self.model.guide, **inputs)
         return loss / len(inputs["x"])

@@ -22,9 +22,10 @@ def draw_latents(model: LatentVariableModel, x: Tensor) -> dict[str, Tensor]:
 def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[str, dict[str, float]]:
     """The negative ELBO and its terms over the whole test set, and accuracy where the model classifies.
 
-    Each figure is `value`, in nats per image (accuracy: a share), with `se`, the standard error over images, and, with
-    two `draws` of the latents an image or more, `mc_se`, the part of it that more draws would take away. Accuracy is read
-    on grey levels, as the course does. torch's generator is left as it was found.
+    Each figure is `value`, in nats per image (accuracy: a share), with `se`, the standard error over
+    images, and, with two `draws` of the latents an image or more, `mc_se`, the part of it that more draws
+    would take away. Accuracy is read on grey levels, as the course does. torch's generator is left as it
+    was found.
     """
     was_training = model.training
     model.eval()
@@ -35,8 +36,9 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
         for x, grey, y in test.chunks(CHUNK):
             reports = [model.bound(x, draw_latents(model, x)).report() for _ in range(draws)]
             figures = {name: torch.stack([report[name] for report in reports]) for name in reports[0]}
-            if y is not None and hasattr(model, "classify"):
-                figures["accuracy"] = (model.classify(grey).argmax(-1) == y).float()[None]
+            logits = model.classify(grey)
+            if logits is not None and y is not None:
+                figures["accuracy"] = (logits.argmax(-1) == y).float()[None]
             for name, values in figures.items():
                 per_image.setdefault(name, []).append(values.double())
     model.train(was_training)

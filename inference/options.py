@@ -1,4 +1,4 @@
-"""The command line of `inference.svi`: common options, and the model's own read off its constructor's signature."""
+"""The command line of `inference.svi`: common options, and the model's own, read off its constructor."""
 
 import argparse
 import math
@@ -13,7 +13,7 @@ from ppl_models.base import LatentVariableModel
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that takes no abbreviations and raises BadInput, where argparse prints a page and exits."""
+    """An argument parser that takes no abbreviations, and raises BadInput where argparse prints and exits."""
 
     def __init__(self, **keywords: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
@@ -52,7 +52,7 @@ def seed(text: str) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options given, and only those: what is not given is not in the namespace, but for --model, --resume and --data-dir.
+    """The options given: what is not given is not in the namespace, but for --model, --resume and --data-dir.
 
     Prints help and exits where asked. Raises BadInput for anything that cannot be used.
     """
@@ -68,7 +68,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         extra = given.__dict__.keys() - {"model", "resume", "data_dir", "device", "steps"}
         if extra:
             flag = "--" + sorted(extra)[0].replace("_", "-")
-            raise BadInput(f"{flag} cannot change on --resume, the run's own config.json decides: leave it out")
+            raise BadInput(
+                f"{flag} cannot change on --resume, the run's own config.json decides: leave it out"
+            )
     return given
 
 
@@ -79,14 +81,26 @@ def _parser(name: str | None) -> Parser:
         prog="python -m inference.svi",
         argument_default=argparse.SUPPRESS,
         description="Train a model by stochastic variational inference.",
-        epilog=f"models:\n{models}\n\n--model NAME --help shows that model's own options." if name is None else None,
+        epilog=f"models:\n{models}\n\n--model NAME --help shows that model's own options."
+        if name is None
+        else None,
     )
     default = _defaults(cls, name)
     estimators = cls.estimators if name else tuple(ESTIMATORS)
     add = parser.add_argument
     add("--model", default=name, metavar="NAME", help="what to train" + ("" if name else ": see below"))
-    add("--data", metavar="NAME", help=f"{', '.join(NAMES)}, or a .npz file of one's own (default: mnist, else digits)")
-    add("--data-dir", type=Path, default=Path("data"), metavar="DIR", help="where data sets are, or go (default: data)")
+    add(
+        "--data",
+        metavar="NAME",
+        help=f"{', '.join(NAMES)}, or a .npz file of one's own (default: mnist, else digits)",
+    )
+    add(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="where data sets are, or go (default: data)",
+    )
     add("--steps", type=positive(int), metavar="N", help="training steps" + default("steps"))
     add("--batch-size", type=positive(int), metavar="N", help="images a step" + default("batch_size"))
     add("--lr", type=positive(float), metavar="RATE", help="Adam's learning rate" + default("lr"))
@@ -94,7 +108,13 @@ def _parser(name: str | None) -> Parser:
     add("--seed", type=seed, metavar="N", help="decides every random draw (default: 0)")
     add("--device", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--run-dir", type=Path, metavar="DIR", help="the run's folder (default: runs/<model>/<when>-<seed>)")
-    add("--resume", type=Path, default=None, metavar="RUN_DIR", help="go on with a run; only --steps may differ")
+    add(
+        "--resume",
+        type=Path,
+        default=None,
+        metavar="RUN_DIR",
+        help="go on with a run; only --steps may differ",
+    )
     if name:
         own = parser.add_argument_group(f"options of {name}", (cls.__doc__ or "").splitlines()[0])
         for key, option in cls.options().items():
@@ -110,7 +130,7 @@ def _parser(name: str | None) -> Parser:
 
 
 def _defaults(cls: type[LatentVariableModel], name: str | None) -> Any:
-    """A function from an option's key to the words that give its default, none where there is no model yet."""
+    """A function from an option's key to the words that give its default; none where no model is named."""
     usual, small = defaults(cls, (1, 28, 28)), defaults(cls, (1, 8, 8))
 
     def words(key: str) -> str:
@@ -139,4 +159,9 @@ def configuration(given: argparse.Namespace, shape: tuple[int, ...]) -> dict[str
     if settings["device"] not in ("auto", "cpu", "cuda"):
         raise unknown("device", settings["device"], ["auto", "cpu", "cuda"])
     options = {key: settings.pop(key) for key in cls.options()}
-    return {"model": given.model, **settings, "options": options, "eval_every": max(settings["steps"] // 20, 1)}
+    return {
+        "model": given.model,
+        **settings,
+        "options": options,
+        "eval_every": max(settings["steps"] // 20, 1),
+    }

@@ -37,9 +37,13 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
-                raise BadInput(f"{folder} exists and is not empty: name another with --run-dir, or --resume it")
+                raise BadInput(
+                    f"{folder} exists and is not empty: name another with --run-dir, or --resume it"
+                )
         except OSError as error:
-            raise BadInput(f"cannot write to {folder} ({error.strerror}): name another with --run-dir") from None
+            raise BadInput(
+                f"cannot write to {folder} ({error.strerror}): name another with --run-dir"
+            ) from None
         run = cls(folder)
         run.write("config.json", config)
         return run
@@ -88,7 +92,7 @@ class Run:
         os.replace(temporary, self.folder / "checkpoint.pt")
 
     def load_checkpoint(self, model: str) -> dict[str, Any]:
-        """The state saved last, read as data only, never as code. Raises BadInput where it is damaged or another model's."""
+        """The state saved last, read as data, not as code. Raises BadInput if damaged or another model's."""
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             raise BadInput(f"{self.folder} has no checkpoint.pt: nothing to go on from, start the run anew")
@@ -99,7 +103,9 @@ class Run:
             reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
             raise BadInput(f"{path} is corrupt or no checkpoint ({reason}): start the run anew") from None
         if found != model:
-            raise BadInput(f"{path} is a checkpoint of {found}, not of {model}: resume the run that it came from")
+            raise BadInput(
+                f"{path} is a checkpoint of {found}, not of {model}: resume the run that it came from"
+            )
         return state
 
 
@@ -123,9 +129,13 @@ def _commit() -> str | None:
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("-modified" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "HEAD") + (
+            "-modified" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None

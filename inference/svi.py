@@ -1,4 +1,5 @@
-"""Train a model by stochastic variational inference: the command line, and `fit`, a loop to be read from top to bottom.
+"""Train a model by stochastic variational inference: the command line, and `fit`, a loop to be read from
+top to bottom.
 
 python -m inference.svi --model ssvae                 the main job, on MNIST where it is to be had
 python -m inference.svi --model ssvae --help          that model's options
@@ -10,7 +11,6 @@ import shlex
 import signal
 import sys
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -33,23 +33,32 @@ DRAWS = 10  # of the latents, an image, for the figures at the end
 
 
 def main(arguments: list[str]) -> int:
-    """Train as the arguments say. Returns the exit status: 0, 1 where training broke off, 130 where it was stopped."""
+    """Train as the arguments say. Returns the exit status: 0, 1 where training broke off, 130 if stopped."""
     given = parse(arguments)
     config: dict[str, Any]
     if given.resume:
         run, config = Run.open(given.resume)
         if given.model not in (None, config["model"]):
-            raise BadInput(f"{given.resume} is a run of {config['model']}, not of {given.model}: leave --model out")
+            raise BadInput(
+                f"{given.resume} is a run of {config['model']}, not of {given.model}: leave --model out"
+            )
         config |= {key: getattr(given, key) for key in ("steps", "device") if hasattr(given, key)}
         data, _ = datasets.load(config["data"], given.data_dir)
         if data.checksum() != config["checksum"]:
-            raise BadInput(f"{config['data']} is not the data that {given.resume} began with: name its place with --data-dir")
+            raise BadInput(
+                f"{config['data']} is not the data that the run began with: name its place with --data-dir"
+            )
     else:
         data, line = datasets.load(getattr(given, "data", None), given.data_dir)
         if line:
             print(line)
         config = configuration(given, data.shape)
-        config |= {"data": data.name, "shape": list(data.shape), "classes": data.classes, "checksum": data.checksum()}
+        config |= {
+            "data": data.name,
+            "shape": list(data.shape),
+            "classes": data.classes,
+            "checksum": data.checksum(),
+        }
         config |= {"binarisation": "dynamic in training, the test set once by RandomState(0)"}
         config |= {"command": shlex.join(["python", "-m", "inference.svi", *arguments]), **provenance()}
     device = _device(config["device"])
@@ -76,7 +85,7 @@ def fit(
     run: Run,
     state: dict[str, Any] | None = None,
 ) -> int:
-    """Train `model` to `config["steps"]`, from a checkpoint's `state` if there is one, and leave everything in `run`."""
+    """Train to `config["steps"]`, from a checkpoint's `state` if given, and leave everything in `run`."""
     loss = Loss(model, config["elbo"])
     # One optimiser over all parameters, fused into one pass; Pyro's own wrappers would make one a tensor.
     optimizer = torch.optim.Adam(loss.parameters(), lr=config["lr"], fused=True)
@@ -99,7 +108,9 @@ def fit(
         if device.type == "cuda":
             generators["cuda_generator"] = torch.cuda.get_rng_state()
         parameters = {"parameters": model.state_dict(), "optimizer": optimizer.state_dict()}
-        run.save_checkpoint({"model": config["model"], "step": step, "seconds": seconds(), **parameters, **generators})
+        run.save_checkpoint(
+            {"model": config["model"], "step": step, "seconds": seconds(), **parameters, **generators}
+        )
 
     def test_line() -> None:
         values = {name: figure["value"] for name, figure in evaluate(model, test).items()}
@@ -109,7 +120,8 @@ def fit(
     count = sum(p.numel() for p in model.parameters())
     print(
         f"{config['model']} on {config['data']}: {len(batches.x)} training and {len(test)} test images of "
-        f"{'x'.join(map(str, test.x.shape[2:]))}, {count} parameters, {config['elbo']}, {device}. Run: {run.folder}"
+        f"{'x'.join(map(str, test.x.shape[2:]))}, {count} parameters, {config['elbo']}, {device}. "
+        f"Run: {run.folder}"
     )
     progress = Progress(start, steps)
     if step == 0:
@@ -118,7 +130,9 @@ def fit(
     with StopSignals() as stopped:
         while step < steps and not stopped:
             batch = batches(step)
-            with pyro.validation_enabled(step == start):  # the first step is checked, the others pay nothing for it
+            with pyro.validation_enabled(
+                step == start
+            ):  # the first step is checked, the others pay nothing for it
                 objective = loss(**batch)
             objective.backward()
             optimizer.step()
@@ -129,7 +143,10 @@ def fit(
                 values = train_terms(model, batch)
                 if not all(map(math.isfinite, values.values())):
                     progress.close()
-                    print(f"error: the loss is not finite at step {step} ({values}): try a lower --lr", file=sys.stderr)
+                    print(
+                        f"error: the loss is not finite at step {step} ({values}): try a lower --lr",
+                        file=sys.stderr,
+                    )
                     return 1
                 run.log(step=step, split="train", seconds=seconds(), **values)
                 progress.show(values)
@@ -139,11 +156,19 @@ def fit(
     progress.close()
     if step < steps:
         checkpoint()
-        print(f"stopped at step {step} of {steps}, nothing lost. To go on: python -m inference.svi --resume {run.folder}")
+        print(
+            f"stopped at step {step} of {steps}, nothing lost. "
+            f"To go on: python -m inference.svi --resume {run.folder}"
+        )
         return 130
 
     results = {key: config[key] for key in ("model", "data", "binarisation", "steps", "seed")}
-    results |= {"seconds": seconds(), "device": str(device), "test": evaluate(model, test, DRAWS), "config": config}
+    results |= {
+        "seconds": seconds(),
+        "device": str(device),
+        "test": evaluate(model, test, DRAWS),
+        "config": config,
+    }
     run.write("results.json", results)
     print(table(results["test"]))
     figures.draw_all(model, test, run)
@@ -155,12 +180,12 @@ def fit(
 def train_terms(model: LatentVariableModel, batch: dict[str, torch.Tensor]) -> dict[str, float]:
     """The terms on one batch, by hand, means in nats per image; the generator is left as it was found."""
     with torch.random.fork_rng([batch["x"].device] if batch["x"].is_cuda else []):
-        report = model.bound(**batch, latents=draw_latents(model, batch["x"])).report()
+        report = model.bound(**batch, latents=draw_latents(model, batch["x"]), kl="closed").report()
     return {name: value.mean().item() for name, value in report.items()}
 
 
 def table(test: dict[str, dict[str, float]]) -> str:
-    """The results on the test set, a line each: value, its standard error over images, its Monte-Carlo error."""
+    """The results on the test set, a line each: value, standard error over images, Monte-Carlo error."""
     lines = [f"{'test set':16} {'value':>10} {'s.e.':>8} {'m.c.s.e.':>9}"]
     for name, figure in test.items():
         error = f"{figure['mc_se']:9.4f}" if "mc_se" in figure else ""
@@ -174,7 +199,9 @@ class Progress:
     def __init__(self, start: int, steps: int):
         self.start, self.steps = start, steps
         self.began = time.perf_counter()
-        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+        self.bar = tqdm(
+            total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
+        )
 
     def advance(self) -> None:
         self.bar.update()
@@ -208,6 +235,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.stopped = False
+        self.previous: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
         return self.stopped
@@ -217,7 +245,9 @@ class StopSignals:
         signal.signal(number, self.previous[number])
 
     def __enter__(self) -> "StopSignals":
-        self.previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.previous = {
+            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,10 +1,9 @@
-"""What every model of the suite is: a pair of Pyro programs, `model` and `guide`, and the bound derived by hand."""
+"""What every model of the suite is: two Pyro programs, `model` and `guide`, and the bound derived by hand."""
 
 import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
@@ -17,10 +16,10 @@ KL = Literal["closed", "sampled"]
 class Bound:
     """The terms of a negative evidence lower bound, one number an image, in nats.
 
-    `terms` holds `reconstruction` = -log p(x | latents) and one divergence a latent (`kl_z`, `kl_y`, ...), each of shape
-    (batch,), or (..., batch) where the latents lead with more dimensions. `penalties` holds scalars that are minimised
-    beside the bound and are no part of it. `weights` says by what a term or a penalty is multiplied in the objective
-    (one where it is silent); the bound itself is always unweighted.
+    `terms` holds `reconstruction` = -log p(x | latents) and one divergence a latent (`kl_z`, `kl_y`, ...),
+    each of shape (batch,), or (..., batch) where the latents lead with more dimensions. `penalties` holds
+    scalars that are minimised beside the bound and are no part of it. `weights` says by what a term or a
+    penalty is multiplied in the objective (one where it is silent); the bound itself is never weighted.
     """
 
     def __init__(
@@ -43,20 +42,27 @@ class Bound:
     @property
     def negative_elbo(self) -> Tensor | None:
         """reconstruction + kl, (..., batch); None where there is no bound (a classifier alone)."""
-        if "reconstruction" not in self.terms:
-            return None
-        return sum(self.terms.values(), torch.zeros(()))
+        terms = list(self.terms.values())
+        return sum(terms[1:], terms[0]) if terms else None
 
     @property
     def objective(self) -> Tensor:
-        """What training minimises, a scalar: the weighted terms' means over the batch, plus the weighted penalties."""
+        """What training minimises, a scalar: the terms' means over the batch and the penalties, weighted."""
         parts = {name: term.mean() for name, term in self.terms.items()} | self.penalties
         return sum((self.weights.get(name, 1.0) * part for name, part in parts.items()), torch.zeros(()))
 
     def report(self) -> dict[str, Tensor]:
-        """Every figure by name: `negative_elbo`, `kl` and the terms, (..., batch) each, then the penalties, scalars."""
-        sums = {"negative_elbo": self.negative_elbo, "kl": self.kl}
-        return {name: value for name, value in sums.items() if value is not None} | self.terms | self.penalties
+        """Every figure by name: `negative_elbo`, the terms and `kl`, (..., batch); penalties, scalars."""
+        if not self.terms:
+            return dict(self.penalties)
+        divergences = dict(self.terms)
+        first = {
+            "negative_elbo": self.negative_elbo,
+            "reconstruction": divergences.pop("reconstruction"),
+            "kl": self.kl,
+        }
+        sums = {name: value for name, value in first.items() if value is not None}
+        return sums | divergences | self.penalties
 
 
 class _Mode(poutine.messenger.Messenger):
@@ -71,21 +77,23 @@ class _Mode(poutine.messenger.Messenger):
 class LatentVariableModel(nn.Module):
     """The contract of a model: `model`, `guide` and `bound`, written side by side in one file.
 
-    `model` and `guide` are Pyro programs over one `pyro.plate("data", batch)`; `bound` takes the values that the guide
-    sampled and works out the same objective from `ppl_models.densities` and the networks alone. All three take the
-    same inputs, named in `inputs`. What is below follows from the pair, and serves every model as it stands.
+    `model` and `guide` are Pyro programs over one `pyro.plate("data", batch)`; `bound` takes the values
+    that the guide sampled and works out the same objective from `ppl_models.densities` and the networks
+    alone. All three take the same inputs, named in `inputs`. What is below follows from the pair, and
+    serves every model as it stands.
 
-    Constructors take the data's `shape` and the number of `classes`, then keyword-only options with defaults, each
-    annotated with what it means: the command line is made from that signature.
+    Constructors take the data's `shape` and the number of `classes`, then keyword-only options with
+    defaults, each annotated with what it means: the command line is made from that signature.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
     pixels: ClassVar[str] = "binary"  # how an image's grey levels become x
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
+    has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
     small: ClassVar[dict[str, Any]] = {}  # what changes on images of at most 16 x 16
 
-    def __init__(self, shape: tuple[int, ...], classes: int | None = None):
+    def __init__(self, shape: tuple[int, ...], classes: int = 0):
         super().__init__()
         self.shape, self.classes = tuple(shape), classes
 
@@ -97,13 +105,17 @@ class LatentVariableModel(nn.Module):
         """The approximate posterior, q(latents | x)."""
         raise NotImplementedError
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
         """The negative ELBO by hand, from the guide's own samples.
 
-        `kl` says how a divergence that has a closed form is worked out: by it ("closed", what `TraceMeanField_ELBO`
-        does) or from the samples ("sampled", what `Trace_ELBO` does).
+        `kl` says how a divergence that has a closed form is worked out: by it ("closed", what
+        `TraceMeanField_ELBO` does) or from the samples ("sampled", what `Trace_ELBO` does).
         """
         raise NotImplementedError
+
+    def classify(self, x: Tensor) -> Tensor | None:
+        """Logits of q(y | x), (batch, classes), where the guide has such a factor; None elsewhere."""
+        return None
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> dict[str, Tensor]:
@@ -113,10 +125,16 @@ class LatentVariableModel(nn.Module):
         return latents_of(tracer.trace)
 
     @torch.no_grad()
+    def prior(self, n: int) -> dict[str, Tensor]:
+        """n draws of the latents from the generative process: name -> (n, ...)."""
+        latents = latents_of(self._generate(n, {}, None))
+        return {name: value for name, value in latents.items() if name != "x"}
+
+    @torch.no_grad()
     def decode(self, latents: Mapping[str, Tensor], y: Tensor | None = None) -> Tensor:
-        """The mean image of p(x | latents, y), (batch, *shape). Latents not given are drawn from the prior."""
+        """The mean image of p(x | latents, y), (batch, *shape). Latents not given come from the prior."""
         n = len(next(iter(latents.values())))
-        return self._generate(n, latents, y)["fn"].mean
+        return self._generate(n, latents, y).nodes["x"]["fn"].mean
 
     @torch.no_grad()
     def sample(
@@ -126,7 +144,7 @@ class LatentVariableModel(nn.Module):
 
         y (n,) holds labels, for a model that has them; `latents`, by name, are taken as given.
         """
-        site = self._generate(n, latents or {}, y)
+        site = self._generate(n, latents or {}, y).nodes["x"]
         return site["value"] if noise else site["fn"].mean
 
     @torch.no_grad()
@@ -134,21 +152,16 @@ class LatentVariableModel(nn.Module):
         """The mean image decoded from the guide's most probable latents, (batch, *shape)."""
         return self.decode(self.encode(x))
 
-    def _generate(self, n: int, latents: Mapping[str, Tensor], y: Tensor | None) -> Any:
-        """Run the model with x unobserved and the given latents held, and return the site of x."""
-        given = dict(latents)
+    def _generate(self, n: int, latents: Mapping[str, Tensor], y: Tensor | None) -> poutine.Trace:
+        """Run the model with x unobserved and the given latents held, and return its trace."""
+        given, like = dict(latents), next(self.parameters())
         if y is not None:
             if not self.has_label:
                 raise ValueError(f"{type(self).__name__} has no label: sample it without y")
-            given["y"] = one_hot(y, self.classes).to(next(self.parameters()).dtype)
-        x = torch.empty(n, *self.shape, device=next(self.parameters()).device, dtype=next(self.parameters()).dtype)
+            given["y"] = one_hot(y, self.classes).to(like.dtype)
+        x = like.new_empty(n, *self.shape)
         program = poutine.condition(poutine.uncondition(self.model), data=given)
-        return poutine.trace(program).get_trace(x).nodes["x"]
-
-    @property
-    def has_label(self) -> bool:
-        """Whether images are generated from a label y, so that samples can be asked for by class."""
-        return False
+        return poutine.trace(program).get_trace(x)
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:
@@ -157,7 +170,7 @@ class LatentVariableModel(nn.Module):
         return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
-def latents_of(trace: pyro.poutine.Trace) -> dict[str, Tensor]:
+def latents_of(trace: poutine.Trace) -> dict[str, Tensor]:
     """The values of a guide's trace that were sampled, not observed, with their graph: name -> value."""
     return {
         name: site["value"]

@@ -1,8 +1,8 @@
 """Log-densities and divergences worked out by hand, in plain torch: the vocabulary of every `bound`.
 
-An event is a vector: each function sums over the last dimension, so that parameters and values of shape (..., d),
-broadcast against each other, give (...,). All results are in nats. Nothing here uses `torch.distributions` or Pyro,
-so that a bound built from these functions is a derivation of its own.
+An event is a vector: each function sums over the last dimension, so that parameters and values of shape
+(..., d), broadcast against each other, give (...,). All results are in nats. Nothing here uses
+`torch.distributions` or Pyro, so that a bound built from these functions is a derivation of its own.
 """
 
 import math
@@ -29,7 +29,7 @@ def bernoulli(x: Tensor, logits: Tensor) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Logits (..., k) to normalised log-probabilities (..., k): the one function here that keeps its last dimension."""
+    """Logits to normalised log-probabilities, (..., k) both: the one function here that does not sum."""
     return logits - logits.logsumexp(-1, keepdim=True)
 
 

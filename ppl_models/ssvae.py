@@ -1,6 +1,7 @@
 """The semi-supervised variational auto-encoder, with the label summed out exactly."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import pyro
@@ -19,7 +20,7 @@ class SSVAE(LatentVariableModel):
     """p(x, y, z) = p(y) p(z) p(x | y, z);  q(y, z | x) = q(y | x) q(z | x, y).
 
     p(y)        = uniform over the classes               y (classes, 1, classes), every label as a one-hot row
-    p(z)        = N(z; 0, I)                             z (classes, batch, z_dim), one for each image and label
+    p(z)        = N(z; 0, I)                             z (classes, batch, z_dim), one an image and label
     p(x | y, z) = Bernoulli(x; logits = decoder(z, y))   x (batch, *shape), zeros and ones
     q(y | x)    = Categorical(y; logits = classifier(x))
     q(z | x, y) = N(z; loc(x, y), diag scale(x, y)^2)    loc, scale (classes, batch, z_dim)
@@ -27,15 +28,17 @@ class SSVAE(LatentVariableModel):
     -ELBO(x)  = KL(q(y | x) || p(y)) + sum_y q(y | x) [ KL(q(z | x, y) || p(z)) - log p(x | y, z) ]
     objective = gen_weight * mean_x -ELBO(x) + class_weight * mean_labelled -log q(y | x)
 
-    The sum over y is exact (`TraceEnum_ELBO`). The few labelled images have a plate of their own, whose site observes
-    their labels: the classification term is a scaled part of the model, and one ELBO is the whole objective.
+    The sum over y is exact (`TraceEnum_ELBO`). The few labelled images have a plate of their own, whose
+    site observes their labels: the classification term is a scaled part of the model, and one ELBO is the
+    whole objective.
 
-    Kingma, Rezende, Mohamed and Welling 2014, Semi-supervised Learning with Deep Generative Models (arXiv 1406.5298),
-    model M2 and its equation 9; sizes of Stanford's CS236.
+    Kingma, Rezende, Mohamed and Welling 2014, Semi-supervised Learning with Deep Generative Models
+    (arXiv 1406.5298), model M2 and its equation 9; sizes of Stanford's CS236.
     """
 
     inputs = ("x", "x_labelled", "y_labelled")
     estimators = ("enum",)
+    has_label = True
     defaults = {"steps": 30_000, "batch_size": 97, "lr": 1e-3}
     small = {"z_dim": 10, "hidden": 128, "steps": 5_000, "labels": 50}
 
@@ -62,7 +65,8 @@ class SSVAE(LatentVariableModel):
         if x_labelled is not None:
             scale = self.class_weight * len(x) / len(x_labelled)
             with pyro.plate("labelled", len(x_labelled)), poutine.scale(scale=scale):
-                pyro.sample("y_labelled", dist.Categorical(logits=self.classify(x_labelled)), obs=y_labelled)
+                q_y = dist.Categorical(logits=self.classify(x_labelled))
+                pyro.sample("classification", q_y, obs=y_labelled)
         if self.gen_weight == 0:
             return
         with pyro.plate("data", len(x)), poutine.scale(scale=self.gen_weight):
@@ -83,13 +87,14 @@ class SSVAE(LatentVariableModel):
     def bound(
         self,
         x: Tensor,
-        latents: dict[str, Tensor],
+        latents: Mapping[str, Tensor],
         x_labelled: Tensor | None = None,
         y_labelled: Tensor | None = None,
+        *,
         kl: KL = "closed",
     ) -> Bound:
         terms, penalties = {}, {}
-        if x_labelled is not None:
+        if x_labelled is not None and y_labelled is not None:
             log_q = densities.log_softmax(self.classify(x_labelled))  # (labelled, classes)
             penalties["classification"] = -log_q.gather(-1, y_labelled[:, None]).mean()
         if self.gen_weight > 0:
@@ -113,7 +118,3 @@ class SSVAE(LatentVariableModel):
     def classify(self, x: Tensor) -> Tensor:
         """Logits of q(y | x), (batch, classes)."""
         return self.classifier(x.flatten(1))
-
-    @property
-    def has_label(self) -> bool:
-        return True

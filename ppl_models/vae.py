@@ -1,6 +1,7 @@
 """The variational auto-encoder."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import pyro
@@ -29,7 +30,7 @@ class VAE(LatentVariableModel):
     def __init__(
         self,
         shape: tuple[int, ...],
-        classes: int | None = None,
+        classes: int = 0,
         *,
         z_dim: Annotated[int, "dimensions of the latent z"] = 10,
         hidden: Annotated[int, "width of the two hidden layers of each network"] = 300,
@@ -51,7 +52,7 @@ class VAE(LatentVariableModel):
             loc, scale = loc_scale(self.encoder(x.flatten(1)))
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
-    def bound(self, x: Tensor, latents: dict[str, Tensor], kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
         x, z = x.flatten(1), latents["z"]
         loc, scale = loc_scale(self.encoder(x))
         return Bound(

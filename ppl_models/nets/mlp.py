@@ -1,6 +1,8 @@
 """Fully connected networks."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,10 @@ from torch.nn import functional as F
 class MLP(nn.Module):
     """Linear layers with an activation between them: FC(in, hidden), activation, ..., FC(hidden, out).
 
-    The input may come as several tensors, (..., in_features[i]) each, which count as one laid end to end. The first layer
-    is linear, so it is applied to each part alone and the results are added: W [x; y] = W_x x + W_y y. The leading
-    dimensions need only broadcast: x (batch, 784) beside the ten labels y (10, 1, 10) gives (10, batch, out), and the
-    product with x is computed once, not ten times.
+    The input may come as several tensors, (..., in_features[i]) each, which count as one laid end to end.
+    The first layer is linear, so it is applied to each part alone and the results are added,
+    W [x; y] = W_x x + W_y y. The leading dimensions need only broadcast: x (batch, 784) beside ten labels
+    y (10, 1, 10) gives (10, batch, out), and the product with x is computed once, not ten times.
     """
 
     def __init__(
@@ -26,11 +28,11 @@ class MLP(nn.Module):
         super().__init__()
         self.in_features = [in_features] if isinstance(in_features, int) else list(in_features)
         widths = [sum(self.in_features), *hidden, out_features]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.activation = activation
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        first, *rest = self.layers
+        first, *rest = cast(Iterable[nn.Linear], self.layers)
         if len(inputs) == 1:
             h = first(inputs[0])
         else:
@@ -46,8 +48,8 @@ class MLP(nn.Module):
 def loc_scale(h: Tensor) -> tuple[Tensor, Tensor]:
     """The two halves of a network's output (..., 2 d) as mean and standard deviation, (..., d) each.
 
-    The second half stands for the variance, softplus(.) + 1e-8 (the convention of Stanford's CS236), of which the
-    square root is returned.
+    The second half stands for the variance, softplus(.) + 1e-8 (the convention of Stanford's CS236), of
+    which the square root is returned.
     """
     loc, raw = h.chunk(2, dim=-1)
     return loc, torch.sqrt(F.softplus(raw) + 1e-8)

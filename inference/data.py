@@ -147,7 +147,7 @@ def _npz(path: Path) -> Dataset:
     labels.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise BadInput(f"no file {path}: give the path of an .npz, or one of {', '.join(NAMES)}") from None
@@ -222,12 +222,13 @@ def labelled(data: Dataset, labels: int, seed: int) -> Tensor:
 
 
 def binarise(x: Tensor) -> Tensor:
-    """Grey levels 0..255 to zeros and ones, float32, each pixel one with probability x / 255, drawn anew at
+    """Grey levels 0..255 to zeros and ones, each pixel one with probability x / 255, drawn anew at
     each call.
 
     A uniform draw from 0..254 lies below x with exactly that probability, and bytes are cheaper than floats.
     """
-    return (x > torch.randint(255, x.shape, dtype=torch.uint8, device=x.device)).float()
+    below = torch.randint(255, x.shape, dtype=torch.uint8, device=x.device)
+    return (x > below).to(torch.get_default_dtype())
 
 
 def binarise_once(x: Tensor) -> Tensor:
@@ -289,10 +290,8 @@ class HeldOut:
 
     def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """By chunks: x (size, *shape) as zeros and ones, as grey levels in [0, 1], and y (size,) or None."""
+        dtype = torch.get_default_dtype()
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield (
-                self.x[part].float(),
-                self.grey[part].float() / 255,
-                None if self.y is None else self.y[part],
-            )
+            x, grey = self.x[part].to(dtype), self.grey[part].to(dtype) / 255
+            yield x, grey, None if self.y is None else self.y[part]

@@ -24,6 +24,8 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone: `... | head`
         sys.stderr.close()
         sys.exit(1)

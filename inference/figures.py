@@ -36,7 +36,7 @@ def draw_all(model: LatentVariableModel, test: HeldOut, run: Run) -> None:
         for name, noise in (("samples", True), ("sample_means", False)):
             torch.manual_seed(0)  # the same latents in both pictures
             draw_samples(model, run.figures / f"{name}.png", noise)
-        x = test.x[:PAIRS].float()
+        x = next(test.chunks(PAIRS))[0]
         pairs = torch.stack([x, model.reconstruct(x)], dim=1).flatten(
             0, 1
         )  # image, reconstruction, image, ...

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from inference.data import NAMES, SMALL
+from inference.data import NAMES, SMALL, Dataset
 from inference.errors import BadInput, unknown
 from inference.estimators import ESTIMATORS
 from ppl_models import MODELS
@@ -149,19 +149,23 @@ def defaults(cls: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str
     return settings | (cls.small if math.prod(shape[1:]) <= SMALL else {})
 
 
-def configuration(given: argparse.Namespace, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The whole configuration of a new run: what was given, and defaults that suit images of that shape."""
+def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
+    """The whole configuration of a new run: what was given, and defaults that suit the data."""
     cls = MODELS[given.model]
-    settings = defaults(cls, shape)
+    settings = defaults(cls, data.shape)
     settings |= {key: value for key, value in vars(given).items() if key in settings}
     if settings["elbo"] not in cls.estimators:
         raise unknown(f"--elbo for {given.model}", settings["elbo"], cls.estimators)
     if settings["device"] not in ("auto", "cpu", "cuda"):
         raise unknown("device", settings["device"], ["auto", "cpu", "cuda"])
-    options = {key: settings.pop(key) for key in cls.options()}
     return {
         "model": given.model,
+        "data": data.name,
+        "checksum": data.checksum(),
+        "shape": list(data.shape),
+        "classes": data.classes,
+        "binarisation": "dynamic in training, the test set once by RandomState(0)",
+        "options": {key: settings.pop(key) for key in cls.options()},
         **settings,
-        "options": options,
         "eval_every": max(settings["steps"] // 20, 1),
     }

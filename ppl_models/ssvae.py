@@ -40,7 +40,7 @@ class SSVAE(LatentVariableModel):
     estimators = ("enum",)
     has_label = True
     defaults = {"steps": 30_000, "batch_size": 97, "lr": 1e-3}
-    small = {"z_dim": 10, "hidden": 128, "steps": 5_000, "labels": 50}
+    small = {"z_dim": 10, "hidden": 128, "steps": 5_000, "labels": 20, "class_weight": 10.0}
 
     def __init__(
         self,

@@ -1,0 +1,85 @@
+"""What a training run says while it goes, and how it is stopped."""
+
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Progress:
+    """How training goes: a bar on a terminal, a plain line at each measurement elsewhere."""
+
+    def __init__(self, start: int, steps: int):
+        self.start, self.steps = start, steps
+        self.began = time.perf_counter()
+        self.bar = tqdm(
+            total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
+        )
+
+    def advance(self) -> None:
+        """One step has been made."""
+        self.bar.update()
+
+    def show(self, values: dict[str, float]) -> None:
+        """Put the running figures of the training batches on the bar."""
+        if not self.bar.disable:
+            self.bar.set_postfix_str(_words(values), refresh=False)
+
+    def report(self, step: int, values: dict[str, float]) -> None:
+        """Say the figures on the test set; where there is no bar, the speed and the time left as well."""
+        line = f"step {step}/{self.steps}  test: {_words(values)}"
+        if not self.bar.disable:
+            self.bar.write(line)
+            return
+        rate = (step - self.start) / (time.perf_counter() - self.began)
+        left = f"  ({rate:.1f} steps/s, {_clock((self.steps - step) / rate)} left)" if rate else ""
+        print(line + left, flush=True)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _words(values: dict[str, float]) -> str:
+    names = {"negative_elbo": "-ELBO"}
+    return "  ".join(f"{names.get(name, name)} {value:.4g}" for name, value in values.items())
+
+
+def _clock(seconds: float) -> str:
+    return tqdm.format_interval(seconds)
+
+
+def table(test: dict[str, dict[str, float]]) -> str:
+    """The results on the test set, a line each: value, standard error over images, Monte-Carlo error."""
+    lines = [f"{'test set':16} {'value':>10} {'s.e.':>8} {'m.c.s.e.':>9}"]
+    for name, figure in test.items():
+        error = f"{figure['mc_se']:9.4f}" if "mc_se" in figure else ""
+        lines.append(f"{name:16} {figure['value']:10.4f} {figure['se']:8.4f} {error}".rstrip())
+    return "\n".join(lines)
+
+
+class StopSignals:
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop between two steps; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.previous: dict[int, Any] = {}
+
+    def __bool__(self) -> bool:
+        return self.stopped
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
+        signal.signal(number, self.previous[number])
+
+    def __enter__(self) -> "StopSignals":
+        self.previous = {
+            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

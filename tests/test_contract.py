@@ -1,0 +1,179 @@
+"""The contract that every registered model keeps."""
+
+import inspect
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI
+from torch.distributions import Distribution
+
+from inference import data as datasets
+from inference.compare import compare, example_inputs
+from inference.estimators import ESTIMATORS, Loss
+from inference.evaluate import draw_latents
+from inference.options import defaults
+from inference.runs import Run
+from inference.svi import fit
+from ppl_models import MODELS
+from ppl_models.base import LatentVariableModel
+
+SHAPE, CLASSES = (1, 8, 8), 10
+PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.estimators]
+
+
+def build(name: str) -> LatentVariableModel:
+    return MODELS[name](SHAPE, CLASSES, hidden=32)
+
+
+@pytest.fixture(params=list(MODELS))
+def model(request: pytest.FixtureRequest) -> LatentVariableModel:
+    return build(request.param)
+
+
+def train_a_little(model: LatentVariableModel, estimator: str) -> None:
+    loss, inputs = Loss(model, estimator), example_inputs(model, 20)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss(**inputs).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(("name", "estimator"), PAIRS)
+def test_by_hand_equals_pyro(name: str, estimator: str, trained: bool, batch: int, float64: None) -> None:
+    model = build(name)
+    if trained:
+        train_a_little(model, estimator)
+    result = compare(model, example_inputs(model, batch), estimator)
+    assert result["value_difference"] <= 1e-9
+    assert result["gradient_difference"] <= 1e-7
+    assert result["agrees"]
+
+
+def test_bound_is_independent(model: LatentVariableModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = example_inputs(model, 5)
+    latents = draw_latents(model, inputs["x"])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the bound leant on a distribution")
+
+    classes = [Distribution]
+    for cls in classes:
+        classes += cls.__subclasses__()
+        for method in ("log_prob", "entropy", "sample", "rsample"):
+            if method in vars(cls):
+                monkeypatch.setattr(cls, method, refuse)
+    for module in (torch.distributions, torch.distributions.kl, pyro.distributions):
+        monkeypatch.setattr(module, "kl_divergence", refuse, raising=False)
+    monkeypatch.setattr(pyro, "sample", refuse)
+    with pytest.raises(AssertionError, match="leant"):
+        model.guide(inputs["x"])
+    for kl in ("closed", "sampled"):
+        assert model.bound(**inputs, latents=latents, kl=kl).objective.isfinite()
+
+
+def test_terms_are_one_number_an_image(model: LatentVariableModel) -> None:
+    inputs = example_inputs(model, 5)
+    bound = model.bound(**inputs, latents=draw_latents(model, inputs["x"]))
+    assert {name: term.shape for name, term in bound.terms.items()} == dict.fromkeys(bound.terms, (5,))
+    assert all(penalty.shape == () for penalty in bound.penalties.values())
+    torch.testing.assert_close(bound.negative_elbo, bound.terms["reconstruction"] + bound.kl)
+    assert (bound.kl > 0).all()  # in closed form a divergence cannot be negative
+
+
+def test_permuting_the_batch_permutes_the_terms(model: LatentVariableModel, float64: None) -> None:
+    model = model.double()
+    inputs, order = example_inputs(model, 6), torch.tensor([3, 0, 5, 1, 4, 2])
+    latents = draw_latents(model, inputs["x"])
+    bound = model.bound(**inputs, latents=latents)
+    # the batch is the dimension before the event's; an enumerated latent has one value for all images there
+    shuffled = {n: z if z.shape[-2] == 1 else z[..., order, :] for n, z in latents.items()}
+    inputs["x"] = inputs["x"][order]
+    for name, term in model.bound(**inputs, latents=shuffled).terms.items():
+        torch.testing.assert_close(term, bound.terms[name][order])
+
+
+def test_every_parameter_learns(model: LatentVariableModel) -> None:
+    Loss(model, model.estimators[0])(**example_inputs(model, 5)).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+@pytest.mark.parametrize(("name", "estimator"), PAIRS)
+def test_a_step_of_fit_is_a_step_of_svi(name: str, estimator: str, tmp_path: Path, float64: None) -> None:
+    data, _ = datasets.load("digits", tmp_path)
+    labels = datasets.labelled(data, 20, seed=0)
+    cls, device = MODELS[name], torch.device("cpu")
+    batches = datasets.Batches(data, cls.inputs, 31, 0, labels, device)
+    config = {**defaults(cls, data.shape), "model": name, "data": "digits", "elbo": estimator, "steps": 1}
+    config |= {"eval_every": 1, "binarisation": "dynamic"}
+
+    ours, theirs = build(name), build(name)
+    theirs.load_state_dict(ours.state_dict())
+    pyro.set_rng_seed(1)
+    assert (
+        fit(ours, batches, datasets.HeldOut(data, device), config, Run.create(tmp_path / "run", config)) == 0
+    )
+    assert not list(pyro.get_param_store())  # nothing is kept in global state
+
+    pyro.set_rng_seed(1)
+    inputs = batches(0)
+
+    def registered(program):  # the parameters in Pyro's store, and the sum over the plate as a mean
+        def run(**inputs: torch.Tensor) -> None:
+            pyro.module("model", theirs)
+            with poutine.scale(scale=1 / len(inputs["x"])):
+                program(**inputs)
+
+        return run
+
+    optimizer = pyro.optim.Adam({"lr": config["lr"]})
+    SVI(registered(theirs.model), registered(theirs.guide), optimizer, ESTIMATORS[estimator].elbo()).step(
+        **inputs
+    )
+    for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=f"{key} differs")
+
+
+def test_images_come_out_as_they_went_in(model: LatentVariableModel) -> None:
+    x = example_inputs(model, 5)["x"]
+    assert model.reconstruct(x).shape == x.shape
+    assert {name: len(z) for name, z in model.encode(x).items()} == dict.fromkeys(model.prior(3), 5)
+    draws, means = model.sample(4), model.sample(4, noise=False)
+    assert draws.shape == means.shape == (4, *SHAPE)
+    assert set(draws.unique().tolist()) <= {0.0, 1.0}
+    assert means.min() > 0 and means.max() < 1
+    latents = model.prior(4)
+    torch.testing.assert_close(model.decode(latents), model.sample(4, latents=latents, noise=False))
+    if not model.has_label:
+        with pytest.raises(ValueError, match="no label"):
+            model.sample(4, y=torch.arange(4))
+
+
+def test_draws_follow_their_means(model: LatentVariableModel) -> None:
+    latents = {name: z.expand(4000, -1) for name, z in model.prior(1).items()}
+    torch.testing.assert_close(
+        model.sample(4000, latents=latents).mean(0), model.decode(latents)[0], rtol=0, atol=0.045
+    )
+
+
+def test_saving_and_loading_round_trips(model: LatentVariableModel, tmp_path: Path) -> None:
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    other = type(model)(SHAPE, CLASSES, hidden=32)
+    x = example_inputs(model, 3)["x"]
+    assert not torch.equal(other.reconstruct(x), model.reconstruct(x))
+    other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    assert torch.equal(other.reconstruct(x), model.reconstruct(x))
+
+
+def test_options_are_explained(model: LatentVariableModel) -> None:
+    for name, option in model.options().items():
+        assert option.default is not inspect.Parameter.empty, name
+        kind, meaning = option.annotation.__origin__, option.annotation.__metadata__[0]
+        assert isinstance(option.default, kind) and isinstance(meaning, str)
+    assert set(model.small) <= set(defaults(type(model), SHAPE))

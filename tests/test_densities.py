@@ -1,0 +1,65 @@
+"""The densities by hand against torch's distributions, and against numbers worked out on paper."""
+
+import math
+
+import torch
+from torch import distributions as dist
+from torch.testing import assert_close
+
+from ppl_models import densities
+from ppl_models.nets.mlp import MLP, loc_scale
+
+
+def test_normal(float64: None) -> None:
+    x, loc, scale = torch.randn(3, 1, 5), torch.randn(4, 5), torch.rand(4, 5) + 0.1
+    assert_close(densities.normal(x, loc, scale), dist.Normal(loc, scale).log_prob(x).sum(-1))
+    assert_close(densities.normal(torch.zeros(2), 0.0, 1.0).item(), -math.log(2 * math.pi))
+
+
+def test_bernoulli(float64: None) -> None:
+    x, logits = torch.rand(3, 5).bernoulli(), 5 * torch.randn(2, 3, 5)
+    assert_close(densities.bernoulli(x, logits), dist.Bernoulli(logits=logits).log_prob(x).sum(-1))
+
+
+def test_bernoulli_keeps_its_figures_at_large_logits() -> None:
+    # log(1 - sigmoid(100)) = -100 to rounding; by way of the probability it would be minus infinity
+    assert densities.bernoulli(torch.tensor([0.0]), torch.tensor([100.0])).item() == -100.0
+    assert densities.bernoulli(torch.tensor([1.0]), torch.tensor([100.0])).item() == 0.0
+
+
+def test_kl_normal_standard(float64: None) -> None:
+    loc, scale = torch.randn(4, 5), torch.rand(4, 5) + 0.1
+    q, p = dist.Normal(loc, scale), dist.Normal(0.0, 1.0)
+    assert_close(densities.kl_normal_standard(loc, scale), dist.kl_divergence(q, p).sum(-1))
+    # N(1, 2^2) against N(0, 1): (1 + 4 - log 4 - 1) / 2
+    by_paper = (4 - math.log(4)) / 2
+    assert_close(densities.kl_normal_standard(torch.tensor([1.0]), torch.tensor([2.0])).item(), by_paper)
+
+
+def test_kl_categorical_uniform(float64: None) -> None:
+    logits = torch.randn(4, 10)
+    q, p = dist.Categorical(logits=logits), dist.Categorical(logits=torch.zeros(4, 10))
+    assert_close(densities.kl_categorical_uniform(logits), dist.kl_divergence(q, p))
+    certain = torch.tensor([0.0, -100.0])
+    assert_close(densities.kl_categorical_uniform(certain).item(), math.log(2))
+
+
+def test_log_softmax(float64: None) -> None:
+    logits = 1e3 * torch.randn(4, 10)
+    assert_close(densities.log_softmax(logits), logits.log_softmax(-1))
+
+
+def test_first_layer_in_parts_is_the_layer_on_all(float64: None) -> None:
+    net = MLP([5, 3], [7, 6], 4)
+    x, y = torch.randn(11, 5), torch.eye(3)[:, None]
+    beside = torch.cat([x.expand(3, 11, 5), y.expand(3, 11, 3)], dim=-1)
+    first, second, last = net.layers
+    elu = torch.nn.functional.elu
+    assert_close(net(x, y), last(elu(second(elu(first(beside))))))
+    assert net(x, y).shape == (3, 11, 4)
+
+
+def test_scale_is_the_root_of_a_softplus() -> None:
+    loc, scale = loc_scale(torch.tensor([0.5, -1.0, 0.0, -200.0]))
+    assert loc.tolist() == [0.5, -1.0]
+    assert_close(scale, torch.tensor([math.sqrt(math.log(2)), 1e-4]))

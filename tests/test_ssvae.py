@@ -1,0 +1,104 @@
+"""What is particular to the semi-supervised model: the label summed out, and the labelled images beside."""
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+
+from inference.compare import compare, example_inputs
+from inference.estimators import Loss
+from inference.evaluate import draw_latents
+from ppl_models import SSVAE, VAE, densities
+from ppl_models.nets.mlp import loc_scale
+
+SHAPE = (1, 8, 8)
+
+
+def test_the_bound_is_a_sum_over_labels(float64: None) -> None:
+    """Label by label and image by image, with nothing broadcast: the course's formula as it is printed."""
+    model = SSVAE(SHAPE, 3, z_dim=2, hidden=16)
+    x = example_inputs(model, 4)["x"]
+    z = draw_latents(model, x)["z"]  # (label, image, z_dim)
+    bound = model.bound(x, {"z": z})
+    for i in range(4):
+        image = x[i].flatten()
+        q = model.classify(x[i : i + 1]).softmax(-1)[0]
+        total = sum(q[y] * (q[y] * 3).log() for y in range(3))
+        for y in range(3):
+            label = torch.eye(3)[y]
+            loc, scale = loc_scale(model.encoder(image, label))
+            total += q[y] * densities.kl_normal_standard(loc, scale)
+            total -= q[y] * densities.bernoulli(image, model.decoder(z[y, i], label))
+        assert_close(bound.negative_elbo[i], total)
+
+
+def test_one_class_is_a_vae(float64: None) -> None:
+    model, vae = SSVAE(SHAPE, 1, z_dim=2, hidden=16), VAE(SHAPE, z_dim=2, hidden=16)
+    for ours, theirs in ((model.encoder, vae.encoder), (model.decoder, vae.decoder)):
+        state = ours.state_dict()  # the label is always one, so its column is part of the bias
+        column = state["layers.0.weight"][:, -1].clone()
+        state |= {"layers.0.weight": state["layers.0.weight"][:, :-1]}
+        state |= {"layers.0.bias": state["layers.0.bias"] + column}
+        theirs.load_state_dict(state)
+    x = example_inputs(vae, 4)["x"]
+    z = draw_latents(model, x)["z"]
+    assert_close(model.bound(x, {"z": z}).negative_elbo, vae.bound(x, {"z": z[0]}).negative_elbo)
+
+
+def test_weights(float64: None) -> None:
+    model = SSVAE(SHAPE, 3, z_dim=2, hidden=16, gen_weight=0.5, class_weight=7.0)
+    inputs = example_inputs(model, 5)
+    assert compare(model, inputs, "enum")["agrees"]
+    bound = model.bound(**inputs, latents=draw_latents(model, inputs["x"]))
+    error = cross_entropy(model.classify(inputs["x_labelled"]), inputs["y_labelled"])
+    assert_close(bound.objective, 0.5 * bound.negative_elbo.mean() + 7 * error)
+
+
+def test_without_generative_weight_it_is_a_classifier(float64: None) -> None:
+    model = SSVAE(SHAPE, 3, z_dim=2, hidden=16, gen_weight=0.0)
+    inputs = example_inputs(model, 5)
+    with poutine.trace() as tracer:
+        loss = Loss(model, "enum")(**inputs)
+    assert_close(loss, 100 * cross_entropy(model.classify(inputs["x_labelled"]), inputs["y_labelled"]))
+    assert not {"x", "y", "z"} & set(tracer.trace.nodes)  # the bound is not paid for
+    loss.backward()
+    assert all(p.grad is None for p in [*model.encoder.parameters(), *model.decoder.parameters()])
+    assert compare(model, inputs, "enum")["agrees"]
+    assert model.bound(inputs["x"], {}).negative_elbo is None
+
+
+def test_enumeration_is_the_mean_of_sampling_y() -> None:
+    """Labels drawn from q(y | x) average to what the enumerated bound sums, within four standard errors."""
+    pyro.set_rng_seed(2)
+    model = SSVAE(SHAPE, 3, z_dim=2, hidden=16)
+    x = example_inputs(model, 2)["x"]
+    n = 4000
+    tiled = x.repeat_interleave(n, 0)
+    with torch.no_grad():
+        exact = torch.stack([model.bound(x, draw_latents(model, x)).negative_elbo for _ in range(400)])
+        guide = poutine.trace(model.guide).get_trace(tiled)
+        program = poutine.trace(poutine.replay(model.model, guide)).get_trace(tiled)
+        for trace in (guide, program):
+            trace.compute_log_prob()
+        log_p = sum(program.nodes[name]["log_prob"] for name in ("x", "y", "z"))
+        draws = (sum(guide.nodes[name]["log_prob"] for name in ("y", "z")) - log_p).unflatten(0, (2, n))
+    error = (exact.var(0) / len(exact) + draws.var(1) / n).sqrt()
+    assert ((exact.mean(0) - draws.mean(1)).abs() < 4 * error).all()
+
+
+def test_samples_have_the_class_asked_for() -> None:
+    model = SSVAE(SHAPE, 3, z_dim=2, hidden=16)
+    z = torch.randn(1, 2)
+    y = torch.tensor([0, 1, 2])
+    images = model.sample(3, y=y, latents={"z": z.expand(3, 2)}, noise=False)
+    by_hand = model.decoder(z.expand(3, 2), torch.eye(3)).sigmoid().view(3, *SHAPE)
+    assert_close(images, by_hand)
+    with pytest.raises(AssertionError):
+        assert_close(images[0], images[1])
+
+
+def test_parameters_are_the_course_s() -> None:
+    assert sum(p.numel() for p in SSVAE((1, 28, 28), 10).parameters()) == 1_044_922
+    assert sum(p.numel() for p in VAE((1, 28, 28)).parameters()) == 661_404

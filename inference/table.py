@@ -30,8 +30,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="python -m inference.table", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write it into README.md")
     if parser.parse_args(arguments).write:
-        readme = ROOT / "README.md"
-        readme.write_text(replaced(readme.read_text(), table(published())))
+        write_readme(MARKS, table(published()))
     else:
         print(table(published()))
     return 0
@@ -79,13 +78,14 @@ def _cell(runs: list[dict[str, Any]], figure: str, factor: float = 1.0, unit: st
     return f"{statistics.mean(values):.2f}{spread}{unit}"
 
 
-def replaced(text: str, content: str) -> str:
-    """The text with `content` between the marks. Raises BadInput where the marks are gone."""
-    head, found, rest = text.partition(MARKS[0])
-    _, ended, tail = rest.partition(MARKS[1])
+def write_readme(marks: tuple[str, str], content: str) -> None:
+    """Put `content` between the marks in README.md. Raises BadInput where they are gone."""
+    readme = ROOT / "README.md"
+    head, found, rest = readme.read_text().partition(marks[0])
+    _, ended, tail = rest.partition(marks[1])
     if not found or not ended:
-        raise BadInput(f"README.md has lost its marks: put back {MARKS[0]} and {MARKS[1]}")
-    return f"{head}{MARKS[0]}\n{content}\n{MARKS[1]}{tail}"
+        raise BadInput(f"README.md has lost its marks: put back {marks[0]} and {marks[1]}")
+    readme.write_text(f"{head}{marks[0]}\n{content}\n{marks[1]}{tail}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""The pictures: every image at its place, and the rows that their titles promise."""
+
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import torch
+
+from inference import figures
+from ppl_models import SSVAE
+
+
+def test_grid_places_images_row_by_row() -> None:
+    images = torch.linspace(0, 1, 6)[:, None, None, None].expand(6, 1, 3, 2)
+    canvas = figures.grid(images, 3)
+    assert canvas.shape == (3 + 1 + 3, 2 + 1 + 2 + 1 + 2, 3)
+    shades = [canvas[top, left, 0] for top in (0, 4) for left in (0, 3, 6)]
+    np.testing.assert_allclose(shades, np.linspace(0, 1, 6), atol=1e-6)
+    np.testing.assert_allclose(canvas[3], 0.55, atol=1e-6)  # the line between
+
+
+def test_pairs_touch() -> None:
+    canvas = figures.grid(torch.rand(4, 1, 3, 2), 4, pair=True)
+    assert canvas.shape[1] == 2 + 2 + 2 + 2 + 2  # four images of two columns, and one double line
+    np.testing.assert_allclose(canvas[:, 4:6], 0.55, atol=1e-6)
+
+
+def test_colour_comes_last() -> None:
+    image = torch.rand(1, 3, 4, 5)
+    np.testing.assert_allclose(figures.grid(image, 1), image[0].permute(1, 2, 0).numpy())
+
+
+def test_rows_are_classes_and_columns_are_styles(tmp_path: Path, monkeypatch) -> None:
+    drawn = {}
+    monkeypatch.setattr(figures, "save_grid", lambda images, columns, path, title: drawn.update(locals()))
+    torch.manual_seed(0)
+    model = SSVAE((1, 4, 4), 10, z_dim=2, hidden=8)
+    with torch.no_grad():  # make the decoder write the label into its first ten pixels, and nothing else
+        for layer in model.decoder.layers:
+            layer.weight.zero_(), layer.bias.zero_()
+        first, second, last = model.decoder.layers
+        first.weight[0, 2:] = torch.arange(10.0)
+        second.weight[0, 0] = last.weight[0, 0] = 1.0
+        first.weight[1, 0] = second.weight[1, 1] = last.weight[1, 1] = 1.0  # and z into the second
+    figures.draw_samples(model, tmp_path / "x.png", noise=False)
+    images = drawn["images"].unflatten(0, (10, drawn["columns"]))
+    assert drawn["columns"] == 20 and "one class a row" in drawn["title"]
+    label, style = images.flatten(2)[..., 0].logit(), images.flatten(2)[..., 1]
+    torch.testing.assert_close(label, torch.arange(10.0)[:, None].expand(10, 20), atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(style, style[:1].expand(10, 20))
+    assert len(style[0].unique()) == 20
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    metrics = [
+        {"step": step, "split": split, "seconds": 1.0, "negative_elbo": 100.0 - step, "kl": 3.0, "kl_z": 3.0}
+        for step in range(0, 50, 5)
+        for split in ("train", "test")
+    ]
+    figures.curves(metrics, tmp_path / "curves.png")
+    picture = matplotlib.image.imread(tmp_path / "curves.png")
+    assert picture.shape[1] > 1000 and picture[..., :3].std() > 0.05

@@ -1,0 +1,44 @@
+"""The README's table: made from the published runs, and in step with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inference import table
+from inference.errors import BadInput
+
+
+def result(model: str, seed: int, test: dict[str, float], **options: float) -> dict:
+    usual = {"vae": {"z_dim": 10, "hidden": 300}}[model]
+    steps = {"steps": 20_000, "batch_size": 97, "lr": 1e-3, "elbo": "mean_field"}
+    config = {"model": model, "shape": [1, 28, 28], "options": usual | options, **steps}
+    figures = {name: {"value": value, "se": 0.1} for name, value in test.items()}
+    return {"model": model, "data": "mnist", "seed": seed, "test": figures, "config": config}
+
+
+def test_a_row_is_a_system_and_a_cell_a_mean_over_seeds() -> None:
+    runs = [result("vae", 1, {"negative_elbo": 101.0}), result("vae", 0, {"negative_elbo": 99.0})]
+    runs.append(result("vae", 0, {"negative_elbo": 98.0, "accuracy": 0.5}, z_dim=20))
+    head, _, first, second = table.table(runs).splitlines()
+    assert "-ELBO" in head
+    assert first.startswith("| `vae` | mnist | 0, 1 | 100.00 ± 1.41 | - | - | - |")
+    assert second.startswith("| `vae z_dim=20` | mnist | 0 | 98.00 | - | - | 50.00 % |")
+
+
+def test_the_readme_is_in_step_with_the_published_runs() -> None:
+    assert table.table(table.published()) in (table.ROOT / "README.md").read_text()
+
+
+def test_published_files_are_results_and_nothing_else() -> None:
+    files = list((table.ROOT / "runs" / "published").iterdir())
+    for path in files:
+        content = json.loads(path.read_text())
+        needed = {"model", "data", "binarisation", "steps", "seed", "seconds", "device", "test", "config"}
+        assert path.suffix == ".json" and content.keys() == needed
+        assert all({"value", "se"} <= figure.keys() for figure in content["test"].values())
+
+
+def test_nothing_published_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no results"):
+        table.published(tmp_path)

@@ -15,6 +15,7 @@ class Progress:
     def __init__(self, start: int, steps: int):
         self.start, self.steps = start, steps
         self.began = time.perf_counter()
+        self.accuracy: dict[str, float] = {}  # on the test set, as last measured
         self.bar = tqdm(
             total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
         )
@@ -24,12 +25,13 @@ class Progress:
         self.bar.update()
 
     def show(self, values: dict[str, float]) -> None:
-        """Put the running figures of the training batches on the bar."""
+        """Put the running figures of the training batches on the bar, and the last accuracy on the test set."""
         if not self.bar.disable:
-            self.bar.set_postfix_str(_words(values), refresh=False)
+            self.bar.set_postfix_str(_words(values | self.accuracy), refresh=False)
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Say the figures on the test set; where there is no bar, the speed and the time left as well."""
+        self.accuracy = {name: value for name, value in values.items() if name == "accuracy"}
         line = f"step {step}/{self.steps}  test: {_words(values)}"
         if not self.bar.disable:
             self.bar.write(line)

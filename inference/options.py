@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from inference.data import NAMES, SMALL, Dataset
+from inference.datasets import NAMES, SMALL, Dataset
 from inference.errors import BadInput, unknown
 from inference.estimators import ESTIMATORS
 from ppl_models import MODELS

@@ -14,8 +14,8 @@ from typing import Any
 import pyro
 import torch
 
-from inference import data as datasets
-from inference import figures
+from inference import datasets, figures
+from inference.data import Batches, HeldOut, labelled
 from inference.errors import BadInput, run_command
 from inference.estimators import Loss
 from inference.evaluate import draw_latents, evaluate
@@ -56,21 +56,21 @@ def main(arguments: list[str]) -> int:
     device, cls = _device(config["device"]), MODELS[config["model"]]
     labels = torch.empty(0, dtype=torch.long)
     if "x_labelled" in cls.inputs:
-        labels = datasets.labelled(data, config["options"]["labels"], config["seed"])
-    batches = datasets.Batches(data, cls.inputs, config["batch_size"], config["seed"], labels, device)
+        labels = labelled(data, config["options"]["labels"], config["seed"])
+    batches = Batches(data, cls.inputs, config["batch_size"], config["seed"], labels, device)
     pyro.set_rng_seed(config["seed"])
     model = cls(data.shape, data.classes, **config["options"]).to(device)
     if not given.resume:
         command = shlex.join(["python", "-m", "inference.svi", *arguments])
         config |= {"labelled": labels.tolist(), "command": command, **provenance()}
         run = Run.create(getattr(given, "run_dir", None), config)
-    return fit(model, batches, datasets.HeldOut(data, device), config, run, state)
+    return fit(model, batches, HeldOut(data, device), config, run, state)
 
 
 def fit(
     model: LatentVariableModel,
-    batches: datasets.Batches,
-    test: datasets.HeldOut,
+    batches: Batches,
+    test: HeldOut,
     config: dict[str, Any],
     run: Run,
     state: dict[str, Any] | None = None,

@@ -87,7 +87,6 @@ class LatentVariableModel(nn.Module):
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
-    pixels: ClassVar[str] = "binary"  # how an image's grey levels become x
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}

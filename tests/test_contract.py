@@ -10,8 +10,9 @@ from pyro import poutine
 from pyro.infer import SVI
 from torch.distributions import Distribution
 
-from inference import data as datasets
+from inference import datasets
 from inference.compare import compare, example_inputs
+from inference.data import Batches, HeldOut, labelled
 from inference.estimators import ESTIMATORS, Loss
 from inference.evaluate import draw_latents
 from inference.options import defaults
@@ -107,18 +108,16 @@ def test_every_parameter_learns(model: LatentVariableModel) -> None:
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
 def test_a_step_of_fit_is_a_step_of_svi(name: str, estimator: str, tmp_path: Path, float64: None) -> None:
     data, _ = datasets.load("digits", tmp_path)
-    labels = datasets.labelled(data, 20, seed=0)
+    labels = labelled(data, 20, seed=0)
     cls, device = MODELS[name], torch.device("cpu")
-    batches = datasets.Batches(data, cls.inputs, 31, 0, labels, device)
+    batches = Batches(data, cls.inputs, 31, 0, labels, device)
     config = {**defaults(cls, data.shape), "model": name, "data": "digits", "elbo": estimator, "steps": 1}
     config |= {"eval_every": 1, "binarisation": "dynamic"}
 
     ours, theirs = build(name), build(name)
     theirs.load_state_dict(ours.state_dict())
     pyro.set_rng_seed(1)
-    assert (
-        fit(ours, batches, datasets.HeldOut(data, device), config, Run.create(tmp_path / "run", config)) == 0
-    )
+    assert fit(ours, batches, HeldOut(data, device), config, Run.create(tmp_path / "run", config)) == 0
     assert not list(pyro.get_param_store())  # nothing is kept in global state
 
     pyro.set_rng_seed(1)

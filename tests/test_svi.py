@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from inference import data as datasets
-from inference import svi
+from inference import datasets, svi
+from inference.data import Batches, HeldOut
 from inference.errors import BadInput
 from inference.estimators import Loss
 from inference.evaluate import evaluate
@@ -107,7 +107,7 @@ def test_classifier_alone(small_npz: Path, tmp_path: Path) -> None:
 def test_evaluation_errors_are_what_they_say(small_npz: Path) -> None:
     """Standard errors from many repetitions agree with those that one evaluation reports."""
     data, _ = datasets.load(str(small_npz), Path("nowhere"))
-    test, model = datasets.HeldOut(data, torch.device("cpu")), MODELS["vae"]((1, 6, 6), z_dim=2, hidden=16)
+    test, model = HeldOut(data, torch.device("cpu")), MODELS["vae"]((1, 6, 6), z_dim=2, hidden=16)
     with torch.no_grad():
         model.decoder.layers[0].weight *= 20  # so that z matters
     before = torch.get_rng_state()
@@ -139,9 +139,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     arguments = [*SSVAE, "--data", str(small_npz), "--run-dir"]
     assert svi.main([*arguments, str(tmp_path / "whole")]) == 0
 
-    draw = datasets.Batches.__call__
+    draw = Batches.__call__
 
-    def interrupted(self: datasets.Batches, step: int) -> dict[str, torch.Tensor]:
+    def interrupted(self: Batches, step: int) -> dict[str, torch.Tensor]:
         if step == 17:
             if how == "crash":
                 raise MemoryError
@@ -149,7 +149,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         return draw(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(datasets.Batches, "__call__", interrupted)
+        patch.setattr(Batches, "__call__", interrupted)
         stopped = tmp_path / "stopped"
         if how == "crash":
             with pytest.raises(MemoryError):

@@ -1,0 +1,210 @@
+"""Data sets by name, held whole in memory as uint8."""
+
+import hashlib
+import socket
+import threading
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.errors import BadInput, unknown
+
+NAMES = ("mnist", "fashion-mnist", "digits")
+SMALL = 16 * 16  # images of at most so many pixels take a model's smaller defaults
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images x (n, channels, height, width), uint8, and labels y (n,), int64, or None if there are none."""
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor | None
+    x_test: Tensor
+    y_test: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.x_train.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are; 0 without labels."""
+        if self.y_train is None:
+            return 0
+        labels = [self.y_train] if self.y_test is None else [self.y_train, self.y_test]
+        return int(torch.cat(labels).max()) + 1
+
+    def checksum(self) -> str:
+        """A digest of every pixel and label: runs that name the same one saw the same data."""
+        digest = hashlib.sha256()
+        for part in (self.x_train, self.y_train, self.x_test, self.y_test):
+            digest.update(b"none" if part is None else part.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
+    """The data set of that name, or that .npz; without a name MNIST, else digits and a line that says so.
+
+    Returns the data set and that line, or None. Raises BadInput where the name is not known, or the data
+    cannot be had.
+    """
+    if name is None:
+        if _on_disk("mnist", data_dir) or _download("mnist", data_dir):
+            return load("mnist", data_dir)
+        line = (
+            f"MNIST is not in {data_dir} and cannot be downloaded: going on with scikit-learn's 8x8 digits. "
+            "To insist on MNIST give --data mnist --data-dir DIR; --data digits says that these are wanted."
+        )
+        return load("digits", data_dir)[0], line
+    if name.endswith(".npz"):
+        return _npz(Path(name)), None
+    if name not in NAMES:
+        raise unknown("data", name, [*NAMES, "path/to/file.npz"])
+    return (_digits() if name == "digits" else _torchvision(name, data_dir)), None
+
+
+def _torchvision_class(name: str) -> Any:
+    from torchvision import datasets  # imported late: it takes a second
+
+    return {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
+
+
+def _on_disk(name: str, data_dir: Path) -> bool:
+    cls = _torchvision_class(name)
+    stems = [Path(file).stem for file, _ in cls.resources]
+    return all((data_dir / cls.__name__ / "raw" / stem).exists() for stem in stems)
+
+
+def _reachable(name: str, seconds: float = 8.0) -> bool:
+    """Whether a mirror of the data set answers within the given time, name look-up included."""
+    cls, answered = _torchvision_class(name), threading.Event()
+
+    def ask(mirror: str) -> None:
+        try:
+            urllib.request.urlopen(mirror + cls.resources[0][0], timeout=seconds).close()
+            answered.set()
+        except OSError:
+            pass
+
+    askers = [threading.Thread(target=ask, args=(mirror,), daemon=True) for mirror in cls.mirrors]
+    for asker in askers:
+        asker.start()
+    for asker in askers:  # all have gone at once where there is no network at all
+        asker.join(0 if answered.is_set() else seconds / len(askers))
+    return answered.is_set()
+
+
+def _download(name: str, data_dir: Path) -> bool:
+    """Have torchvision download the data set; whether it is there now. Gives up at once without a network."""
+    if not _reachable(name):
+        return False
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # a mirror that stalls half way raises instead of hanging
+    try:
+        _torchvision_class(name)(data_dir, download=True)
+    except (OSError, RuntimeError):
+        return False
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return _on_disk(name, data_dir)
+
+
+def _torchvision(name: str, data_dir: Path) -> Dataset:
+    cls = _torchvision_class(name)
+    raw = data_dir / cls.__name__ / "raw"
+    if not _on_disk(name, data_dir) and not _download(name, data_dir):
+        raise BadInput(
+            f"{name} is not in {raw} and cannot be downloaded: "
+            "name the folder that holds it with --data-dir, or take --data digits, which needs no download"
+        )
+    try:
+        parts = [cls(data_dir, train=train) for train in (True, False)]
+        if [len(part.targets) for part in parts] != [60_000, 10_000]:
+            raise ValueError("not 60 000 and 10 000 images")
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        raise BadInput(
+            f"{name} in {raw} cannot be read, a file is damaged ({error or type(error).__name__}): "
+            "delete that folder to have it downloaded again"
+        ) from None
+    train, test = ((part.data.reshape(-1, 1, 28, 28), part.targets) for part in parts)
+    return Dataset(name, *train, *test)
+
+
+def _digits() -> Dataset:
+    """scikit-learn's 1 797 digits of 8x8 pixels, in a fixed random order: 1 297 to train, 500 to test."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = np.random.RandomState(0).permutation(len(bunch.target))
+    x = torch.from_numpy(np.rint(bunch.images[order] * (255 / 16)).astype(np.uint8))[:, None]
+    y = torch.from_numpy(bunch.target[order].astype(np.int64))
+    return Dataset("digits", x[:-500], y[:-500], x[-500:], y[-500:])
+
+
+def _npz(path: Path) -> Dataset:
+    """One's own images: x_train and x_test, (n, height, width) or (n, height, width, channels), as 0..255
+    or as 0..1.
+
+    y_train and y_test, (n,), are whole numbers from 0 on; both may be missing for a model that needs no
+    labels.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise BadInput(f"no file {path}: give the path of an .npz, or one of {', '.join(NAMES)}") from None
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
+        raise BadInput(
+            f"{path} cannot be read as an .npz without pickles ({error}): write it again"
+        ) from None
+    for key in ("x_train", "x_test"):
+        if key not in arrays:
+            raise BadInput(
+                f"{path} has no {key}, only {', '.join(arrays) or 'nothing'}: save it with numpy.savez"
+            )
+    if ("y_train" in arrays) != ("y_test" in arrays):
+        raise BadInput(f"{path} has labels for one part only: give both y_train and y_test, or neither")
+    x = {part: _images(arrays[f"x_{part}"], f"{path}: x_{part}") for part in ("train", "test")}
+    if x["train"].shape[1:] != x["test"].shape[1:]:
+        raise BadInput(f"{path}: images of x_train and x_test differ in shape: make them the same")
+    y: dict[str, Tensor | None] = {
+        part: _labels(arrays[f"y_{part}"], len(x[part]), f"{path}: y_{part}")
+        if f"y_{part}" in arrays
+        else None
+        for part in ("train", "test")
+    }
+    return Dataset(str(path), x["train"], y["train"], x["test"], y["test"])
+
+
+def _images(x: np.ndarray, what: str) -> Tensor:
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or x.size == 0:
+        raise BadInput(
+            f"{what} has shape {x.shape}: images are (n, height, width) or (n, height, width, 1 or 3)"
+        )
+    if x.dtype.kind not in "uif":
+        raise BadInput(f"{what} has type {x.dtype}: images are numbers, 0 to 255 or 0 to 1")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise BadInput(
+            f"{what} has {np.count_nonzero(~np.isfinite(x))} values that are not finite: clean them first"
+        )
+    top = 1 if x.dtype.kind == "f" else 255
+    if x.min() < 0 or x.max() > top:
+        raise BadInput(f"{what} runs from {x.min()} to {x.max()}: {x.dtype} images run from 0 to {top}")
+    x = np.rint(x * 255) if top == 1 else x
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x.astype(np.uint8), -1, 1)))
+
+
+def _labels(y: np.ndarray, n: int, what: str) -> Tensor:
+    if y.shape != (n,):
+        raise BadInput(f"{what} has shape {y.shape} beside {n} images: give one label an image, shape ({n},)")
+    if y.dtype.kind not in "ui" or y.min() < 0:
+        raise BadInput(f"{what} must be whole numbers from 0 on: number the classes 0, 1, 2, ...")
+    return torch.from_numpy(y.astype(np.int64))

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -76,14 +77,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def _parser(name: str | None) -> Parser:
     cls = MODELS[name] if name else LatentVariableModel
-    models = "\n".join(f"  {key:10} {(model.__doc__ or '').splitlines()[0]}" for key, model in MODELS.items())
+    listed = "\n".join(f"  {key:10} {_title(model)}" for key, model in MODELS.items())
     parser = Parser(
         prog="python -m inference.svi",
         argument_default=argparse.SUPPRESS,
-        description="Train a model by stochastic variational inference.",
-        epilog=f"models:\n{models}\n\n--model NAME --help shows that model's own options."
-        if name is None
-        else None,
+        description=f"Train {name or 'a model'} by stochastic variational inference.",
+        epilog=None if name else f"models:\n{listed}\n\n--model NAME --help shows that model's own options.",
     )
     default = _defaults(cls, name)
     estimators = cls.estimators if name else tuple(ESTIMATORS)
@@ -116,7 +115,7 @@ def _parser(name: str | None) -> Parser:
         help="go on with a run; only --steps may differ",
     )
     if name:
-        own = parser.add_argument_group(f"options of {name}", (cls.__doc__ or "").splitlines()[0])
+        own = parser.add_argument_group(f"options of {name}", _title(cls))
         for key, option in cls.options().items():
             kind, meaning = get_args(option.annotation)[:2]
             convert = weight if kind is float else positive(kind)
@@ -127,6 +126,11 @@ def _parser(name: str | None) -> Parser:
                 help=meaning + default(key),
             )
     return parser
+
+
+def _title(cls: type[LatentVariableModel]) -> str:
+    """What a model is, in one line: the first of its file."""
+    return (sys.modules[cls.__module__].__doc__ or "").splitlines()[0]
 
 
 def _defaults(cls: type[LatentVariableModel], name: str | None) -> Any:

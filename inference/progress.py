@@ -25,7 +25,7 @@ class Progress:
         self.bar.update()
 
     def show(self, values: dict[str, float]) -> None:
-        """Put the running figures on the bar: of the training batches, and the last accuracy on the test set."""
+        """Put the training batches' running figures on the bar, and the last accuracy on the test set."""
         if not self.bar.disable:
             self.bar.set_postfix_str(_words(values | self.accuracy), refresh=False)
 

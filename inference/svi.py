@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
             )
         state = run.load_checkpoint(config["model"])
         config |= {key: getattr(given, key) for key in ("steps", "device") if hasattr(given, key)}
+        if config["steps"] < state["step"]:
+            raise BadInput(f"{given.resume} is at step {state['step']} already: give --steps no less")
         data, _ = datasets.load(config["data"], given.data_dir)
         if data.checksum() != config["checksum"]:
             raise BadInput(f"{config['data']} is not the data that the run began with: see --data-dir")
@@ -60,7 +62,9 @@ def main(arguments: list[str]) -> int:
     batches = Batches(data, cls.inputs, config["batch_size"], config["seed"], labels, device)
     pyro.set_rng_seed(config["seed"])
     model = cls(data.shape, data.classes, **config["options"]).to(device)
-    if not given.resume:
+    if given.resume:
+        run.write("config.json", config)
+    else:
         command = shlex.join(["python", "-m", "inference.svi", *arguments])
         config |= {"labelled": labels.tolist(), "command": command, **provenance()}
         run = Run.create(getattr(given, "run_dir", None), config)

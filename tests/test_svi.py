@@ -173,6 +173,9 @@ def test_a_finished_run_can_be_trained_longer(small_npz: Path, tmp_path: Path) -
     arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir"]
     assert svi.main([*arguments, str(tmp_path / "a")]) == 0
     assert svi.main(["--resume", str(tmp_path / "a"), "--steps", "60"]) == 0
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["steps"] == 60
+    with pytest.raises(BadInput, match="is at step 60 already"):
+        svi.main(["--resume", str(tmp_path / "a"), "--steps", "40"])
     assert svi.main([*arguments, str(tmp_path / "b"), "--steps", "60"]) == 0
     assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b"))
 

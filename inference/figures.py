@@ -8,6 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from inference.data import HeldOut
@@ -88,7 +89,7 @@ def save_grid(images: Tensor, columns: int, path: Path, title: str, pair: bool =
     axes.imshow(canvas, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(title, fontsize=11)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.05)
     plt.close(figure)
 
 
@@ -122,6 +123,7 @@ def curves(metrics: list[dict[str, float]], path: Path) -> None:
         latent = name.removeprefix("kl_")
         panel.set_title(LABELS.get(name, f"KL of {latent}, q({latent} | x) from p({latent})"), fontsize=10)
         panel.set_xlabel("step")
+        panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.set_ylabel("share" if name == "accuracy" else "nats per image")
         panel.grid(alpha=0.3)
     for panel in panels.flat[len(names) :]:

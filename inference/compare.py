@@ -56,10 +56,12 @@ def example_inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
     dtype, classes = next(model.parameters()).dtype, model.classes
 
     def images(n: int) -> Tensor:
-        return torch.rand(n, *model.shape).bernoulli().to(dtype)
+        grey = torch.rand(n, *model.shape)
+        return (grey.bernoulli() if model.pixels == "binary" else grey).to(dtype)
 
     makers = {
         "x": lambda: images(batch),
+        "y": lambda: torch.randint(classes, (batch,)),
         "x_labelled": lambda: images(2 * classes),
         "y_labelled": lambda: torch.arange(2 * classes) % classes,
     }

@@ -1,6 +1,7 @@
 """What a model is given: batches of a data set, its pixels made into what the model observes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -8,16 +9,21 @@ from torch import Tensor
 
 from inference.datasets import Dataset
 from inference.errors import BadInput
+from ppl_models.base import LatentVariableModel
 
 
 def labelled(data: Dataset, labels: int, seed: int) -> Tensor:
-    """Indices of training images whose labels are seen, (labels,): as many of each class, drawn by seed."""
+    """Indices of training images whose labels are seen, (labels,): as many of each class, drawn by seed.
+
+    Raises BadInput where the data have no labels, or too few of a class.
+    """
     if data.y_train is None:
         raise BadInput(f"{data.name} has no labels: a semi-supervised model needs y_train and y_test")
     each, left = divmod(labels, data.classes)
     if each == 0 or left:
+        near = max(round(labels / data.classes), 1) * data.classes
         raise BadInput(
-            f"{labels} labels cannot be shared equally by {data.classes} classes: give a multiple of it"
+            f"{labels} labels cannot be shared equally by {data.classes} classes: try --labels {near}"
         )
     generator = np.random.RandomState(seed)
     chosen = []
@@ -39,36 +45,54 @@ def binarise(x: Tensor) -> Tensor:
 
 
 def binarise_once(x: Tensor) -> Tensor:
-    """Test images as zeros and ones, uint8, fixed for good: one binomial a pixel, NumPy's RandomState(0)."""
-    return torch.from_numpy(np.random.RandomState(0).binomial(1, x.numpy() / 255).astype(np.uint8))
+    """Test images as zeros and ones, fixed for good: one binomial draw a pixel by NumPy's RandomState(0)."""
+    draws = np.random.RandomState(0).binomial(1, x.cpu().numpy() / 255)
+    return torch.from_numpy(draws.astype(np.uint8)).to(x.device)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Grey levels 0..255 to 0..1."""
+    return x.to(torch.get_default_dtype()) / 255
+
+
+class Pixels(NamedTuple):
+    """How grey levels become what a model observes: in training, and once and for all in the test set."""
+
+    train: Callable[[Tensor], Tensor]
+    test: Callable[[Tensor], Tensor]
+    label: str  # what a result says of it
+
+
+PIXELS = {
+    "binary": Pixels(binarise, binarise_once, "dynamic in training, the test set once by RandomState(0)"),
+    "unit": Pixels(unit, unit, "none, grey levels from 0 to 1"),
+}
 
 
 class Batches:
     """Training batches by step. An epoch is a random order of the images, by its number and the seed.
 
-    The place in the epoch is therefore the step itself; only the noise of the binarisation comes from
-    torch's generator.
+    The place in the epoch is therefore the step itself; only the noise of the pixels comes from torch's
+    generator. Raises BadInput where there are fewer images than a batch has.
     """
 
     def __init__(
         self,
         data: Dataset,
-        inputs: tuple[str, ...],
+        model: type[LatentVariableModel],
         size: int,
         seed: int,
         labels: Tensor,
         device: torch.device,
     ):
         if size > len(data.x_train):
-            raise BadInput(
-                f"a batch of {size} is more than the {len(data.x_train)} training images: lower --batch-size"
-            )
+            raise BadInput(f"{len(data.x_train)} training images, a batch of {size}: lower --batch-size")
         self.x = data.x_train.to(device)
-        self.size, self.seed, self.inputs = size, seed, inputs
+        self.y = None if data.y_train is None else data.y_train.to(device)
+        self.size, self.seed, self.labels = size, seed, labels.to(device)
+        self.inputs, self.pixels = model.inputs, PIXELS[model.pixels].train
         self.per_epoch = -(-len(self.x) // size)  # the last batch is what is left over
         self.epoch, self.order = -1, torch.empty(0)
-        if "x_labelled" in inputs and data.y_train is not None:
-            self.x_labelled, self.y_labelled = self.x[labels.to(device)], data.y_train[labels].to(device)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """The inputs of step 0, 1, ...: x (batch, *shape) and whatever else the model names."""
@@ -77,27 +101,33 @@ class Batches:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self.order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
             self.epoch = epoch
-        batch = {"x": binarise(self.x[self.order[place * self.size : (place + 1) * self.size]])}
-        if "x_labelled" in self.inputs:
-            batch |= {"x_labelled": binarise(self.x_labelled), "y_labelled": self.y_labelled}
+        index = self.order[place * self.size : (place + 1) * self.size]
+        batch = {"x": self.pixels(self.x[index])}
+        if self.y is not None and "y" in self.inputs:
+            batch |= {"y": self.y[index]}
+        if self.y is not None and "x_labelled" in self.inputs:
+            batch |= {"x_labelled": self.pixels(self.x[self.labels]), "y_labelled": self.y[self.labels]}
         return batch
 
 
 class HeldOut:
-    """The whole test set as a model is judged on it: x binarised once, its grey levels, labels if any."""
+    """The whole test set as a model is judged on it: x made once and for all, grey levels, labels if any."""
 
-    def __init__(self, data: Dataset, device: torch.device):
+    def __init__(self, data: Dataset, model: type[LatentVariableModel], device: torch.device):
         self.grey = data.x_test.to(device)
-        self.x = binarise_once(data.x_test).to(device)
+        self.x = PIXELS[model.pixels].test(self.grey)
         self.y = None if data.y_test is None else data.y_test.to(device)
+        self.inputs = model.inputs
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """By chunks: x (size, *shape) as zeros and ones, as grey levels in [0, 1], and y (size,) or None."""
-        dtype = torch.get_default_dtype()
+    def chunks(self, size: int) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor | None]]:
+        """By chunks: the model's inputs, x (size, *shape) and y if it takes it; grey levels 0..1; labels."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            x, grey = self.x[part].to(dtype), self.grey[part].to(dtype) / 255
-            yield x, grey, None if self.y is None else self.y[part]
+            y = None if self.y is None else self.y[part]
+            inputs = {"x": self.x[part].to(torch.get_default_dtype())}
+            if y is not None and "y" in self.inputs:
+                inputs |= {"y": y}
+            yield inputs, unit(self.grey[part]), y

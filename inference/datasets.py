@@ -1,6 +1,7 @@
 """Data sets by name, held whole in memory as uint8."""
 
 import hashlib
+import http.client
 import socket
 import threading
 import urllib.request
@@ -89,7 +90,7 @@ def _reachable(name: str, seconds: float = 8.0) -> bool:
         try:
             urllib.request.urlopen(mirror + cls.resources[0][0], timeout=seconds).close()
             answered.set()
-        except OSError:
+        except (OSError, ValueError, http.client.HTTPException):
             pass
 
     askers = [threading.Thread(target=ask, args=(mirror,), daemon=True) for mirror in cls.mirrors]
@@ -126,8 +127,13 @@ def _torchvision(name: str, data_dir: Path) -> Dataset:
     try:
         parts = [cls(data_dir, train=train) for train in (True, False)]
         if [len(part.targets) for part in parts] != [60_000, 10_000]:
-            raise ValueError("not 60 000 and 10 000 images")
-    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            raise ValueError("not 60 000 and 10 000 labels")
+        if any(part.targets.max() != 9 for part in parts):
+            raise ValueError("labels are not 0 to 9")
+        shapes = [tuple(part.data.shape) for part in parts]
+        if shapes != [(60_000, 28, 28), (10_000, 28, 28)]:
+            raise ValueError(f"images have shapes {shapes}")
+    except (OSError, RuntimeError, ValueError, KeyError, AssertionError) as error:
         raise BadInput(
             f"{name} in {raw} cannot be read, a file is damaged ({error or type(error).__name__}): "
             "delete that folder to have it downloaded again"
@@ -170,41 +176,48 @@ def _npz(path: Path) -> Dataset:
             )
     if ("y_train" in arrays) != ("y_test" in arrays):
         raise BadInput(f"{path} has labels for one part only: give both y_train and y_test, or neither")
-    x = {part: _images(arrays[f"x_{part}"], f"{path}: x_{part}") for part in ("train", "test")}
-    if x["train"].shape[1:] != x["test"].shape[1:]:
+    grey = {part: _images(arrays[f"x_{part}"], f"{path}: x_{part}") for part in ("train", "test")}
+    if grey["train"].shape[1:] != grey["test"].shape[1:]:
         raise BadInput(f"{path}: images of x_train and x_test differ in shape: make them the same")
+    # No set of images is all but black: where nothing exceeds 1, the range is 0..1.
+    factor = 255.0 if max(part.max() for part in grey.values()) <= 1 else 1.0
+    x = {part: torch.from_numpy(np.rint(grey[part] * factor).astype(np.uint8)) for part in grey}
     y: dict[str, Tensor | None] = {
         part: _labels(arrays[f"y_{part}"], len(x[part]), f"{path}: y_{part}")
         if f"y_{part}" in arrays
         else None
         for part in ("train", "test")
     }
-    return Dataset(str(path), x["train"], y["train"], x["test"], y["test"])
+    data = Dataset(str(path.resolve()), x["train"], y["train"], x["test"], y["test"])
+    if data.y_train is not None and len(data.y_train.unique()) < data.classes:
+        raise BadInput(
+            f"{path}: some of the {data.classes} classes have no training image: number them 0, 1, 2, ..."
+        )
+    return data
 
 
-def _images(x: np.ndarray, what: str) -> Tensor:
+def _images(x: np.ndarray, what: str) -> np.ndarray:
+    """The images with the channel first, once they are seen to be images. Raises BadInput if they are not."""
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or x.size == 0:
         raise BadInput(
             f"{what} has shape {x.shape}: images are (n, height, width) or (n, height, width, 1 or 3)"
         )
-    if x.dtype.kind not in "uif":
+    if x.dtype.kind not in "buif":
         raise BadInput(f"{what} has type {x.dtype}: images are numbers, 0 to 255 or 0 to 1")
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         raise BadInput(
             f"{what} has {np.count_nonzero(~np.isfinite(x))} values that are not finite: clean them first"
         )
-    top = 1 if x.dtype.kind == "f" else 255
-    if x.min() < 0 or x.max() > top:
-        raise BadInput(f"{what} runs from {x.min()} to {x.max()}: {x.dtype} images run from 0 to {top}")
-    x = np.rint(x * 255) if top == 1 else x
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x.astype(np.uint8), -1, 1)))
+    if x.min() < 0 or x.max() > 255:
+        raise BadInput(f"{what} runs from {x.min()} to {x.max()}: images run from 0 to 255, or from 0 to 1")
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1))
 
 
 def _labels(y: np.ndarray, n: int, what: str) -> Tensor:
     if y.shape != (n,):
         raise BadInput(f"{what} has shape {y.shape} beside {n} images: give one label an image, shape ({n},)")
-    if y.dtype.kind not in "ui" or y.min() < 0:
+    if y.dtype.kind not in "ui" or y.min() < 0 or y.max() >= 2**31:
         raise BadInput(f"{what} must be whole numbers from 0 on: number the classes 0, 1, 2, ...")
     return torch.from_numpy(y.astype(np.int64))

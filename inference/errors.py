@@ -9,6 +9,10 @@ class BadInput(ValueError):
     """What was given is wrong: the message says what, and what to do. Commands print it and exit with 2."""
 
 
+class Diverged(RuntimeError):
+    """Training ran away: the message says where, and what to do. Commands print it and exit with 1."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """A `BadInput` for a name that is not among the known ones, with the nearest of them suggested."""
     known = list(known)
@@ -24,6 +28,9 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone: `... | head`

@@ -1,5 +1,6 @@
 """What a model is worth on a test set: the bound and its terms, with their errors, and accuracy."""
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -11,10 +12,10 @@ CHUNK = 500  # test images at a time
 
 
 @torch.no_grad()
-def draw_latents(model: LatentVariableModel, x: Tensor) -> dict[str, Tensor]:
+def draw_latents(model: LatentVariableModel, **inputs: Tensor) -> dict[str, Tensor]:
     """Latents from the guide, every value of an enumerated one: name -> (..., batch, event)."""
     with poutine.trace() as tracer, poutine.enum(first_available_dim=-2):
-        model.guide(x)
+        model.guide(**inputs)
     return latents_of(tracer.trace)
 
 
@@ -31,11 +32,15 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
     model.eval()
     per_image: dict[str, list[Tensor]] = {}  # (draws, chunk) each
     devices = [test.x.device] if test.x.is_cuda else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), pyro.validation_enabled(False):
         torch.manual_seed(0)
-        for x, grey, y in test.chunks(CHUNK):
-            reports = [model.bound(x, draw_latents(model, x)).report() for _ in range(draws)]
-            figures = {name: torch.stack([report[name] for report in reports]) for name in reports[0]}
+        for inputs, grey, y in test.chunks(CHUNK):
+            bounds = [model.bound(**inputs, latents=draw_latents(model, **inputs)) for _ in range(draws)]
+            reports = [bound.report() for bound in bounds]
+            figures = {
+                name: torch.stack([report[name].expand(len(grey)) for report in reports])  # (draws, chunk)
+                for name in reports[0]
+            }
             logits = model.classify(grey)
             if logits is not None and y is not None:
                 figures["accuracy"] = (logits.argmax(-1) == y).float()[None]
@@ -48,7 +53,9 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
 def _summary(values: Tensor) -> dict[str, float]:
     """Mean, standard error over images, and Monte-Carlo standard error of values (draws, images)."""
     draws, images = values.shape
-    figure = {"value": values.mean().item(), "se": (values.mean(0).std() / images**0.5).item()}
+    figure = {"value": values.mean().item()}
+    if images > 1:
+        figure["se"] = (values.mean(0).std() / images**0.5).item()
     if draws > 1:
         figure["mc_se"] = (values.var(0).mean() / (draws * images)).sqrt().item()
     return figure

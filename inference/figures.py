@@ -37,8 +37,8 @@ def draw_all(model: LatentVariableModel, test: HeldOut, run: Run) -> None:
         for name, noise in (("samples", True), ("sample_means", False)):
             torch.manual_seed(0)  # the same latents in both pictures
             draw_samples(model, run.figures / f"{name}.png", noise)
-        x = next(test.chunks(PAIRS))[0]
-        pairs = torch.stack([x, model.reconstruct(x)], dim=1).flatten(
+        inputs, _, _ = next(test.chunks(PAIRS))
+        pairs = torch.stack([inputs["x"], model.reconstruct(**inputs)], dim=1).flatten(
             0, 1
         )  # image, reconstruction, image, ...
         title = f"{PAIRS} test images as the model sees them, each with its reconstruction at its right"

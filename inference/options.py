@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from inference.data import PIXELS
 from inference.datasets import NAMES, SMALL, Dataset
 from inference.errors import BadInput, unknown
 from inference.estimators import ESTIMATORS
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
+
+DATA_DIR = Path("data")  # unless another is named
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +56,7 @@ def seed(text: str) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options given: what is not given is not in the namespace, but for --model, --resume and --data-dir.
+    """The options given: what is not given is not in the namespace, but for --model and --resume.
 
     Prints help and exits where asked. Raises BadInput for anything that cannot be used.
     """
@@ -63,6 +66,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if name is not None and name not in MODELS:
         raise unknown("model", name, MODELS)
     given = _parser(name).parse_args(arguments)
+    if hasattr(given, "elbo") and name and given.elbo not in MODELS[name].estimators:
+        raise unknown(f"--elbo for {name}", given.elbo, MODELS[name].estimators)
+    if getattr(given, "device", "auto") not in ("auto", "cpu", "cuda"):
+        raise unknown("device", given.device, ["auto", "cpu", "cuda"])
     if name is None and given.resume is None:
         raise BadInput(f"no model: name one with --model, of {', '.join(MODELS)}")
     if given.resume is not None:
@@ -93,13 +100,7 @@ def _parser(name: str | None) -> Parser:
         metavar="NAME",
         help=f"{', '.join(NAMES)}, or a .npz file of one's own (default: mnist, else digits)",
     )
-    add(
-        "--data-dir",
-        type=Path,
-        default=Path("data"),
-        metavar="DIR",
-        help="where data sets are, or go (default: data)",
-    )
+    add("--data-dir", type=Path, metavar="DIR", help=f"where data sets are, or go (default: {DATA_DIR})")
     add("--steps", type=positive(int), metavar="N", help="training steps" + default("steps"))
     add("--batch-size", type=positive(int), metavar="N", help="images a step" + default("batch_size"))
     add("--lr", type=positive(float), metavar="RATE", help="Adam's learning rate" + default("lr"))
@@ -153,23 +154,25 @@ def defaults(cls: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str
     return settings | (cls.small if math.prod(shape[1:]) <= SMALL else {})
 
 
+def eval_every(steps: int) -> int:
+    """Steps between two measurements on the whole test set: twenty in a run."""
+    return max(steps // 20, 1)
+
+
 def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
     """The whole configuration of a new run: what was given, and defaults that suit the data."""
     cls = MODELS[given.model]
     settings = defaults(cls, data.shape)
     settings |= {key: value for key, value in vars(given).items() if key in settings}
-    if settings["elbo"] not in cls.estimators:
-        raise unknown(f"--elbo for {given.model}", settings["elbo"], cls.estimators)
-    if settings["device"] not in ("auto", "cpu", "cuda"):
-        raise unknown("device", settings["device"], ["auto", "cpu", "cuda"])
     return {
         "model": given.model,
         "data": data.name,
+        "data_dir": str(getattr(given, "data_dir", DATA_DIR).resolve()),
         "checksum": data.checksum(),
         "shape": list(data.shape),
         "classes": data.classes,
-        "binarisation": "dynamic in training, the test set once by RandomState(0)",
+        "binarisation": PIXELS[cls.pixels].label,
         "options": {key: settings.pop(key) for key in cls.options()},
         **settings,
-        "eval_every": max(settings["steps"] // 20, 1),
+        "eval_every": eval_every(settings["steps"]),
     }

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 import time
 from types import FrameType
 from typing import Any
@@ -40,7 +41,10 @@ class Progress:
         left = f"  ({rate:.1f} steps/s, {_clock((self.steps - step) / rate)} left)" if rate else ""
         print(line + left, flush=True)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
 
@@ -58,7 +62,8 @@ def table(test: dict[str, dict[str, float]]) -> str:
     lines = [f"{'test set':16} {'value':>10} {'s.e.':>8} {'m.c.s.e.':>9}"]
     for name, figure in test.items():
         error = f"{figure['mc_se']:9.4f}" if "mc_se" in figure else ""
-        lines.append(f"{name:16} {figure['value']:10.4f} {figure['se']:8.4f} {error}".rstrip())
+        se = f"{figure['se']:8.4f}" if "se" in figure else " " * 8
+        lines.append(f"{name:16} {figure['value']:10.4f} {se} {error}".rstrip())
     return "\n".join(lines)
 
 
@@ -77,9 +82,9 @@ class StopSignals:
         signal.signal(number, self.previous[number])
 
     def __enter__(self) -> "StopSignals":
-        self.previous = {
-            number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        if threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be taken
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            self.previous = {number: signal.signal(number, self._stop) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:

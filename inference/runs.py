@@ -1,5 +1,6 @@
 """The run folder: configuration, metrics, checkpoint and results, each readable by itself."""
 
+import itertools
 import json
 import os
 import platform
@@ -13,6 +14,13 @@ import pyro
 import torch
 
 from inference.errors import BadInput
+from ppl_models import MODELS
+
+# What a run's config.json must name for the run to go on.
+NEEDED = {
+    *("model", "data", "data_dir", "checksum", "binarisation", "options", "eval_every"),
+    *("steps", "batch_size", "lr", "elbo", "seed", "device"),
+}
 
 
 class Run:
@@ -32,9 +40,11 @@ class Run:
     @classmethod
     def create(cls, folder: Path | None, config: dict[str, Any]) -> "Run":
         """Make the folder, `runs/<model>/<when>-<seed>` unless named. Raises BadInput where it is in use."""
-        if folder is None:
-            folder = Path("runs") / config["model"] / f"{time.strftime('%Y%m%d-%H%M%S')}-{config['seed']}"
         try:
+            if folder is None:
+                folder = _fresh(
+                    Path("runs") / config["model"], f"{time.strftime('%Y%m%d-%H%M%S')}-{config['seed']}"
+                )
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 raise BadInput(
@@ -53,27 +63,30 @@ class Run:
         """An existing run and its configuration. Raises BadInput where there is none."""
         try:
             config = json.loads((folder / "config.json").read_text())
-            assert {"model", "data", "options", "steps"} <= config.keys()
         except OSError:
             raise BadInput(f"{folder} is no run: it has no config.json that can be read") from None
-        except (ValueError, AssertionError, AttributeError):
-            raise BadInput(f"{folder / 'config.json'} is damaged: the run cannot go on from it") from None
+        except ValueError:
+            config = {}
+        if not isinstance(config, dict) or not config.keys() >= NEEDED or config["model"] not in MODELS:
+            raise BadInput(f"{folder / 'config.json'} is damaged: the run cannot go on from it")
         return cls(folder), config
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
         temporary = self.folder / f"{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
         os.replace(temporary, self.folder / name)
 
     def log(self, **measurement: Any) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, in one write."""
         with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(measurement) + "\n")
+            file.write(json.dumps(measurement, allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
+        """Every measurement so far; a last line that a crash left half written is not one."""
         path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics that came after the checkpoint which a resumed run goes on from."""
@@ -98,7 +111,9 @@ class Run:
             raise BadInput(f"{self.folder} has no checkpoint.pt: nothing to go on from, start the run anew")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            found = state["model"]
+            found, *_ = (
+                state[key] for key in ("model", "step", "seconds", "parameters", "optimizer", "generator")
+            )
         except Exception as error:  # torch raises many kinds for a damaged file
             reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
             raise BadInput(f"{path} is corrupt or no checkpoint ({reason}): start the run anew") from None
@@ -107,6 +122,18 @@ class Run:
                 f"{path} is a checkpoint of {found}, not of {model}: resume the run that it came from"
             )
         return state
+
+
+def _fresh(parent: Path, name: str) -> Path:
+    """A new folder of that name, or the next that is free: two runs begun in one second do not share it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for suffix in itertools.chain([""], (f".{n}" for n in itertools.count(2))):
+        try:
+            (parent / (name + suffix)).mkdir()
+            return parent / (name + suffix)
+        except FileExistsError:
+            continue
+    raise AssertionError  # there is always a next number
 
 
 def provenance() -> dict[str, Any]:
@@ -118,6 +145,7 @@ def provenance() -> dict[str, Any]:
             "pyro": pyro.__version__,
             "numpy": np.__version__,
         },
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
@@ -126,16 +154,17 @@ def provenance() -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the code that runs, marked where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
+    root = Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "-modified" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return None  # installed inside somebody else's checkout
+        changed = git("status", "--porcelain", "--", "ppl_models", "inference")
+        return git("rev-parse", "HEAD") + ("-modified" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

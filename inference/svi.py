@@ -7,8 +7,8 @@ python -m inference.svi --resume runs/ssvae/...       go on with a run that was 
 
 import math
 import shlex
-import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -16,10 +16,10 @@ import torch
 
 from inference import datasets, figures
 from inference.data import Batches, HeldOut, labelled
-from inference.errors import BadInput, run_command
+from inference.errors import BadInput, Diverged, run_command
 from inference.estimators import Loss
 from inference.evaluate import draw_latents, evaluate
-from inference.options import configuration, parse
+from inference.options import DATA_DIR, configuration, eval_every, parse
 from inference.progress import Progress, StopSignals, table
 from inference.runs import Run, provenance
 from ppl_models import MODELS
@@ -31,10 +31,6 @@ DRAWS = 10  # of the latents, an image, for the figures at the end
 
 def main(arguments: list[str]) -> int:
     """Train as the arguments say. Returns the exit status: 0, 1 where training broke off, 130 if stopped."""
-    # Where the guide rules a label out, q(y | x) of 1e-40 multiplies that label's whole branch. Such denormal
-    # numbers are as good as zero, but a trained SSVAE's step takes four times as long with them. Said first:
-    # worker threads take it over as they start.
-    torch.set_flush_denormal(True)
     given = parse(arguments)
     state = None
     if given.resume:
@@ -44,14 +40,16 @@ def main(arguments: list[str]) -> int:
                 f"{given.resume} is a run of {config['model']}, not of {given.model}: drop --model"
             )
         state = run.load_checkpoint(config["model"])
-        config |= {key: getattr(given, key) for key in ("steps", "device") if hasattr(given, key)}
+        if hasattr(given, "steps"):
+            config |= {"steps": given.steps, "eval_every": eval_every(given.steps)}
         if config["steps"] < state["step"]:
             raise BadInput(f"{given.resume} is at step {state['step']} already: give --steps no less")
-        data, _ = datasets.load(config["data"], given.data_dir)
+        config["device"] = getattr(given, "device", config["device"])
+        data, _ = datasets.load(config["data"], getattr(given, "data_dir", Path(config["data_dir"])))
         if data.checksum() != config["checksum"]:
             raise BadInput(f"{config['data']} is not the data that the run began with: see --data-dir")
     else:
-        data, line = datasets.load(getattr(given, "data", None), given.data_dir)
+        data, line = datasets.load(getattr(given, "data", None), getattr(given, "data_dir", DATA_DIR))
         if line:
             print(line)
         config = configuration(given, data)
@@ -59,16 +57,23 @@ def main(arguments: list[str]) -> int:
     labels = torch.empty(0, dtype=torch.long)
     if "x_labelled" in cls.inputs:
         labels = labelled(data, config["options"]["labels"], config["seed"])
-    batches = Batches(data, cls.inputs, config["batch_size"], config["seed"], labels, device)
+    batches = Batches(data, cls, config["batch_size"], config["seed"], labels, device)
     pyro.set_rng_seed(config["seed"])
-    model = cls(data.shape, data.classes, **config["options"]).to(device)
-    if given.resume:
+    try:
+        model = cls(data.shape, data.classes, **config["options"]).to(device)
+        if state:
+            model.load_state_dict(state["parameters"])
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{config['model']} cannot be made: {error}") from None
+    except RuntimeError:
+        raise BadInput(f"{run.folder}: config.json and checkpoint.pt do not belong together") from None
+    if state:
         run.write("config.json", config)
     else:
         command = shlex.join(["python", "-m", "inference.svi", *arguments])
         config |= {"labelled": labels.tolist(), "command": command, **provenance()}
         run = Run.create(getattr(given, "run_dir", None), config)
-    return fit(model, batches, HeldOut(data, device), config, run, state)
+    return fit(model, batches, HeldOut(data, cls, device), config, run, state)
 
 
 def fit(
@@ -80,15 +85,17 @@ def fit(
     state: dict[str, Any] | None = None,
 ) -> int:
     """Train to `config["steps"]`, from a checkpoint's `state` if given, and leave everything in `run`."""
+    # Where the guide rules a label out, q(y | x) of 1e-40 multiplies that label's whole branch. Such denormal
+    # numbers are as good as zero, but a trained SSVAE's step takes four times as long with them.
+    torch.set_flush_denormal(True)
     loss = Loss(model, config["elbo"])
     # One optimiser over all parameters, fused into one pass; Pyro's own wrappers would make one a tensor.
     optimizer = torch.optim.Adam(loss.parameters(), lr=config["lr"], fused=True)
     step, steps, before, device = 0, config["steps"], 0.0, test.x.device
     if state:
-        model.load_state_dict(state["parameters"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
-        if device.type == "cuda":
+        if device.type == "cuda" and "cuda_generator" in state:  # a run begun on the CPU has none
             torch.cuda.set_rng_state(state["cuda_generator"])
         step, before = state["step"], state["seconds"]
         run.forget_after(step)
@@ -96,12 +103,6 @@ def fit(
 
     def seconds() -> float:
         return round(before + time.perf_counter() - began, 3)
-
-    def measure() -> None:  # on the whole test set, and keep a checkpoint
-        values = {name: figure["value"] for name, figure in evaluate(model, test).items()}
-        run.log(step=step, split="test", seconds=seconds(), **values)
-        progress.report(step, values)
-        checkpoint()
 
     def checkpoint() -> None:
         state = {"model": config["model"], "step": step, "seconds": seconds()}
@@ -111,41 +112,45 @@ def fit(
             state |= {"cuda_generator": torch.cuda.get_rng_state()}
         run.save_checkpoint(state)
 
+    def measure() -> None:  # on the whole test set, and keep a checkpoint
+        values = {name: figure["value"] for name, figure in evaluate(model, test).items()}
+        check_finite(values, step, run)
+        run.log(step=step, split="test", seconds=seconds(), **values)
+        checkpoint()
+        progress.report(step, values)
+
     size, count = "x".join(map(str, test.x.shape[2:])), sum(p.numel() for p in model.parameters())
     print(
         f"{config['model']} on {config['data']}: {len(batches.x)} training and {len(test)} test images of "
         f"{size}, {count} parameters, {config['elbo']} estimator, {device}. Run: {run.folder}"
     )
-    progress = Progress(start, steps)
-    if step == 0:
-        measure()
-    with StopSignals() as stopped:
+    with StopSignals() as stopped, Progress(start, steps) as progress:
+        if step == 0:
+            measure()
         while step < steps and not stopped:
             batch = batches(step)
             with pyro.validation_enabled(
                 step == start
             ):  # later steps do not pay for checks that the first passed
                 objective = loss(**batch)
-            if not math.isfinite(objective.item()):
-                progress.close()
-                word = f"the loss is {objective.item()} at step {step + 1}: try a lower --lr"
-                print(f"error: {word}. {run.folder} keeps its last checkpoint", file=sys.stderr)
-                return 1
+            check_finite({"loss": objective.item()}, step + 1, run)
+            due = (step + 1) % LOG_EVERY == 0 or step + 1 == steps
+            values = train_terms(model, batch) if due else {}
             objective.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
             progress.advance()
-            if step % LOG_EVERY == 0 or step == steps:
-                values = train_terms(model, batch)
+            if due:
                 run.log(step=step, split="train", seconds=seconds(), **values)
                 progress.show(values)
             if step % config["eval_every"] == 0 or step == steps:
                 measure()
-    progress.close()
+        if step < steps:
+            checkpoint()
     if step < steps:
-        checkpoint()
-        print(f"stopped at step {step} of {steps}; go on with: python -m inference.svi --resume {run.folder}")
+        again = f"python -m inference.svi --resume {shlex.quote(str(run.folder))}"
+        print(f"stopped at step {step} of {steps}; go on with: {again}")
         return 130
 
     results = {key: config[key] for key in ("model", "data", "binarisation", "steps", "seed")}
@@ -158,11 +163,20 @@ def fit(
     return 0
 
 
+def check_finite(values: dict[str, float], step: int, run: Run) -> None:
+    """Raise Diverged where a value is not finite, before anything is kept of it."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            kept = f"{run.folder} keeps its last good checkpoint"
+            raise Diverged(f"{name} is {value} at step {step}: try a lower --lr. {kept}")
+
+
 @torch.no_grad()
 def train_terms(model: LatentVariableModel, batch: dict[str, torch.Tensor]) -> dict[str, float]:
     """The terms on one batch, by hand, means in nats per image; the generator is left as it was found."""
     with torch.random.fork_rng([batch["x"].device] if batch["x"].is_cuda else []):
-        latents = draw_latents(model, batch["x"])
+        with pyro.validation_enabled(False):
+            latents = draw_latents(model, **batch)
         report = model.bound(**batch, latents=latents, kl="closed").report()
     return {name: value.mean().item() for name, value in report.items()}
 

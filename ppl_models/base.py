@@ -17,7 +17,7 @@ class Bound:
     """The terms of a negative evidence lower bound, one number an image, in nats.
 
     `terms` holds `reconstruction` = -log p(x | latents) and one divergence a latent (`kl_z`, `kl_y`, ...),
-    each of shape (batch,), or (..., batch) where the latents lead with more dimensions. `penalties` holds
+    each of shape (batch,), or (particles, batch) where the latents lead with particles. `penalties` holds
     scalars that are minimised beside the bound and are no part of it. `weights` says by what a term or a
     penalty is multiplied in the objective (one where it is silent); the bound itself is never weighted.
     """
@@ -29,7 +29,7 @@ class Bound:
         penalties: Mapping[str, Tensor] | None = None,
         **terms: Tensor,
     ):
-        self.terms = terms
+        self.terms = dict(zip(terms, torch.broadcast_tensors(*terms.values()), strict=True))
         self.penalties = dict(penalties or {})
         self.weights = dict(weights or {})
 
@@ -70,7 +70,10 @@ class _Mode(poutine.messenger.Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and not site_is_subsample(msg):
-            msg["value"] = msg["fn"].mode
+            try:
+                msg["value"] = msg["fn"].mode
+            except NotImplementedError:  # a Delta has no mode, but its mean is its only value
+                msg["value"] = msg["fn"].mean
             msg["done"] = True
 
 
@@ -88,6 +91,9 @@ class LatentVariableModel(nn.Module):
 
     inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
+    pixels: ClassVar[str] = (
+        "binary"  # how grey levels become x: "binary", drawn with their probability, or "unit"
+    )
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
     small: ClassVar[dict[str, Any]] = {}  # what changes on images of at most 16 x 16
@@ -96,19 +102,23 @@ class LatentVariableModel(nn.Module):
         super().__init__()
         self.shape, self.classes = tuple(shape), classes
 
-    def model(self, x: Tensor) -> None:
+    def model(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
         """The generative process, p(x, latents), for a batch of observations."""
         raise NotImplementedError
 
-    def guide(self, x: Tensor) -> None:
+    def guide(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
         """The approximate posterior, q(latents | x)."""
         raise NotImplementedError
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Bound:
         """The negative ELBO by hand, from the guide's own samples.
 
-        `kl` says how a divergence that has a closed form is worked out: by it ("closed", what
-        `TraceMeanField_ELBO` does) or from the samples ("sampled", what `Trace_ELBO` does).
+        Latents have the shapes that Pyro gives them: (particles, batch, event) with particles, and one more
+        leading dimension with the values of an enumerated one, over which the bound sums.
+
+        It takes what `model` takes and the keyword `kl`, which says how a divergence that has a closed form
+        is worked out: by it ("closed", what `TraceMeanField_ELBO` does) or from the samples ("sampled", what
+        `Trace_ELBO` does).
         """
         raise NotImplementedError
 
@@ -117,10 +127,13 @@ class LatentVariableModel(nn.Module):
         return None
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> dict[str, Tensor]:
-        """The most probable latents under the guide, site by site: name -> (batch, ...)."""
+    def encode(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        """The most probable latents under the guide, site by site: name -> (batch, ...).
+
+        y (batch,) holds labels, for a model that takes them as an input.
+        """
         with poutine.trace() as tracer, _Mode():
-            self.guide(x)
+            self.guide(x, **({} if y is None else {"y": y}))
         return latents_of(tracer.trace)
 
     @torch.no_grad()
@@ -147,20 +160,22 @@ class LatentVariableModel(nn.Module):
         return site["value"] if noise else site["fn"].mean
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean image decoded from the guide's most probable latents, (batch, *shape)."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x, y), y)
 
     def _generate(self, n: int, latents: Mapping[str, Tensor], y: Tensor | None) -> poutine.Trace:
         """Run the model with x unobserved and the given latents held, and return its trace."""
-        given, like = dict(latents), next(self.parameters())
-        if y is not None:
-            if not self.has_label:
-                raise ValueError(f"{type(self).__name__} has no label: sample it without y")
+        given, inputs, like = dict(latents), {}, next(self.parameters())
+        if y is not None and not self.has_label:
+            raise ValueError(f"{type(self).__name__} has no label: sample it without y")
+        if y is not None and "y" in self.inputs:
+            inputs["y"] = y
+        elif y is not None:  # the label is a latent like others, one-hot
             given["y"] = one_hot(y, self.classes).to(like.dtype)
         x = like.new_empty(n, *self.shape)
         program = poutine.condition(poutine.uncondition(self.model), data=given)
-        return poutine.trace(program).get_trace(x)
+        return poutine.trace(program).get_trace(x, **inputs)
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro import poutine
 from torch import Tensor
 from torch.nn.functional import relu
@@ -54,6 +53,8 @@ class SSVAE(LatentVariableModel):
         class_weight: Annotated[float, "weight of the labelled images' mean cross-entropy"] = 100.0,
     ):
         super().__init__(shape, classes)
+        if gen_weight == 0 and class_weight == 0:
+            raise ValueError("gen_weight and class_weight are both 0: nothing is left to train")
         pixels = math.prod(shape)
         self.z_dim, self.labels = z_dim, labels
         self.gen_weight, self.class_weight = gen_weight, class_weight
@@ -62,7 +63,7 @@ class SSVAE(LatentVariableModel):
         self.decoder = MLP([z_dim, classes], [hidden, hidden], pixels)
 
     def model(self, x: Tensor, x_labelled: Tensor | None = None, y_labelled: Tensor | None = None) -> None:
-        if x_labelled is not None:
+        if x_labelled is not None and self.class_weight > 0:
             scale = self.class_weight * len(x) / len(x_labelled)
             with pyro.plate("labelled", len(x_labelled)), poutine.scale(scale=scale):
                 q_y = dist.Categorical(logits=self.classify(x_labelled))
@@ -94,23 +95,24 @@ class SSVAE(LatentVariableModel):
         kl: KL = "closed",
     ) -> Bound:
         terms, penalties = {}, {}
-        if x_labelled is not None and y_labelled is not None:
+        if x_labelled is not None and y_labelled is not None and self.class_weight > 0:
             log_q = densities.log_softmax(self.classify(x_labelled))  # (labelled, classes)
             penalties["classification"] = -log_q.gather(-1, y_labelled[:, None]).mean()
         if self.gen_weight > 0:
-            logits, x, z = self.classify(x), x.flatten(1), latents["z"]
-            y = torch.eye(self.classes, dtype=x.dtype, device=x.device)[:, None]  # (classes, 1, classes)
+            y, z = latents["y"], latents["z"]  # every label, and a z for each
+            log_q = densities.log_softmax(self.classify(x))  # (batch, classes)
+            q = (y * log_q).sum(-1).exp()  # (classes, batch): q(y | x) of each label
+            x = x.flatten(1)
             loc, scale = loc_scale(self.encoder(x, y))
             kl_z = (
                 densities.kl_normal_standard(loc, scale)
                 if kl == "closed"
                 else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0)
             )
-            q = densities.log_softmax(logits).exp().T  # (classes, batch): the label leads, as it does in z
             terms = {
                 "reconstruction": (q * -densities.bernoulli(x, self.decoder(z, y))).sum(0),
                 "kl_z": (q * kl_z).sum(0),
-                "kl_y": densities.kl_categorical_uniform(logits),
+                "kl_y": densities.kl_categorical_uniform(log_q),
             }
         weights = {**dict.fromkeys(terms, self.gen_weight), "classification": self.class_weight}
         return Bound(**terms, weights=weights, penalties=penalties)

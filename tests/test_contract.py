@@ -19,14 +19,17 @@ from inference.options import defaults
 from inference.runs import Run
 from inference.svi import fit
 from ppl_models import MODELS
-from ppl_models.base import LatentVariableModel
+from ppl_models.base import LatentVariableModel, latents_of
 
 SHAPE, CLASSES = (1, 8, 8), 10
 PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.estimators]
 
 
 def build(name: str) -> LatentVariableModel:
-    return MODELS[name](SHAPE, CLASSES, hidden=32)
+    """The model as it is made for small images."""
+    cls = MODELS[name]
+    settings = defaults(cls, SHAPE)
+    return cls(SHAPE, CLASSES, **{option: settings[option] for option in cls.options()})
 
 
 @pytest.fixture(params=list(MODELS))
@@ -58,7 +61,7 @@ def test_by_hand_equals_pyro(name: str, estimator: str, trained: bool, batch: in
 
 def test_bound_is_independent(model: LatentVariableModel, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = example_inputs(model, 5)
-    latents = draw_latents(model, inputs["x"])
+    latents = draw_latents(model, **inputs)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the bound leant on a distribution")
@@ -80,17 +83,34 @@ def test_bound_is_independent(model: LatentVariableModel, monkeypatch: pytest.Mo
 
 def test_terms_are_one_number_an_image(model: LatentVariableModel) -> None:
     inputs = example_inputs(model, 5)
-    bound = model.bound(**inputs, latents=draw_latents(model, inputs["x"]))
+    bound = model.bound(**inputs, latents=draw_latents(model, **inputs))
     assert {name: term.shape for name, term in bound.terms.items()} == dict.fromkeys(bound.terms, (5,))
     assert all(penalty.shape == () for penalty in bound.penalties.values())
     torch.testing.assert_close(bound.negative_elbo, bound.terms["reconstruction"] + bound.kl)
     assert (bound.kl > 0).all()  # in closed form a divergence cannot be negative
 
 
+def test_particles_are_bounds_of_their_own(model: LatentVariableModel, float64: None) -> None:
+    """Latents in the shapes that Pyro gives them under a plate of particles: one bound a particle."""
+    model = model.double()
+    inputs = example_inputs(model, 4)
+    plate = pyro.plate("particles", 3, dim=-2)
+    with torch.no_grad(), poutine.trace() as tracer, poutine.enum(first_available_dim=-3), plate:
+        model.guide(**inputs)
+    latents = latents_of(tracer.trace)
+    for kl in ("closed", "sampled"):
+        bound = model.bound(**inputs, latents=latents, kl=kl)
+        assert bound.negative_elbo.shape == (3, 4)
+        for k in range(3):  # an enumerated latent has one value for all particles
+            one = {name: z[..., min(k, z.shape[-3] - 1), :, :] for name, z in latents.items()}
+            for name, term in model.bound(**inputs, latents=one, kl=kl).terms.items():
+                torch.testing.assert_close(bound.terms[name][k], term)
+
+
 def test_permuting_the_batch_permutes_the_terms(model: LatentVariableModel, float64: None) -> None:
     model = model.double()
     inputs, order = example_inputs(model, 6), torch.tensor([3, 0, 5, 1, 4, 2])
-    latents = draw_latents(model, inputs["x"])
+    latents = draw_latents(model, **inputs)
     bound = model.bound(**inputs, latents=latents)
     # the batch is the dimension before the event's; an enumerated latent has one value for all images there
     shuffled = {n: z if z.shape[-2] == 1 else z[..., order, :] for n, z in latents.items()}
@@ -110,14 +130,14 @@ def test_a_step_of_fit_is_a_step_of_svi(name: str, estimator: str, tmp_path: Pat
     data, _ = datasets.load("digits", tmp_path)
     labels = labelled(data, 20, seed=0)
     cls, device = MODELS[name], torch.device("cpu")
-    batches = Batches(data, cls.inputs, 31, 0, labels, device)
+    batches = Batches(data, cls, 31, 0, labels, device)
     config = {**defaults(cls, data.shape), "model": name, "data": "digits", "elbo": estimator, "steps": 1}
     config |= {"eval_every": 1, "binarisation": "dynamic"}
 
     ours, theirs = build(name), build(name)
     theirs.load_state_dict(ours.state_dict())
     pyro.set_rng_seed(1)
-    assert fit(ours, batches, HeldOut(data, device), config, Run.create(tmp_path / "run", config)) == 0
+    assert fit(ours, batches, HeldOut(data, cls, device), config, Run.create(tmp_path / "run", config)) == 0
     assert not list(pyro.get_param_store())  # nothing is kept in global state
 
     pyro.set_rng_seed(1)
@@ -163,7 +183,7 @@ def test_draws_follow_their_means(model: LatentVariableModel) -> None:
 
 def test_saving_and_loading_round_trips(model: LatentVariableModel, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    other = type(model)(SHAPE, CLASSES, hidden=32)
+    other = build(next(name for name, cls in MODELS.items() if cls is type(model)))
     x = example_inputs(model, 3)["x"]
     assert not torch.equal(other.reconstruct(x), model.reconstruct(x))
     other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))

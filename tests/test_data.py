@@ -3,9 +3,11 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from inference import data, datasets
+from ppl_models import SSVAE, VAE
 
 CPU = torch.device("cpu")
 
@@ -27,13 +29,23 @@ def test_binarising_has_exact_probabilities() -> None:
     assert ((shares - p).abs() <= 4.5 * (p * (1 - p) / 20_000).sqrt()).all()
     assert data.binarise_once(levels[:2]).unique().tolist() == [0, 1]
     assert torch.equal(data.binarise_once(levels[:2]), data.binarise_once(levels[:2]))
+    # RandomState(0), one binomial a pixel in order: the draws of every grey level
+    by_numpy = np.random.RandomState(0).binomial(1, np.arange(256) / 255)
+    assert data.binarise_once(levels[:1])[0].tolist() == by_numpy.tolist()
+    assert by_numpy[:128].sum() == 30 and by_numpy[128:].sum() == 94
+
+
+def test_unit_pixels_are_grey_levels() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(data.PIXELS["unit"].train(levels), torch.arange(256) / 255)
+    assert torch.equal(data.PIXELS["unit"].test(levels), torch.arange(256) / 255)
 
 
 def test_an_epoch_sees_every_image_once(small_npz: Path) -> None:
     small, _ = datasets.load(str(small_npz), Path("nowhere"))
     numbered = torch.arange(90, dtype=torch.uint8)[:, None, None, None].expand(90, 1, 6, 6)
     small = datasets.Dataset("numbered", numbered, small.y_train, small.x_test, small.y_test)
-    batches = data.Batches(small, ("x",), 40, 0, torch.empty(0), CPU)
+    batches = data.Batches(small, VAE, 40, 0, torch.empty(0), CPU)
     assert batches.per_epoch == 3
     assert [len(batches(step)["x"]) for step in range(6)] == [
         40,
@@ -46,7 +58,7 @@ def test_an_epoch_sees_every_image_once(small_npz: Path) -> None:
         orders.append(batches.order.tolist())
         assert sorted(orders[-1]) == list(range(90))
     assert orders[0] != orders[1]
-    again = data.Batches(small, ("x",), 40, 0, torch.empty(0), CPU)
+    again = data.Batches(small, VAE, 40, 0, torch.empty(0), CPU)
     again(4)  # begun in the middle of the second epoch, as a resumed run does
     assert again.order.tolist() == orders[1]
 
@@ -58,7 +70,7 @@ def test_labelled_images_are_drawn_by_seed_and_class() -> None:
     assert digits.y_train[first].bincount().tolist() == [5] * 10
     assert len(first.unique()) == 50
     assert torch.equal(first, data.labelled(digits, 50, 0)) and not torch.equal(first, second)
-    batch = data.Batches(digits, ("x", "x_labelled", "y_labelled"), 7, 0, first, CPU)(0)
+    batch = data.Batches(digits, SSVAE, 7, 0, first, CPU)(0)
     assert batch["x_labelled"].shape == (50, 1, 8, 8)
     assert torch.equal(batch["y_labelled"], digits.y_train[first])
     share = torch.stack([data.binarise(digits.x_train[first]) for _ in range(2000)]).mean(0)

@@ -36,6 +36,11 @@ def test_own_images(tmp_path: Path) -> None:
     own, _ = datasets.load(str(tmp_path / "grey.npz"), tmp_path)
     assert own.shape == (1, 3, 3) and own.classes == 0 and own.y_train is None
     assert own.x_train.flatten().tolist() == np.rint(grey * 255).astype(int).flatten().tolist()
+    for kind in (np.uint8, bool, np.float32):  # nothing above 1: the range is 0..1, whatever the type
+        ones = np.eye(3)[None].repeat(2, 0).astype(kind)
+        np.savez(tmp_path / "ones.npz", x_train=ones, x_test=ones)
+        own, _ = datasets.load(str(tmp_path / "ones.npz"), tmp_path)
+        assert own.x_train[0, 0].tolist() == (255 * np.eye(3)).tolist()
     colour = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
     np.savez(tmp_path / "colour.npz", x_train=colour, x_test=colour)
     own, _ = datasets.load(str(tmp_path / "colour.npz"), tmp_path)
@@ -56,7 +61,8 @@ BAD = {
     "beside 6 images": {"y_train": np.arange(5)},
     "not finite": {"x_train": np.full((6, 4, 4), np.nan)},
     "runs from -1": {"x_train": np.full((6, 4, 4), -1)},
-    "runs from 0.0 to 7.0": {"x_train": np.arange(96).reshape(6, 4, 4) % 8 * 1.0},
+    "runs from 0.0 to 300.0": {"x_train": np.full((6, 4, 4), 300.0) * (np.arange(4) > 0)},
+    "no training image": {"y_train": np.arange(6) % 3 * 2},
     "differ in shape": {"x_test": np.zeros((3, 5, 5), np.uint8)},
     "images are (n, height, width)": {"x_train": np.zeros((6, 16), np.uint8)},
     "images are numbers": {"x_train": np.full((6, 4, 4), "a")},

@@ -20,8 +20,8 @@ def test_the_bound_is_a_sum_over_labels(float64: None) -> None:
     """Label by label and image by image, with nothing broadcast: the course's formula as it is printed."""
     model = SSVAE(SHAPE, 3, z_dim=2, hidden=16)
     x = example_inputs(model, 4)["x"]
-    z = draw_latents(model, x)["z"]  # (label, image, z_dim)
-    bound = model.bound(x, {"z": z})
+    latents = draw_latents(model, x=x)
+    z, bound = latents["z"], model.bound(x, latents)  # z (label, image, z_dim)
     for i in range(4):
         image = x[i].flatten()
         q = model.classify(x[i : i + 1]).softmax(-1)[0]
@@ -43,15 +43,15 @@ def test_one_class_is_a_vae(float64: None) -> None:
         state |= {"layers.0.bias": state["layers.0.bias"] + column}
         theirs.load_state_dict(state)
     x = example_inputs(vae, 4)["x"]
-    z = draw_latents(model, x)["z"]
-    assert_close(model.bound(x, {"z": z}).negative_elbo, vae.bound(x, {"z": z[0]}).negative_elbo)
+    latents = draw_latents(model, x=x)
+    assert_close(model.bound(x, latents).negative_elbo, vae.bound(x, {"z": latents["z"][0]}).negative_elbo)
 
 
 def test_weights(float64: None) -> None:
     model = SSVAE(SHAPE, 3, z_dim=2, hidden=16, gen_weight=0.5, class_weight=7.0)
     inputs = example_inputs(model, 5)
     assert compare(model, inputs, "enum")["agrees"]
-    bound = model.bound(**inputs, latents=draw_latents(model, inputs["x"]))
+    bound = model.bound(**inputs, latents=draw_latents(model, **inputs))
     error = cross_entropy(model.classify(inputs["x_labelled"]), inputs["y_labelled"])
     assert_close(bound.objective, 0.5 * bound.negative_elbo.mean() + 7 * error)
 
@@ -77,7 +77,7 @@ def test_enumeration_is_the_mean_of_sampling_y() -> None:
     n = 4000
     tiled = x.repeat_interleave(n, 0)
     with torch.no_grad():
-        exact = torch.stack([model.bound(x, draw_latents(model, x)).negative_elbo for _ in range(400)])
+        exact = torch.stack([model.bound(x, draw_latents(model, x=x)).negative_elbo for _ in range(400)])
         guide = poutine.trace(model.guide).get_trace(tiled)
         program = poutine.trace(poutine.replay(model.model, guide)).get_trace(tiled)
         for trace in (guide, program):

@@ -13,7 +13,7 @@ import torch
 
 from inference import datasets, svi
 from inference.data import Batches, HeldOut
-from inference.errors import BadInput
+from inference.errors import BadInput, Diverged
 from inference.estimators import Loss
 from inference.evaluate import evaluate
 from ppl_models import MODELS
@@ -107,13 +107,16 @@ def test_classifier_alone(small_npz: Path, tmp_path: Path) -> None:
 def test_evaluation_errors_are_what_they_say(small_npz: Path) -> None:
     """Standard errors from many repetitions agree with those that one evaluation reports."""
     data, _ = datasets.load(str(small_npz), Path("nowhere"))
-    test, model = HeldOut(data, torch.device("cpu")), MODELS["vae"]((1, 6, 6), z_dim=2, hidden=16)
+    test, model = (
+        HeldOut(data, MODELS["vae"], torch.device("cpu")),
+        MODELS["vae"]((1, 6, 6), z_dim=2, hidden=16),
+    )
     with torch.no_grad():
         model.decoder.layers[0].weight *= 20  # so that z matters
     before = torch.get_rng_state()
     figure = evaluate(model, test, draws=400)["negative_elbo"]
     assert torch.equal(torch.get_rng_state(), before)  # looking does not change training
-    x = next(test.chunks(30))[0]
+    x = next(test.chunks(30))[0]["x"]
     with torch.no_grad():
         draws = torch.stack([_negative_elbo(model, x) for _ in range(2000)])  # (draws, images)
     assert figure["value"] == pytest.approx(draws.mean().item(), abs=5 * figure["mc_se"])
@@ -124,7 +127,7 @@ def test_evaluation_errors_are_what_they_say(small_npz: Path) -> None:
 def _negative_elbo(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     from inference.evaluate import draw_latents
 
-    return model.bound(x, draw_latents(model, x)).negative_elbo
+    return model.bound(x, draw_latents(model, x=x)).negative_elbo
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "crash"])
@@ -188,8 +191,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     )
     run = tmp_path / "run"
     arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
-    assert svi.main(arguments) == 1
-    assert "the loss is nan at step 1" in capsys.readouterr().err
+    with pytest.raises(Diverged, match="loss is nan at step 1"):
+        svi.main(arguments)
     assert checkpoint(run)["step"] == 0  # the last good one
 
 
@@ -206,8 +209,12 @@ REFUSED = {
     "estimator": (["--model", "ssvae", "--elbo", "trace", "--data", "digits"], "unknown --elbo for ssvae"),
     "device": (["--model", "vae", "--device", "gpu", "--data", "digits"], "unknown device"),
     "too many labels": (["--model", "ssvae", "--labels", "90000", "--data", "digits"], "lower --labels"),
-    "labels not shared": (["--model", "ssvae", "--labels", "15", "--data", "digits"], "multiple"),
+    "labels not shared": (["--model", "ssvae", "--labels", "15", "--data", "digits"], "try --labels 20"),
     "batch": (["--model", "vae", "--batch-size", "5000", "--data", "digits"], "lower --batch-size"),
+    "nothing to train": (
+        ["--model", "ssvae", "--gen-weight", "0", "--class-weight", "0", "--data", "digits"],
+        "nothing is left to train",
+    ),
     "no run": (["--resume", "nowhere"], "nowhere is no run"),
     "changed on resume": (["--resume", "nowhere", "--lr", "1"], "--lr cannot change on --resume"),
 }
@@ -221,6 +228,102 @@ def test_bad_input_is_one_clear_line(case: str, tmp_path: Path, monkeypatch: pyt
         svi.main(arguments)
     assert complaint in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []  # nothing was made
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro says so too
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["--model", "vae", *TINY, "--lr", "1e20", "--data", str(small_npz), "--run-dir", str(run)]
+    with pytest.raises(Diverged, match="try a lower --lr"):
+        svi.main(arguments)
+    state = checkpoint(run)
+    assert all(
+        parameter.isfinite().all() and parameter.abs().max() < 10
+        for parameter in state["parameters"].values()
+    )
+    assert all(np.isfinite(list(line.values())[3:]).all() for line in lines(run))
+
+
+def test_a_half_written_line_does_not_stop_a_run_from_going_on(small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    whole = lines(run)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 41, "spl')
+    assert svi.main(["--resume", str(run)]) == 0
+    assert lines(run) == whole
+
+
+def test_runs_begun_in_the_same_second_do_not_share_a_folder(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
+    for _ in range(2):
+        assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz)]) == 0
+    folders = sorted(path.name for path in (tmp_path / "runs" / "vae").iterdir())
+    assert folders == ["20260101-000000-0", "20260101-000000-0.2"]
+
+
+def test_resume_finds_the_data_again_from_anywhere(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small_npz.parent)
+    run = tmp_path / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", small_npz.name, "--run-dir", str(run)]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert svi.main(["--resume", "run"]) == 0
+
+
+def test_without_class_weight_labels_are_not_learnt(small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert svi.main([*SSVAE, "--class-weight", "0", "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    assert "classification" not in lines(run)[-1]
+
+
+def test_accuracy_is_read_on_grey_levels() -> None:
+    """A classifier that reads one pixel's level: right on grey images, undecided on binary ones."""
+    grey = torch.tensor([100, 150], dtype=torch.uint8).repeat(50)  # below and above the middle
+    x = grey[:, None, None, None].expand(100, 1, 2, 2).contiguous()
+    data = datasets.Dataset("levels", x, (grey > 127).long(), x, (grey > 127).long())
+    model = MODELS["ssvae"]((1, 2, 2), 2, z_dim=2, hidden=4)
+    model.classify = lambda x: torch.stack([0.5 - x[:, 0, 0, 0], x[:, 0, 0, 0] - 0.5], dim=-1)
+    test = HeldOut(data, type(model), torch.device("cpu"))
+    assert evaluate(model, test)["accuracy"]["value"] == 1.0
+    assert 0.3 < ((test.x[:, 0, 0, 0] > 0.5) == data.y_test).float().mean() < 0.7
+
+
+def test_labels_reach_a_model_that_takes_them_for_every_image(small_npz: Path) -> None:
+    class Conditional(MODELS["vae"]):
+        """A VAE that is given y as an input: p(x | z, y) = p(x | z), the label only looked at."""
+
+        inputs, has_label = ("x", "y"), True
+        seen: dict[str, torch.Tensor] = {}
+
+        def model(self, x, y):
+            self.seen["model"] = y
+            super().model(x)
+
+        def guide(self, x, y):
+            self.seen["guide"] = y
+            super().guide(x)
+
+        def bound(self, x, latents, y, **kl):
+            self.seen["bound"] = y
+            return super().bound(x, latents, **kl)
+
+    data, _ = datasets.load(str(small_npz), Path("nowhere"))
+    model, cpu = Conditional((1, 6, 6), 3, z_dim=2, hidden=8), torch.device("cpu")
+    batches = Batches(data, Conditional, 90, 0, torch.empty(0), cpu)
+    batch = batches(0)
+    Loss(model, "mean_field")(**batch)
+    assert data.y_train is not None and torch.equal(model.seen["model"], data.y_train[batches.order])
+    evaluate(model, HeldOut(data, Conditional, cpu))
+    assert torch.equal(model.seen["bound"], data.y_test)
+    y = torch.tensor([2, 0])
+    assert model.reconstruct(batch["x"][:2], y).shape == (2, 1, 6, 6)
+    assert model.seen["guide"] is y and model.seen["model"] is y
+    assert model.sample(2, y=y).shape == (2, 1, 6, 6)
 
 
 def test_bad_runs_are_refused(small_npz: Path, tmp_path: Path) -> None:
@@ -244,8 +347,18 @@ def test_bad_runs_are_refused(small_npz: Path, tmp_path: Path) -> None:
     refused("checkpoint.pt is corrupt", "--resume", str(ssvae))
     (ssvae / "checkpoint.pt").unlink()
     refused("has no checkpoint.pt", "--resume", str(ssvae))
-    (ssvae / "config.json").write_text("{")
-    refused("config.json is damaged", "--resume", str(ssvae))
+    (vae / "checkpoint.pt").write_bytes(whole.replace(b"generator", b"gene_ator"))
+    refused("checkpoint.pt is corrupt", "--resume", str(vae))
+    (ssvae / "checkpoint.pt").write_bytes(whole)
+    config = json.loads((ssvae / "config.json").read_text())
+    for changed in ({"hidden": 17}, {"z_dim": 3}):
+        (ssvae / "config.json").write_text(json.dumps(config | {"options": config["options"] | changed}))
+        refused("do not belong together", "--resume", str(ssvae))
+    (ssvae / "config.json").write_text(json.dumps(config | {"options": config["options"] | {"none": 1}}))
+    refused("cannot be made", "--resume", str(ssvae))
+    for damaged in ("{", "[]", "{}", json.dumps({**config, "checksum": None} | {"seed": 0, "model": "none"})):
+        (ssvae / "config.json").write_text(damaged)
+        refused("config.json is damaged", "--resume", str(ssvae))
     assert (vae / "results.json").read_bytes() == before
 
 

@@ -67,7 +67,7 @@ def ssvae() -> Written:
 
 
 def ssvae_split() -> Written:
-    """The same with less arithmetic: first layers are applied to x, to z and to y apart, and x is not tiled."""
+    """The same with less arithmetic: first layers take x, z and y apart, and x is not tiled."""
     classifier, encoder, decoder = mlp(784, 10, nn.ReLU), mlp(794, 128), mlp(74, 784)
 
     def apart(net: nn.Sequential, u: Tensor) -> Tensor:  # (batch or 10 x batch, d) and ten labels

@@ -155,7 +155,11 @@ def fit(
 
     results = {key: config[key] for key in ("model", "data", "binarisation", "steps", "seed")}
     results |= {"seconds": seconds(), "device": str(device)}
-    results |= {"test": evaluate(model, test, DRAWS), "config": config}
+    settings = {key: value for key, value in config.items() if key not in ("command", "data_dir")}
+    results |= {
+        "test": evaluate(model, test, DRAWS),
+        "config": settings,
+    }  # without what is of one machine alone
     run.write("results.json", results)
     print(table(results["test"]))
     figures.draw_all(model, test, run)

@@ -64,7 +64,7 @@ def _plain(value: Any) -> str:
 def table(results: list[dict[str, Any]]) -> str:
     """One line a system, in Markdown: means over seeds, ± the standard deviation over them."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for result in sorted(results, key=lambda result: list(MODELS).index(result["model"])):
+    for result in sorted(results, key=lambda run: (list(MODELS).index(run["model"]), system(run))):
         groups[system(result), result["data"]].append(result)
     lines = [
         "| system | data | seeds | -ELBO | reconstruction | KL | accuracy | beside it |",

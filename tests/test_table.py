@@ -36,6 +36,7 @@ def test_published_files_are_results_and_nothing_else() -> None:
         content = json.loads(path.read_text())
         needed = {"model", "data", "binarisation", "steps", "seed", "seconds", "device", "test", "config"}
         assert path.suffix == ".json" and content.keys() == needed
+        assert not {"command", "data_dir"} & content["config"].keys()  # of one machine alone
         assert all({"value", "se"} <= figure.keys() for figure in content["test"].values())
 
 

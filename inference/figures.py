@@ -38,11 +38,9 @@ def draw_all(model: LatentVariableModel, test: HeldOut, run: Run) -> None:
             torch.manual_seed(0)  # the same latents in both pictures
             draw_samples(model, run.figures / f"{name}.png", noise)
         inputs, _, _ = next(test.chunks(PAIRS))
-        pairs = torch.stack([inputs["x"], model.reconstruct(**inputs)], dim=1).flatten(
-            0, 1
-        )  # image, reconstruction, image, ...
+        pairs = torch.stack([inputs["x"], model.reconstruct(**inputs)], dim=1)  # (50, 2, *shape)
         title = f"{PAIRS} test images as the model sees them, each with its reconstruction at its right"
-        save_grid(pairs, 20, run.figures / "reconstructions.png", title, pair=True)
+        save_grid(pairs.flatten(0, 1), 20, run.figures / "reconstructions.png", title, pair=True)
     model.train(was_training)
 
 
@@ -61,10 +59,9 @@ def draw_samples(model: LatentVariableModel, path: Path, noise: bool) -> None:
 
 
 def grid(images: Tensor, columns: int, pair: bool = False) -> np.ndarray:
-    """Images (n, channels, height, width) in [0, 1] as one, row by row, (height, width, 3), with grey lines
-    between.
+    """Images (n, channels, height, width) in [0, 1] as one picture (height, width, 3), row by row.
 
-    With `pair`, images 2i and 2i + 1 touch.
+    Grey lines run between them; with `pair`, images 2i and 2i + 1 touch.
     """
     images = images.detach().cpu().float().clamp(0, 1)
     n, _, height, width = images.shape
@@ -113,11 +110,9 @@ def curves(metrics: list[dict[str, float]], path: Path) -> None:
             points = [(line["step"], line[name]) for line in lines if name in line]
             if points:
                 panel.plot(*zip(*points, strict=True), **style)
-        # The first steps fall from far above: leave them out of the vertical range, so that the rest can be
-        # read.
-        late = [
-            line[name] for line in train + test if name in line and line["step"] >= 0.03 * metrics[-1]["step"]
-        ]
+        # The first steps fall from far above: without them in the vertical range the rest can be read.
+        begun = 0.03 * metrics[-1]["step"]
+        late = [line[name] for line in train + test if name in line and line["step"] >= begun]
         margin = 0.06 * (max(late) - min(late)) or 0.1
         panel.set_ylim(min(late) - margin, max(late) + margin)
         latent = name.removeprefix("kl_")

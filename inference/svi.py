@@ -129,9 +129,8 @@ def fit(
             measure()
         while step < steps and not stopped:
             batch = batches(step)
-            with pyro.validation_enabled(
-                step == start
-            ):  # later steps do not pay for checks that the first passed
+            first = step == start  # Pyro checks the first step, and the others do not pay for it
+            with pyro.validation_enabled(first):
                 objective = loss(**batch)
             check_finite({"loss": objective.item()}, step + 1, run)
             due = (step + 1) % LOG_EVERY == 0 or step + 1 == steps
@@ -155,11 +154,9 @@ def fit(
 
     results = {key: config[key] for key in ("model", "data", "binarisation", "steps", "seed")}
     results |= {"seconds": seconds(), "device": str(device)}
-    settings = {key: value for key, value in config.items() if key not in ("command", "data_dir")}
-    results |= {
-        "test": evaluate(model, test, DRAWS),
-        "config": settings,
-    }  # without what is of one machine alone
+    here = ("command", "data_dir")  # of this machine alone: results are for others too
+    settings = {key: value for key, value in config.items() if key not in here}
+    results |= {"test": evaluate(model, test, DRAWS), "config": settings}
     run.write("results.json", results)
     print(table(results["test"]))
     figures.draw_all(model, test, run)

@@ -1,0 +1,135 @@
+"""What a command refuses, in one clear line, and what a run that goes wrong leaves whole."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import SSVAE, TINY, checkpoint, lines
+
+from inference import svi
+from inference.errors import BadInput, Diverged
+from inference.estimators import Loss
+
+REFUSED = {
+    "no model": ([], "name one with --model"),
+    "unknown model": (["--model", "svae"], "did you mean ssvae"),
+    "unknown data": (["--model", "vae", "--data", "minst"], "did you mean mnist"),
+    "missing file": (["--model", "vae", "--data", "none.npz"], "no file none.npz"),
+    "negative steps": (["--model", "vae", "--steps", "-5"], "-5 is not a number above zero"),
+    "steps not a number": (["--model", "vae", "--steps", "many"], "invalid int value: 'many'"),
+    "infinite rate": (["--model", "vae", "--lr", "inf"], "inf is not a number above zero"),
+    "negative weight": (["--model", "ssvae", "--gen-weight", "-1"], "-1 is not a number, zero or more"),
+    "another model's option": (["--model", "vae", "--labels", "10"], "unrecognized arguments: --labels"),
+    "estimator": (["--model", "ssvae", "--elbo", "trace", "--data", "digits"], "unknown --elbo for ssvae"),
+    "device": (["--model", "vae", "--device", "gpu", "--data", "digits"], "unknown device"),
+    "too many labels": (["--model", "ssvae", "--labels", "90000", "--data", "digits"], "lower --labels"),
+    "labels not shared": (["--model", "ssvae", "--labels", "15", "--data", "digits"], "try --labels 20"),
+    "batch": (["--model", "vae", "--batch-size", "5000", "--data", "digits"], "lower --batch-size"),
+    "nothing to train": (
+        ["--model", "ssvae", "--gen-weight", "0", "--class-weight", "0", "--data", "digits"],
+        "nothing is left to train",
+    ),
+    "no run": (["--resume", "nowhere"], "nowhere is no run"),
+    "changed on resume": (["--resume", "nowhere", "--lr", "1"], "--lr cannot change on --resume"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_clear_line(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, complaint = REFUSED[case]
+    with pytest.raises(BadInput) as caught:
+        svi.main(arguments)
+    assert complaint in str(caught.value) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []  # nothing was made
+
+
+def test_bad_runs_are_refused(small_npz: Path, tmp_path: Path) -> None:
+    vae, ssvae = tmp_path / "vae", tmp_path / "ssvae"
+    arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(vae)]
+    assert svi.main(arguments) == 0
+    assert svi.main([*SSVAE, "--data", str(small_npz), "--run-dir", str(ssvae)]) == 0
+
+    def refused(complaint: str, *arguments: str) -> None:
+        with pytest.raises(BadInput, match=complaint) as caught:
+            svi.main(list(arguments))
+        assert "\n" not in str(caught.value)
+
+    before = (vae / "results.json").read_bytes()
+    refused("exists and is not empty", *arguments)
+    refused("is a run of vae, not of ssvae", "--resume", str(vae), "--model", "ssvae")
+    (vae / "checkpoint.pt").write_bytes((ssvae / "checkpoint.pt").read_bytes())
+    refused("is a checkpoint of ssvae, not of vae", "--resume", str(vae))
+    whole = (ssvae / "checkpoint.pt").read_bytes()
+    (ssvae / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    refused("checkpoint.pt is corrupt", "--resume", str(ssvae))
+    (ssvae / "checkpoint.pt").unlink()
+    refused("has no checkpoint.pt", "--resume", str(ssvae))
+    (vae / "checkpoint.pt").write_bytes(whole.replace(b"generator", b"gene_ator"))
+    refused("checkpoint.pt is corrupt", "--resume", str(vae))
+    (ssvae / "checkpoint.pt").write_bytes(whole)
+    config = json.loads((ssvae / "config.json").read_text())
+    for changed in ({"hidden": 17}, {"z_dim": 3}):
+        (ssvae / "config.json").write_text(json.dumps(config | {"options": config["options"] | changed}))
+        refused("do not belong together", "--resume", str(ssvae))
+    (ssvae / "config.json").write_text(json.dumps(config | {"options": config["options"] | {"none": 1}}))
+    refused("cannot be made", "--resume", str(ssvae))
+    for damaged in ("{", "[]", "{}", json.dumps({**config, "checksum": None} | {"seed": 0, "model": "none"})):
+        (ssvae / "config.json").write_text(damaged)
+        refused("config.json is damaged", "--resume", str(ssvae))
+    assert (vae / "results.json").read_bytes() == before
+
+
+def test_data_that_changed_is_refused(tmp_path: Path) -> None:
+    x, path = np.zeros((20, 4, 4), np.uint8), tmp_path / "own.npz"  # without labels
+    np.savez(path, x_train=x, x_test=x)
+    run = str(tmp_path / "run")
+    arguments = ["--data", str(path), "--run-dir", run]
+    assert svi.main(["--model", "vae", *TINY, *arguments]) == 0
+    with pytest.raises(BadInput, match="has no labels"):
+        svi.main(["--model", "ssvae", *TINY, *arguments])
+    np.savez(path, x_train=x + 1, x_test=x)
+    with pytest.raises(BadInput, match="not the data that the run began with"):
+        svi.main(["--resume", run])
+
+
+def test_the_command_exits_with_two_and_no_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "inference.svi", "--model", "svae"],
+        capture_output=True,
+        text=True,
+        cwd=Path.cwd(),
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: unknown model 'svae': did you mean ssvae?\n"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        Loss, "forward", lambda self, **batch: sum(p.sum() for p in self.parameters()) * torch.nan
+    )
+    run = tmp_path / "run"
+    arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
+    with pytest.raises(Diverged, match="loss is nan at step 1"):
+        svi.main(arguments)
+    assert checkpoint(run)["step"] == 0  # the last good one
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro says so too
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["--model", "vae", *TINY, "--lr", "1e20", "--data", str(small_npz), "--run-dir", str(run)]
+    with pytest.raises(Diverged, match="try a lower --lr"):
+        svi.main(arguments)
+    state = checkpoint(run)
+    assert all(
+        parameter.isfinite().all() and parameter.abs().max() < 10
+        for parameter in state["parameters"].values()
+    )
+    assert all(np.isfinite(list(line.values())[3:]).all() for line in lines(run))

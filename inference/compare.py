@@ -106,7 +106,7 @@ def compare(model: LatentVariableModel, inputs: dict[str, Tensor], estimator: st
     gradient = ((by_hand - by_pyro).abs() / (by_pyro.abs() + 1e-3 * by_pyro.abs().max())).max().item()
     return {
         "estimator": estimator,
-        "elbo": type(elbo).__name__,
+        "elbo": next(cls.__name__ for cls in type(elbo).__mro__ if cls.__module__.startswith("pyro.")),
         "batch": len(inputs["x"]),
         "terms": {
             name: {"by_hand": hand_terms[name].item(), "pyro": pyro_terms[name].item()} for name in hand_terms

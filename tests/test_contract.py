@@ -46,14 +46,18 @@ def train_a_little(model: LatentVariableModel, estimator: str) -> None:
         optimizer.step()
 
 
+@pytest.mark.parametrize("validated", [True, False])
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
-def test_by_hand_equals_pyro(name: str, estimator: str, trained: bool, batch: int, float64: None) -> None:
+def test_by_hand_equals_pyro(
+    name: str, estimator: str, trained: bool, batch: int, validated: bool, float64: None
+) -> None:
     model = build(name)
     if trained:
         train_a_little(model, estimator)
-    result = compare(model, example_inputs(model, batch), estimator)
+    with pyro.validation_enabled(validated):
+        result = compare(model, example_inputs(model, batch), estimator)
     assert result["value_difference"] <= 1e-9
     assert result["gradient_difference"] <= 1e-7
     assert result["agrees"]
@@ -126,12 +130,12 @@ def test_every_parameter_learns(model: LatentVariableModel) -> None:
 
 
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
-def test_a_step_of_fit_is_a_step_of_svi(name: str, estimator: str, tmp_path: Path, float64: None) -> None:
+def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path, float64: None) -> None:
     data, _ = datasets.load("digits", tmp_path)
     labels = labelled(data, 20, seed=0)
     cls, device = MODELS[name], torch.device("cpu")
     batches = Batches(data, cls, 31, 0, labels, device)
-    config = {**defaults(cls, data.shape), "model": name, "data": "digits", "elbo": estimator, "steps": 1}
+    config = {**defaults(cls, data.shape), "model": name, "data": "digits", "elbo": estimator, "steps": 3}
     config |= {"eval_every": 1, "binarisation": "dynamic"}
 
     ours, theirs = build(name), build(name)
@@ -139,9 +143,6 @@ def test_a_step_of_fit_is_a_step_of_svi(name: str, estimator: str, tmp_path: Pat
     pyro.set_rng_seed(1)
     assert fit(ours, batches, HeldOut(data, cls, device), config, Run.create(tmp_path / "run", config)) == 0
     assert not list(pyro.get_param_store())  # nothing is kept in global state
-
-    pyro.set_rng_seed(1)
-    inputs = batches(0)
 
     def registered(program):  # the parameters in Pyro's store, and the sum over the plate as a mean
         def run(**inputs: torch.Tensor) -> None:
@@ -152,9 +153,10 @@ def test_a_step_of_fit_is_a_step_of_svi(name: str, estimator: str, tmp_path: Pat
         return run
 
     optimizer = pyro.optim.Adam({"lr": config["lr"]})
-    SVI(registered(theirs.model), registered(theirs.guide), optimizer, ESTIMATORS[estimator].elbo()).step(
-        **inputs
-    )
+    svi = SVI(registered(theirs.model), registered(theirs.guide), optimizer, ESTIMATORS[estimator].elbo())
+    pyro.set_rng_seed(1)
+    for step in range(3):
+        svi.step(**batches(step))
     for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=f"{key} differs")
 

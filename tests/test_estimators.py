@@ -1,0 +1,53 @@
+"""The shorter way of `MeanField` is Pyro's own sum: with scales, with masks, without closed forms."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import TraceMeanField_ELBO
+
+from inference.estimators import MeanField
+
+X = torch.tensor([[0.3], [-1.2], [2.0]])
+
+
+def normal_prior() -> dist.Distribution:
+    return dist.Normal(torch.zeros(2), 1.0).to_event(1)
+
+
+def mixture_prior() -> dist.Distribution:  # its divergence from a normal has no closed form
+    components = dist.Normal(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), 0.7).to_event(1)
+    return dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.3, 0.7])), components)
+
+
+@pytest.mark.parametrize("prior", [normal_prior, mixture_prior])
+@pytest.mark.parametrize("handler", ["none", "scale", "mask", "part"])
+def test_the_shorter_way_is_pyro_s_own_sum(prior, handler: str) -> None:
+    w = torch.randn(2, requires_grad=True)
+    weighted = {
+        "none": lambda: poutine.scale(scale=1.0),
+        "scale": lambda: poutine.scale(scale=2.5),
+        "mask": lambda: poutine.mask(mask=False),
+        "part": lambda: poutine.mask(mask=torch.tensor([True, False, True])),
+    }[handler]
+
+    def model(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            with weighted():
+                z = pyro.sample("z", prior())
+            pyro.sample("x", dist.Normal(z @ w[:, None], 1.0).to_event(1), obs=x)
+
+    def guide(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)), weighted():
+            pyro.sample("z", dist.Normal(x * w, 0.5 + w**2).to_event(1))
+
+    found = []
+    for cls, validated in (TraceMeanField_ELBO, True), (MeanField, True), (MeanField, False):
+        pyro.set_rng_seed(3)
+        with pyro.validation_enabled(validated):
+            loss = cls(max_plate_nesting=1).differentiable_loss(model, guide, X)
+        found.append((loss, torch.autograd.grad(loss, w)[0]))
+    for loss, gradient in found[1:]:
+        torch.testing.assert_close(loss, found[0][0])
+        torch.testing.assert_close(gradient, found[0][1])

@@ -48,7 +48,7 @@ class MeanField(TraceMeanField_ELBO):
 
 
 def _term(site: Any, guide_site: Any) -> Tensor:
-    """-log p of an observation; of a latent KL(q || p), or log q - log p of its sample without a closed form."""
+    """-log p of an observation; of a latent KL(q || p), or log q - log p where it has no closed form."""
     if guide_site is None:
         return -site["fn"].log_prob(site["value"])
     try:

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import socket
 import threading
+import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,13 @@ def _reachable(name: str, seconds: float = 8.0) -> bool:
     askers = [threading.Thread(target=ask, args=(mirror,), daemon=True) for mirror in cls.mirrors]
     for asker in askers:
         asker.start()
-    for asker in askers:  # all have gone at once where there is no network at all
-        asker.join(0 if answered.is_set() else seconds / len(askers))
+    deadline = time.monotonic() + seconds
+    while (
+        not answered.wait(0.05)
+        and time.monotonic() < deadline
+        and any(map(threading.Thread.is_alive, askers))
+    ):
+        pass  # with no network at all every asker has gone at once
     return answered.is_set()
 
 

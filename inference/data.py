@@ -91,7 +91,8 @@ class Batches:
         self.y = None if data.y_train is None else data.y_train.to(device)
         self.size, self.seed, self.labels = size, seed, labels.to(device)
         self.inputs, self.pixels = model.inputs, PIXELS[model.pixels].train
-        self.per_epoch = -(-len(self.x) // size)  # the last batch is what is left over
+        # The last batch is what is left over; a single image joins the batch before, as batch norm needs two.
+        self.per_epoch = max(-(-(len(self.x) - 1) // size), 1)
         self.epoch, self.order = -1, torch.empty(0)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
@@ -101,7 +102,8 @@ class Batches:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self.order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
             self.epoch = epoch
-        index = self.order[place * self.size : (place + 1) * self.size]
+        end = len(self.x) if place == self.per_epoch - 1 else (place + 1) * self.size
+        index = self.order[place * self.size : end]
         batch = {"x": self.pixels(self.x[index])}
         if self.y is not None and "y" in self.inputs:
             batch |= {"y": self.y[index]}

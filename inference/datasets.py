@@ -6,13 +6,14 @@ import socket
 import threading
 import time
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from inference.errors import BadInput, unknown
 
@@ -41,6 +42,23 @@ class Dataset:
             return 0
         labels = [self.y_train] if self.y_test is None else [self.y_train, self.y_test]
         return int(torch.cat(labels).max()) + 1
+
+    def padded(self, side: int | None) -> "Dataset":
+        """The same with images zero-padded on all sides to side x side; as it is where None.
+
+        Raises BadInput where the images are larger.
+        """
+        if side is None:
+            return self
+        height, width = self.shape[1:]
+        if max(height, width) > side:
+            raise BadInput(
+                f"{self.name} has images of {height}x{width}, the model takes at most {side}x{side}: "
+                "choose another model, or make them smaller"
+            )
+        left, top = (side - width) // 2, (side - height) // 2
+        edges = (left, side - width - left, top, side - height - top)
+        return replace(self, x_train=pad(self.x_train, edges), x_test=pad(self.x_test, edges))
 
     def checksum(self) -> str:
         """A digest of every pixel and label: runs that name the same one saw the same data."""

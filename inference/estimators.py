@@ -1,9 +1,11 @@
 """Which Pyro ELBO by which name, and the loss that training minimises."""
 
-from collections.abc import Callable
-from functools import partial
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import pyro
+import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
@@ -14,13 +16,6 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from ppl_models.base import KL, LatentVariableModel
-
-
-class Estimator(NamedTuple):
-    """A Pyro ELBO, and how it works out a divergence that has a closed form: as `bound` is told with `kl`."""
-
-    elbo: Callable[[], ELBO]
-    kl: KL
 
 
 class MeanField(TraceMeanField_ELBO):
@@ -40,8 +35,8 @@ class MeanField(TraceMeanField_ELBO):
         with poutine.trace() as p, poutine.replay(trace=q.trace):
             model(*args, **kwargs)
         loss = 0.0
-        for name, site in p.trace.nodes.items():
-            if site["type"] == "sample" and not site_is_subsample(site):
+        for name, site in _sites(p.trace).items():
+            if site["mask"] is not False:
                 term = _term(site, q.trace.nodes.get(name))
                 loss = loss + scale_and_mask(term, site["scale"], site["mask"]).sum()
         return loss
@@ -57,27 +52,144 @@ def _term(site: Any, guide_site: Any) -> Tensor:
         return guide_site["fn"].log_prob(site["value"]) - site["fn"].log_prob(site["value"])
 
 
+class ImportanceWeighted(ELBO):
+    """The importance-weighted bound, image by image: -sum_b log 1/K sum_k p(x_b, z_bk) / q(z_bk | x_b).
+
+    For pairs whose sample sites all lie in one plate of images at dimension -1. The sites may be scaled alike,
+    and the scale then stands outside of the logarithm; weights that differ from site to site, as a beta does,
+    raise ValueError. With `doubly` the value is the same and the gradient doubly reparameterised: the guide is
+    reached through its samples alone, and these take the squared normalised weights.
+
+    Burda, Grosse and Salakhutdinov 2016, Importance Weighted Autoencoders (arXiv 1509.00519); Tucker, Lawson,
+    Gu and Maddison 2019, Doubly Reparameterized Gradient Estimators (arXiv 1810.04152), equation 8.
+    """
+
+    def __init__(self, particles: int, doubly: bool = False):
+        super().__init__(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
+        self.doubly = doubly
+
+    def _get_trace(
+        self, model: Callable, guide: Callable, args: tuple, kwargs: Mapping[str, Any]
+    ) -> tuple[poutine.Trace, poutine.Trace]:
+        """The model's trace and the guide's, run once with all particles at dimension -2."""
+        with poutine.trace() as q, pyro.plate("particles", self.num_particles, dim=-2):
+            guide(*args, **kwargs)
+        return self._replay(model, q.trace, args, kwargs), q.trace
+
+    def log_weights(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        """log p(x, z) - log q(z | x), unscaled: (particles, batch)."""
+        p, q = self._get_trace(model, guide, args, kwargs)
+        return _log_density(p) - _log_density(q)
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        p, q = self._get_trace(model, guide, args, kwargs)
+        scale = _common_scale(p, q)
+        if not self.doubly:
+            log_w = _log_density(p) - _log_density(q)
+            return -scale * (log_w.logsumexp(0) - math.log(self.num_particles)).sum()
+
+        # Both programs once more, at samples z that are leaves of the graph: what flows into a leaf is the
+        # gradient along the guide's path, whatever lies between two levels of latents.
+        sampled = {name: site["value"] for name, site in _latents(q).items()}
+        leaves = {name: z.detach().requires_grad_() for name, z in sampled.items()}
+        for name, z in leaves.items():
+            q.nodes[name]["value"] = z
+        log_p = _log_density(self._replay(model, q, args, kwargs))
+        log_q = _log_density(self._replay(guide, q, args, kwargs))
+        log_w = log_p - log_q
+        w = log_w.detach().softmax(0)
+        along = torch.autograd.grad((w**2 * log_w).sum(), list(leaves.values()), retain_graph=True)
+        path = sum((g * z).sum() for g, z in zip(along, sampled.values(), strict=True))
+        surrogate = -scale * ((w * log_p).sum() + path)
+        value = -scale * (log_w.detach().logsumexp(0) - math.log(self.num_particles)).sum()
+        return surrogate + (value - surrogate).detach()
+
+    def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
+        """The value alone, as `pyro.infer.SVI.evaluate_loss` asks for it."""
+        with torch.no_grad():
+            bound = self.log_weights(model, guide, *args, **kwargs).logsumexp(0)
+        return -(bound - math.log(self.num_particles)).sum().item()
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
+        """The value, after a backward pass, as `pyro.infer.SVI.step` asks for it."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return loss.item()
+
+    def _replay(
+        self, program: Callable, trace: poutine.Trace, args: tuple, kwargs: Mapping[str, Any]
+    ) -> poutine.Trace:
+        plate = pyro.plate("particles", self.num_particles, dim=-2)
+        with poutine.trace() as tracer, plate, poutine.replay(trace=trace):
+            program(*args, **kwargs)
+        return tracer.trace
+
+
+def _sites(trace: poutine.Trace) -> dict[str, Any]:
+    """The sample sites of a trace, plates left out."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    }
+
+
+def _latents(trace: poutine.Trace) -> dict[str, Any]:
+    return {name: site for name, site in _sites(trace).items() if not site["is_observed"]}
+
+
+def _log_density(trace: poutine.Trace) -> Tensor:
+    """The sum of the log-densities of all sites, unscaled: (particles, batch)."""
+    terms = [site["fn"].log_prob(site["value"]) for site in _sites(trace).values()]
+    return sum(terms[1:], terms[0])
+
+
+def _common_scale(*traces: poutine.Trace) -> float:
+    """The scale that all sites share. Raises ValueError where they differ, or some are masked."""
+    sites = [site for trace in traces for site in _sites(trace).values()]
+    scales = {float(site["scale"]) for site in sites}
+    if len(scales) > 1 or any(site["mask"] is not None for site in sites):
+        raise ValueError("an importance-weighted bound takes no weights: beta must be 1")
+    return scales.pop()
+
+
+class Estimator(NamedTuple):
+    """A Pyro ELBO, from its number of particles, and what `bound` does of the same by hand."""
+
+    elbo: Callable[[int], ELBO]
+    kl: KL  # how a divergence that has a closed form is worked out
+    particles: int = 1  # by default; an estimator whose default is one takes no other number
+
+
 # `max_plate_nesting` is always given: without it Pyro runs model and guide once more to find out, and draws
 # noise for it.
 ESTIMATORS = {
-    "trace": Estimator(partial(Trace_ELBO, max_plate_nesting=1), "sampled"),
-    "mean_field": Estimator(partial(MeanField, max_plate_nesting=1), "closed"),
+    "trace": Estimator(lambda _: Trace_ELBO(max_plate_nesting=1), "sampled"),
+    "mean_field": Estimator(lambda _: MeanField(max_plate_nesting=1), "closed"),
     "enum": Estimator(
-        partial(TraceEnum_ELBO, max_plate_nesting=1, strict_enumeration_warning=False), "sampled"
+        lambda _: TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False), "sampled"
     ),
+    "iwae": Estimator(ImportanceWeighted, "sampled", 50),
+    "iwae_dreg": Estimator(lambda particles: ImportanceWeighted(particles, doubly=True), "sampled", 50),
 }
 
 
 class Loss(nn.Module):
     """The negative ELBO per image as one module, so that whatever wraps a torch module can wrap it.
 
-    It holds the model, hence all parameters; Pyro's parameter store stays empty.
+    It holds the model, hence all parameters; Pyro's parameter store stays empty. Raises ValueError where the
+    estimator does not apply to the model.
     """
 
-    def __init__(self, model: LatentVariableModel, estimator: str):
+    def __init__(self, model: LatentVariableModel, estimator: str, particles: int | None = None):
         super().__init__()
+        usual = ESTIMATORS[estimator].particles
+        if usual > 1 and getattr(model, "beta", 1.0) != 1.0:
+            raise ValueError(f"{estimator} takes no weights: beta must be 1, not {model.beta:g}")
+        if usual == 1 and particles not in (None, 1):
+            raise ValueError(f"{estimator} takes one sample an image: leave out particles, or choose iwae")
         self.model = model
-        self.elbo = ESTIMATORS[estimator].elbo()
+        self.elbo = ESTIMATORS[estimator].elbo(particles or usual)
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """The objective of one batch, a scalar in nats: Pyro's sum over the plate, by the batch's size."""

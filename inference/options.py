@@ -105,6 +105,10 @@ def _parser(name: str | None) -> Parser:
     add("--batch-size", type=positive(int), metavar="N", help="images a step" + default("batch_size"))
     add("--lr", type=positive(float), metavar="RATE", help="Adam's learning rate" + default("lr"))
     add("--elbo", metavar="NAME", help=f"estimator of the bound: {', '.join(estimators)}" + default("elbo"))
+    if not name or any(ESTIMATORS[key].particles > 1 for key in estimators):
+        usual = {key: ESTIMATORS[key].particles for key in estimators if ESTIMATORS[key].particles > 1}
+        words = ", ".join(f"{number} with {key}" for key, number in usual.items())
+        add("--particles", type=positive(int), metavar="K", help=f"samples an image (default: {words})")
     add("--seed", type=seed, metavar="N", help="decides every random draw (default: 0)")
     add("--device", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--run-dir", type=Path, metavar="DIR", help="the run's folder (default: runs/<model>/<when>-<seed>)")
@@ -164,6 +168,7 @@ def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
     cls = MODELS[given.model]
     settings = defaults(cls, data.shape)
     settings |= {key: value for key, value in vars(given).items() if key in settings}
+    settings["particles"] = getattr(given, "particles", ESTIMATORS[settings["elbo"]].particles)
     return {
         "model": given.model,
         "data": data.name,

@@ -15,6 +15,7 @@ import pyro
 import torch
 
 from inference import datasets, figures
+from inference.arithmetic import fast_float32
 from inference.data import Batches, HeldOut, labelled
 from inference.errors import BadInput, Diverged, run_command
 from inference.estimators import Loss
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> int:
             print(line)
         config = configuration(given, data)
     device, cls = _device(config["device"]), MODELS[config["model"]]
+    data = data.padded(cls.side)
     labels = torch.empty(0, dtype=torch.long)
     if "x_labelled" in cls.inputs:
         labels = labelled(data, config["options"]["labels"], config["seed"])
@@ -63,6 +65,7 @@ def main(arguments: list[str]) -> int:
         model = cls(data.shape, data.classes, **config["options"]).to(device)
         if state:
             model.load_state_dict(state["parameters"])
+        Loss(model, config["elbo"], config.get("particles"))  # refuses what does not go together
     except (TypeError, ValueError) as error:
         raise BadInput(f"{config['model']} cannot be made: {error}") from None
     except RuntimeError:
@@ -85,10 +88,8 @@ def fit(
     state: dict[str, Any] | None = None,
 ) -> int:
     """Train to `config["steps"]`, from a checkpoint's `state` if given, and leave everything in `run`."""
-    # Where the guide rules a label out, q(y | x) of 1e-40 multiplies that label's whole branch. Such denormal
-    # numbers are as good as zero, but a trained SSVAE's step takes four times as long with them.
-    torch.set_flush_denormal(True)
-    loss = Loss(model, config["elbo"])
+    fast_float32()
+    loss = Loss(model, config["elbo"], config.get("particles"))
     # One optimiser over all parameters, fused into one pass; Pyro's own wrappers would make one a tensor.
     optimizer = torch.optim.Adam(loss.parameters(), lr=config["lr"], fused=True)
     step, steps, before, device = 0, config["steps"], 0.0, test.x.device
@@ -124,6 +125,8 @@ def fit(
         f"{config['model']} on {config['data']}: {len(batches.x)} training and {len(test)} test images of "
         f"{size}, {count} parameters, {config['elbo']} estimator, {device}. Run: {run.folder}"
     )
+    if model.remark():
+        print(model.remark())
     with StopSignals() as stopped, Progress(start, steps) as progress:
         if step == 0:
             measure()

@@ -1,12 +1,20 @@
 """Deep latent-variable models as Pyro model/guide pairs, each with its bound derived by hand beside it."""
 
+from ppl_models.ae import AE
 from ppl_models.base import Bound, LatentVariableModel
+from ppl_models.beta_vae import BetaVAE
+from ppl_models.conv_vae import ConvVAE
+from ppl_models.gmvae import GMVAE
 from ppl_models.ssvae import SSVAE
 from ppl_models.vae import VAE
 
 MODELS: dict[str, type[LatentVariableModel]] = {
     "vae": VAE,
+    "gmvae": GMVAE,
     "ssvae": SSVAE,
+    "ae": AE,
+    "beta_vae": BetaVAE,
+    "conv_vae": ConvVAE,
 }
 
-__all__ = ["MODELS", "SSVAE", "VAE", "Bound", "LatentVariableModel"]
+__all__ = ["AE", "GMVAE", "MODELS", "SSVAE", "VAE", "BetaVAE", "Bound", "ConvVAE", "LatentVariableModel"]

@@ -1,7 +1,9 @@
 """What every model of the suite is: two Pyro programs, `model` and `guide`, and the bound derived by hand."""
 
 import inspect
+import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,9 +19,11 @@ class Bound:
     """The terms of a negative evidence lower bound, one number an image, in nats.
 
     `terms` holds `reconstruction` = -log p(x | latents) and one divergence a latent (`kl_z`, `kl_y`, ...),
-    each of shape (batch,), or (particles, batch) where the latents lead with particles. `penalties` holds
+    each of shape (batch,), or (particles, batch) where the latents lead with particles. A divergence given
+    as None says that its latent has no prior term: what is left bounds nothing. `penalties` holds
     scalars that are minimised beside the bound and are no part of it. `weights` says by what a term or a
     penalty is multiplied in the objective (one where it is silent); the bound itself is never weighted.
+    `asides` holds figures (..., batch) that are reported and not minimised, such as a squared error.
     """
 
     def __init__(
@@ -27,11 +31,15 @@ class Bound:
         *,
         weights: Mapping[str, float] | None = None,
         penalties: Mapping[str, Tensor] | None = None,
-        **terms: Tensor,
+        asides: Mapping[str, Tensor] | None = None,
+        **terms: Tensor | None,
     ):
-        self.terms = dict(zip(terms, torch.broadcast_tensors(*terms.values()), strict=True))
+        given = {name: term for name, term in terms.items() if term is not None}
+        self.terms = dict(zip(given, torch.broadcast_tensors(*given.values()), strict=True))
+        self.complete = bool(terms) and len(given) == len(terms)
         self.penalties = dict(penalties or {})
         self.weights = dict(weights or {})
+        self.asides = dict(asides or {})
 
     @property
     def kl(self) -> Tensor | None:
@@ -41,9 +49,9 @@ class Bound:
 
     @property
     def negative_elbo(self) -> Tensor | None:
-        """reconstruction + kl, (..., batch); None where there is no bound (a classifier alone)."""
+        """reconstruction + kl, (..., batch); None where there is no bound (a classifier, an auto-encoder)."""
         terms = list(self.terms.values())
-        return sum(terms[1:], terms[0]) if terms else None
+        return sum(terms[1:], terms[0]) if self.complete else None
 
     @property
     def objective(self) -> Tensor:
@@ -51,18 +59,35 @@ class Bound:
         parts = {name: term.mean() for name, term in self.terms.items()} | self.penalties
         return sum((self.weights.get(name, 1.0) * part for name, part in parts.items()), torch.zeros(()))
 
+    @property
+    def importance_weighted(self) -> Tensor:
+        """-log 1/m sum_k p(x, z_k) / q(z_k | x) from terms (m, batch) with sampled divergences: (batch,).
+
+        Burda, Grosse and Salakhutdinov 2016, Importance Weighted Autoencoders (arXiv 1509.00519), equation 8.
+        Raises ValueError where there is no bound.
+        """
+        if self.negative_elbo is None:
+            raise ValueError("nothing here bounds log p(x): there are no importance weights")
+        return math.log(len(self.negative_elbo)) - (-self.negative_elbo).logsumexp(0)
+
     def report(self) -> dict[str, Tensor]:
-        """Every figure by name: `negative_elbo`, the terms and `kl`, (..., batch); penalties, scalars."""
-        if not self.terms:
-            return dict(self.penalties)
-        divergences = dict(self.terms)
+        """Every figure by name: `negative_elbo`, the terms, `kl` and asides, (..., batch); penalties, scalars."""
         first = {
             "negative_elbo": self.negative_elbo,
-            "reconstruction": divergences.pop("reconstruction"),
+            "reconstruction": self.terms.get("reconstruction"),
             "kl": self.kl,
         }
         sums = {name: value for name, value in first.items() if value is not None}
-        return sums | divergences | self.penalties
+        return sums | self.terms | self.asides | self.penalties
+
+
+def weighted(beta: float) -> AbstractContextManager:
+    """Weighs a latent's divergence by beta: to stand around its site, in the model and in the guide.
+
+    Around one of the two only it would weigh half a divergence, or none. A scale of zero is refused by Pyro,
+    and a mask is what it means.
+    """
+    return poutine.scale(scale=beta) if beta > 0 else poutine.mask(mask=False)
 
 
 class _Mode(poutine.messenger.Messenger):
@@ -92,6 +117,7 @@ class LatentVariableModel(nn.Module):
     inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
     pixels: ClassVar[str] = "binary"  # how grey levels become x: drawn as zeros and ones, or "unit", 0 to 1
+    side: ClassVar[int | None] = None  # images are zero-padded to side x side; None takes them as they are
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
     small: ClassVar[dict[str, Any]] = {}  # what changes on images of at most 16 x 16
@@ -122,6 +148,10 @@ class LatentVariableModel(nn.Module):
 
     def classify(self, x: Tensor) -> Tensor | None:
         """Logits of q(y | x), (batch, classes), where the guide has such a factor; None elsewhere."""
+        return None
+
+    def remark(self) -> str | None:
+        """What is worth saying of the model's options when training begins, in one line."""
         return None
 
     @torch.no_grad()
@@ -174,6 +204,11 @@ class LatentVariableModel(nn.Module):
         x = like.new_empty(n, *self.shape)
         program = poutine.condition(poutine.uncondition(self.model), data=given)
         return poutine.trace(program).get_trace(x, **inputs)
+
+    @classmethod
+    def padded(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of images (channels, height, width) once they are zero-padded as the model asks."""
+        return tuple(shape) if cls.side is None else (shape[0], cls.side, cls.side)
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:

@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -23,9 +22,15 @@ def normal(x: Tensor, loc: Tensor | float, scale: Tensor | float) -> Tensor:
 def bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     """log p(x) of independent pixels with p(x_i = 1) = 1 / (1 + exp(-logits_i)).
 
-    x_i l_i - log(1 + e^{l_i}): exact at x = 0 and x = 1, however large the logits.
+    x_i l_i - log(1 + e^{l_i}), the logarithm as max(l_i, 0) + log(1 + e^{-|l_i|}): exact at x = 0 and
+    x = 1, however large the logits.
     """
-    return (x * logits - softplus(logits)).sum(-1)
+    return (x * logits - logits.clamp(min=0) - (1 + (-logits.abs()).exp()).log()).sum(-1)
+
+
+def mixture_of_normals(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """log of 1/k sum_i N(x; loc_i, diag scale_i^2), for x (..., d) and loc, scale (k, d): (...)."""
+    return normal(x.unsqueeze(-2), loc, scale).logsumexp(-1) - math.log(len(loc))
 
 
 def log_softmax(logits: Tensor) -> Tensor:

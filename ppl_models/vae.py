@@ -9,8 +9,10 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
-from ppl_models.nets.mlp import MLP, loc_scale
+from ppl_models.base import KL, Bound, LatentVariableModel, weighted
+from ppl_models.distributions import Bernoulli
+from ppl_models.nets.heads import loc_scale
+from ppl_models.nets.mlp import MLP
 
 
 class VAE(LatentVariableModel):
@@ -20,10 +22,14 @@ class VAE(LatentVariableModel):
     p(x | z) = Bernoulli(x; logits = decoder(z))        x (batch, *shape), zeros and ones
     q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_dim)
 
-    -ELBO(x) = -log p(x | z) + KL(q(z | x) || p(z)),    z ~ q(z | x)
+    -ELBO(x)  = -log p(x | z) + KL(q(z | x) || p(z)),   z ~ q(z | x)
+    objective = -log p(x | z) + beta KL(q(z | x) || p(z))
 
     Kingma and Welling 2014, Auto-Encoding Variational Bayes (arXiv 1312.6114); sizes of Stanford's CS236.
+    beta: Higgins et al. 2017, beta-VAE. Only beta = 1 trains on the bound itself.
     """
+
+    estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
 
     small = {"z_dim": 10, "hidden": 128, "steps": 5_000}
 
@@ -34,23 +40,26 @@ class VAE(LatentVariableModel):
         *,
         z_dim: Annotated[int, "dimensions of the latent z"] = 10,
         hidden: Annotated[int, "width of the two hidden layers of each network"] = 300,
+        beta: Annotated[float, "weight of the divergence in the objective"] = 1.0,
     ):
         super().__init__(shape, classes)
         pixels = math.prod(shape)
-        self.z_dim = z_dim
+        self.z_dim, self.beta = z_dim, beta
         self.encoder = MLP(pixels, [hidden, hidden], 2 * z_dim)
         self.decoder = MLP(z_dim, [hidden, hidden], pixels)
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
+            with weighted(self.beta):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
             logits = self.decoder(z).unflatten(-1, self.shape)  # (batch, *shape)
-            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(len(self.shape)), obs=x)
+            pyro.sample("x", Bernoulli(logits=logits).to_event(len(self.shape)), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             loc, scale = loc_scale(self.encoder(x.flatten(1)))
-            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+            with weighted(self.beta):
+                pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
         x, z = x.flatten(1), latents["z"]
@@ -60,4 +69,5 @@ class VAE(LatentVariableModel):
             kl_z=densities.kl_normal_standard(loc, scale)
             if kl == "closed"
             else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0),
+            weights={"kl_z": self.beta},
         )

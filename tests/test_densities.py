@@ -7,7 +7,8 @@ from torch import distributions as dist
 from torch.testing import assert_close
 
 from ppl_models import densities
-from ppl_models.nets.mlp import MLP, loc_scale
+from ppl_models.nets.heads import loc_scale
+from ppl_models.nets.mlp import MLP
 
 
 def test_normal(float64: None) -> None:

@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ppl_models.nets.activations import elu
 
 
 class MLP(nn.Module):
@@ -23,7 +24,7 @@ class MLP(nn.Module):
         in_features: int | Sequence[int],
         hidden: Sequence[int],
         out_features: int,
-        activation: Callable[[Tensor], Tensor] = F.elu,
+        activation: Callable[[Tensor], Tensor] = elu,
     ):
         super().__init__()
         self.in_features = [in_features] if isinstance(in_features, int) else list(in_features)
@@ -43,13 +44,3 @@ class MLP(nn.Module):
         for layer in rest:
             h = layer(self.activation(h))
         return h
-
-
-def loc_scale(h: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of a network's output (..., 2 d) as mean and standard deviation, (..., d) each.
-
-    The second half stands for the variance, softplus(.) + 1e-8 (the convention of Stanford's CS236), of
-    which the square root is returned.
-    """
-    loc, raw = h.chunk(2, dim=-1)
-    return loc, torch.sqrt(F.softplus(raw) + 1e-8)

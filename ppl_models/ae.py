@@ -1,0 +1,69 @@
+"""The auto-encoder: a code without a prior."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor
+
+from ppl_models import densities
+from ppl_models.base import KL, Bound, LatentVariableModel, weighted
+from ppl_models.nets.conv import ImageDecoder28, ImageEncoder28
+
+SCALE = 1 / math.sqrt(2 * math.pi)  # the normal with -log N(x; m, SCALE^2) = pi (x - m)^2, without a constant
+
+
+class AE(LatentVariableModel):
+    """p(x, z) = p(z) p(x | z);  q(z | x), with the term of z left out on both sides.
+
+    p(z)     = N(z; 0, I)                       z (batch, z_dim): drawn from to sample, never trained on
+    p(x | z) = N(x; decoder(z), I / (2 pi))     x (batch, *shape), grey levels 0 to 1
+    q(z | x) = Delta(z; encoder(x))
+
+    objective = mean squared error over the pixels = -log p(x | z) / (pi pixels)
+
+    Nothing here bounds log p(x): a code at a point has no divergence from a density. The mask that leaves z
+    out stands where a VAE's weight beta stands, at beta = 0.
+
+    Networks, sizes and loss of USC's CS566.
+    """
+
+    estimators = ("trace",)
+    pixels, side = "unit", 28
+    defaults = {"steps": 9_380, "batch_size": 64, "lr": 1e-3}  # 10 epochs of MNIST
+    small = {"steps": 1_000}
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        z_dim: Annotated[int, "dimensions of the code z"] = 64,
+    ):
+        super().__init__(shape, classes)
+        self.z_dim = z_dim
+        self.weight = 1 / (math.pi * math.prod(shape))
+        self.encoder = ImageEncoder28(shape[0], z_dim)
+        self.decoder = ImageDecoder28(z_dim, shape[0])
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            with weighted(0):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
+            with weighted(self.weight):
+                pyro.sample("x", dist.Normal(self.decoder(z), SCALE).to_event(3), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)), weighted(0):
+            pyro.sample("z", dist.Delta(self.encoder(x), event_dim=1))
+
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+        mean = self.decoder(latents["z"])
+        return Bound(
+            reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), SCALE),
+            kl_z=None,
+            weights={"reconstruction": self.weight},
+            asides={"mean_squared_error": ((x - mean) ** 2).mean((-1, -2, -3))},
+        )

@@ -1,0 +1,76 @@
+"""The variational auto-encoder with a mixture of normals as its prior."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ppl_models import densities
+from ppl_models.base import KL, Bound, LatentVariableModel, weighted
+from ppl_models.distributions import Bernoulli, MixtureOfNormals
+from ppl_models.nets.heads import loc_scale
+from ppl_models.nets.mlp import MLP
+
+
+class GMVAE(LatentVariableModel):
+    """p(x, z) = p(z) p(x | z);  q(z | x).
+
+    p(z)     = 1/k sum_i N(z; loc_i, diag scale_i^2)    z (batch, z_dim); loc, scale (k, z_dim), learned
+    p(x | z) = Bernoulli(x; logits = decoder(z))        x (batch, *shape), zeros and ones
+    q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_dim)
+
+    -ELBO(x)  = -log p(x | z) + log q(z | x) - log p(z),    z ~ q(z | x)
+    objective = -log p(x | z) + beta (log q(z | x) - log p(z))
+
+    A normal's divergence from a mixture has no closed form: it is taken from the same single sample.
+
+    Problem 2 of Stanford's CS236, homework 2 (2021), with its sizes and its start: the locs and the scales
+    before their softplus are N(0, 1) / sqrt(k z_dim).
+    """
+
+    estimators = ("trace", "iwae", "iwae_dreg")
+    small = {"hidden": 128, "components": 50, "steps": 5_000}
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        z_dim: Annotated[int, "dimensions of the latent z"] = 10,
+        hidden: Annotated[int, "width of the two hidden layers of each network"] = 300,
+        components: Annotated[int, "normals in the prior, of equal weight"] = 500,
+        beta: Annotated[float, "weight of the divergence in the objective"] = 1.0,
+    ):
+        super().__init__(shape, classes)
+        pixels = math.prod(shape)
+        self.z_dim, self.beta = z_dim, beta
+        self.encoder = MLP(pixels, [hidden, hidden], 2 * z_dim)
+        self.decoder = MLP(z_dim, [hidden, hidden], pixels)
+        self.components = nn.Parameter(torch.randn(components, 2 * z_dim) / math.sqrt(components * z_dim))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            with weighted(self.beta):
+                z = pyro.sample("z", MixtureOfNormals(*loc_scale(self.components)))
+            logits = self.decoder(z).unflatten(-1, self.shape)  # (batch, *shape)
+            pyro.sample("x", Bernoulli(logits=logits).to_event(len(self.shape)), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc, scale = loc_scale(self.encoder(x.flatten(1)))
+            with weighted(self.beta):
+                pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+        x, z = x.flatten(1), latents["z"]
+        loc, scale = loc_scale(self.encoder(x))
+        log_prior = densities.mixture_of_normals(z, *loc_scale(self.components))
+        return Bound(
+            reconstruction=-densities.bernoulli(x, self.decoder(z)),
+            kl_z=densities.normal(z, loc, scale) - log_prior,
+            weights={"kl_z": self.beta},
+        )

@@ -1,0 +1,87 @@
+"""Convolutional networks of two courses, each an encoder and the decoder that mirrors it.
+
+All take and give tensors with any leading dimensions: images (..., channels, height, width), codes (..., d).
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Leading(nn.Sequential):
+    """Layers in a row, applied to whatever stands in the last `event_dim` dimensions."""
+
+    event_dim = 1
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__(*layers)
+        self.to(memory_format=torch.channels_last)  # a step takes three quarters of the time on a CPU
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = x.shape[: -self.event_dim]
+        return super().forward(x.flatten(0, len(lead) - 1)).unflatten(0, lead)
+
+
+class ImageEncoder28(Leading):
+    """(..., channels, 28, 28) to (..., out): 28 -> 14 -> 7 -> 3 -> 1 pixels a side, then one linear layer.
+
+    The encoder of USC's CS566, with the strides that give the sizes it states; batch norm and LeakyReLU.
+    """
+
+    event_dim = 3
+
+    def __init__(self, channels: int, out: int):
+        super().__init__(
+            nn.Conv2d(channels, 32, 4, stride=2, padding=1),
+            nn.LeakyReLU(),
+            *(nn.Conv2d(32, 64, 4, stride=2, padding=1), nn.BatchNorm2d(64), nn.LeakyReLU()),
+            *(nn.Conv2d(64, 128, 3, stride=2), nn.BatchNorm2d(128), nn.LeakyReLU()),
+            *(nn.Conv2d(128, 256, 3), nn.BatchNorm2d(256), nn.LeakyReLU()),
+            nn.Flatten(),
+            nn.Linear(256, out),
+        )
+
+
+class ImageDecoder28(Leading):
+    """(..., z_dim) to (..., channels, 28, 28), between 0 and 1: the mirror of `ImageEncoder28`."""
+
+    def __init__(self, z_dim: int, channels: int):
+        super().__init__(
+            *(nn.Linear(z_dim, 256), nn.Unflatten(1, (256, 1, 1)), nn.BatchNorm2d(256), nn.LeakyReLU()),
+            *(nn.ConvTranspose2d(256, 128, 3), nn.BatchNorm2d(128), nn.LeakyReLU()),
+            *(nn.ConvTranspose2d(128, 64, 3, stride=2), nn.BatchNorm2d(64), nn.LeakyReLU()),
+            *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.BatchNorm2d(32), nn.LeakyReLU()),
+            nn.ConvTranspose2d(32, channels, 4, stride=2, padding=1),
+            nn.Sigmoid(),
+        )
+
+
+class ImageEncoder32(Leading):
+    """(..., channels, 32, 32) to (..., out): 32 -> 32 -> 16 -> 8 -> 4 pixels a side, then one linear layer.
+
+    The encoder of Berkeley's CS294-158 and of CSDS 600; ReLU, no normalisation.
+    """
+
+    event_dim = 3
+
+    def __init__(self, channels: int, out: int):
+        super().__init__(
+            *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(64, 128, 3, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(128, 256, 3, stride=2, padding=1), nn.ReLU()),
+            nn.Flatten(),
+            nn.Linear(256 * 4 * 4, out),
+        )
+
+
+class ImageDecoder32(Leading):
+    """(..., z_dim) to (..., channels, 32, 32), without a last activation: from 4 x 4 pixels of 128 channels."""
+
+    def __init__(self, z_dim: int, channels: int):
+        super().__init__(
+            *(nn.Linear(z_dim, 128 * 4 * 4), nn.ReLU(), nn.Unflatten(1, (128, 4, 4))),
+            *(nn.ConvTranspose2d(128, 128, 4, stride=2, padding=1), nn.ReLU()),
+            *(nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1), nn.ReLU()),
+            *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU()),
+            nn.Conv2d(32, channels, 3, padding=1),
+        )

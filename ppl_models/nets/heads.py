@@ -1,0 +1,21 @@
+"""Heads: how the output of a network becomes the parameters of a distribution."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+
+def loc_scale(h: Tensor) -> tuple[Tensor, Tensor]:
+    """The two halves of (..., 2 d) as mean and standard deviation, (..., d) each.
+
+    The second half stands for the variance, softplus(.) + 1e-8 (the convention of Stanford's CS236), of
+    which the square root is returned.
+    """
+    loc, raw = h.chunk(2, dim=-1)
+    return loc, torch.sqrt(softplus(raw) + 1e-8)
+
+
+def loc_log_scale(h: Tensor) -> tuple[Tensor, Tensor]:
+    """The two halves of (..., 2 d) as mean and standard deviation, the second given by its logarithm."""
+    loc, log_scale = h.chunk(2, dim=-1)
+    return loc, log_scale.exp()

@@ -102,7 +102,7 @@ def svi(model: LatentVariableModel) -> Step:
         pyro.module("model", model)
         model.model(**batch)
 
-    elbo = ESTIMATORS[model.estimators[0]].elbo()
+    elbo = ESTIMATORS[model.estimators[0]].elbo(1)
     step = pyro.infer.SVI(program, model.guide, pyro.optim.Adam({"lr": 1e-3}), elbo).step
     return lambda **batch: step(**batch)
 

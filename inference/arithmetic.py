@@ -1,6 +1,8 @@
-"""How the processor is asked to do its sums."""
+"""Where the sums are done, and how the processor is asked to do them."""
 
 import torch
+
+from inference.errors import BadInput
 
 TOLERANCE = 1e-5  # of a float32 product, relative to its largest element: float32 leaves less than 1e-6
 
@@ -25,3 +27,10 @@ def fast_float32() -> None:
     torch.set_float32_matmul_precision("medium")
     if (a @ b - exact).abs().max() > TOLERANCE * exact.abs().max():
         torch.set_float32_matmul_precision("highest")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, auto, cpu or cuda. Raises BadInput where it is not to be had."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: no CUDA device is to be had here; leave --device out, or give cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -9,21 +9,24 @@ values that it sampled, with their graph. In float64 they agree to rounding, or 
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.nn import Parameter
 
 from inference.errors import run_command, unknown
-from inference.estimators import ESTIMATORS
+from inference.estimators import ESTIMATORS, divergence
 from inference.options import Parser, positive, seed
 from ppl_models import MODELS
 from ppl_models.base import KL, LatentVariableModel, latents_of
 
 VALUE_TOLERANCE = 1e-9  # of the sum of the terms' magnitudes
+PARTICLES = 5  # of the importance-weighted bounds
 GRADIENT_TOLERANCE = 1e-7  # of |g| + 1e-3 max|g|, element by element: some true gradients are zero
 
 
@@ -44,9 +47,13 @@ def main(arguments: list[str]) -> int:
     results = []
     for name in [given.model] if given.model else MODELS:
         pyro.set_rng_seed(given.seed)
-        model = MODELS[name]((1, 28, 28), 10).double()
+        model = MODELS[name](MODELS[name].padded((1, 28, 28)), 10).double()
+        if given.batch_size == 1:
+            model.eval()  # batch norm needs two
         inputs = example_inputs(model, given.batch_size)
-        results += [{"model": name, **compare(model, inputs, estimator)} for estimator in model.estimators]
+        for estimator in model.estimators:
+            if not (ESTIMATORS[estimator].particles > 1 and getattr(model, "beta", 1.0) != 1.0):
+                results.append({"model": name, **compare(model, inputs, estimator)})
     print(json.dumps(results, indent=2) if given.json else "\n\n".join(map(page, results)))
     return 0 if all(result["agrees"] for result in results) else 1
 
@@ -75,15 +82,27 @@ def compare(model: LatentVariableModel, inputs: dict[str, Tensor], estimator: st
     to the sum of the terms' magnitudes, `gradient_difference` to |g| + 1e-3 max|g| of Pyro's gradient,
     element by element.
     """
-    elbo, kl = ESTIMATORS[estimator].elbo(), ESTIMATORS[estimator].kl
-    model_tracer, guide_tracer = poutine.trace(model.model), poutine.trace(model.guide)
-    objective = elbo.differentiable_loss(model_tracer, guide_tracer, **inputs) / len(inputs["x"])
-    guide_trace = guide_tracer.trace
-    bound = model.bound(**inputs, latents=latents_of(guide_trace), kl=kl)
+    importance, kl = ESTIMATORS[estimator].particles > 1, ESTIMATORS[estimator].kl
+    elbo = ESTIMATORS[estimator].elbo(PARTICLES if importance else 1)
+    traces: dict[str, list[poutine.Trace]] = {"model": [], "guide": []}
 
-    pyro_terms = {**terms_of(model_tracer.trace, guide_trace, kl), "objective": objective}
+    def watched(name: str) -> Callable[..., None]:  # the program, which leaves its traces behind
+        def program(**inputs: Tensor) -> None:
+            with poutine.trace() as tracer:
+                getattr(model, name)(**inputs)
+            traces[name].append(tracer.trace)
+
+        return program
+
+    objective = elbo.differentiable_loss(watched("model"), watched("guide"), **inputs) / len(inputs["x"])
+    model_trace, guide_trace = traces["model"][0], traces["guide"][0]
+    latents = latents_of(guide_trace)
+    bound = model.bound(**inputs, latents=latents, kl=kl)
+    by_hand = bound.importance_weighted.mean() if importance else bound.objective
+
+    pyro_terms = {**terms_of(model_trace, guide_trace, kl), "objective": objective}
     hand_terms = {name: term.mean() for name, term in {**bound.terms, **bound.penalties}.items()}
-    hand_terms["objective"] = bound.objective
+    hand_terms["objective"] = by_hand
     if hand_terms.keys() != pyro_terms.keys():
         raise RuntimeError(f"terms by hand are {sorted(hand_terms)}, Pyro's {sorted(pyro_terms)}")
     scale = sum(
@@ -94,19 +113,17 @@ def compare(model: LatentVariableModel, inputs: dict[str, Tensor], estimator: st
     value = max(abs(hand_terms[name].item() - pyro_terms[name].item()) for name in hand_terms) / scale
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    by_hand, by_pyro = (
-        torch.cat(
-            [
-                g.flatten()
-                for g in torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-            ]
-        )
-        for loss in (bound.objective, objective)
-    )
-    gradient = ((by_hand - by_pyro).abs() / (by_pyro.abs() + 1e-3 * by_pyro.abs().max())).max().item()
+    if estimator == "iwae_dreg":
+        ours = _doubly_reparameterised(model, inputs, latents, parameters)
+    else:
+        ours = _gradient(by_hand, parameters)
+    theirs = _gradient(objective, parameters)
+    gradient = ((ours - theirs).abs() / (theirs.abs() + 1e-3 * theirs.abs().max())).max().item()
     return {
         "estimator": estimator,
-        "elbo": next(cls.__name__ for cls in type(elbo).__mro__ if cls.__module__.startswith("pyro.")),
+        "elbo": f"importance-weighted bound, {PARTICLES} particles" + ", DReG" * (estimator == "iwae_dreg")
+        if importance
+        else next(cls.__name__ for cls in type(elbo).__mro__ if cls.__module__.startswith("pyro.")),
         "batch": len(inputs["x"]),
         "terms": {
             name: {"by_hand": hand_terms[name].item(), "pyro": pyro_terms[name].item()} for name in hand_terms
@@ -115,6 +132,37 @@ def compare(model: LatentVariableModel, inputs: dict[str, Tensor], estimator: st
         "gradient_difference": gradient,
         "agrees": value <= VALUE_TOLERANCE and gradient <= GRADIENT_TOLERANCE,
     }
+
+
+def _gradient(loss: Tensor, parameters: list[Parameter]) -> Tensor:
+    """The gradient of a loss by all parameters, end to end."""
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def _doubly_reparameterised(
+    model: LatentVariableModel,
+    inputs: dict[str, Tensor],
+    latents: dict[str, Tensor],
+    parameters: list[Parameter],
+) -> Tensor:
+    """The doubly reparameterised gradient by hand, for guides that share no parameter with the model.
+
+    A parameter that the samples depend on is reached through them alone, by the squared weights; the others
+    by the weights, at samples that are held.
+    """
+    held = {name: z.detach().requires_grad_() for name, z in latents.items()}
+    bound = model.bound(**inputs, latents=held, kl="sampled").negative_elbo
+    assert bound is not None
+    w = (-bound).detach().softmax(0) / bound.shape[-1]  # of each particle, and of each image in the mean
+    along = torch.autograd.grad(
+        (w**2 * bound.shape[-1] * bound).sum(), list(held.values()), retain_graph=True
+    )
+    by_guide = torch.autograd.grad(
+        list(latents.values()), parameters, along, retain_graph=True, allow_unused=True
+    )
+    by_model = torch.autograd.grad((w * bound).sum(), parameters, materialize_grads=True)
+    return torch.cat([(m if g is None else g).flatten() for g, m in zip(by_guide, by_model, strict=True)])
 
 
 def terms_of(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: KL) -> dict[str, Tensor]:
@@ -138,12 +186,12 @@ def terms_of(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: KL) -> 
         if site["type"] != "sample" or poutine.util.site_is_subsample(site):
             continue
         if name in q:
+            guide_site = guide_trace.nodes[name]
+            if guide_site["mask"] is False and isinstance(guide_site["fn"], dist.Delta):
+                continue  # a code at a point, left out on both sides: no divergence is meant
             closed = kl == "closed" and name not in enumerated
-            guide_fn = guide_trace.nodes[name]["fn"]
             log_ratio = (
-                kl_divergence(guide_fn, site["fn"])
-                if closed
-                else q[name] - site["fn"].log_prob(site["value"])
+                divergence(site, guide_site) if closed else q[name] - site["fn"].log_prob(site["value"])
             )
             terms[f"kl_{name}"] = expected(log_ratio)
         elif name == "x":

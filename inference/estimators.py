@@ -43,22 +43,33 @@ class MeanField(TraceMeanField_ELBO):
 
 
 def _term(site: Any, guide_site: Any) -> Tensor:
-    """-log p of an observation; of a latent KL(q || p), or log q - log p where it has no closed form."""
-    if guide_site is None:
-        return -site["fn"].log_prob(site["value"])
+    """-log p of an observation; of a latent its divergence."""
+    return -site["fn"].log_prob(site["value"]) if guide_site is None else divergence(site, guide_site)
+
+
+def divergence(site: Any, guide_site: Any) -> Tensor:
+    """KL(q || p) at a latent's two sites, or log q - log p of its value where it has no closed form."""
     try:
         return kl_divergence(guide_site["fn"], site["fn"])
     except NotImplementedError:
         return guide_site["fn"].log_prob(site["value"]) - site["fn"].log_prob(site["value"])
 
 
+class Draw(NamedTuple):
+    """Samples from a guide, with particles and images leading, and what they weigh."""
+
+    latents: dict[str, Tensor]  # name -> (particles, batch, ...)
+    log_likelihood: Tensor  # log p(x | z), (particles, batch)
+    log_weights: Tensor  # log p(x, z) - log q(z | x), (particles, batch)
+
+
 class ImportanceWeighted(ELBO):
     """The importance-weighted bound, image by image: -sum_b log 1/K sum_k p(x_b, z_bk) / q(z_bk | x_b).
 
-    For pairs whose sample sites all lie in one plate of images at dimension -1. The sites may be scaled alike,
-    and the scale then stands outside of the logarithm; weights that differ from site to site, as a beta does,
-    raise ValueError. With `doubly` the value is the same and the gradient doubly reparameterised: the guide is
-    reached through its samples alone, and these take the squared normalised weights.
+    For pairs whose sample sites all lie in one plate of images at dimension -1. The sites may be scaled
+    alike, and the scale then stands outside of the logarithm; weights that differ from site to site, as a
+    beta does, raise ValueError. With `doubly` the value is the same and the gradient doubly reparameterised:
+    the guide is reached through its samples alone, and these take the squared normalised weights.
 
     Burda, Grosse and Salakhutdinov 2016, Importance Weighted Autoencoders (arXiv 1509.00519); Tucker, Lawson,
     Gu and Maddison 2019, Doubly Reparameterized Gradient Estimators (arXiv 1810.04152), equation 8.
@@ -76,16 +87,18 @@ class ImportanceWeighted(ELBO):
             guide(*args, **kwargs)
         return self._replay(model, q.trace, args, kwargs), q.trace
 
-    def log_weights(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """log p(x, z) - log q(z | x), unscaled: (particles, batch)."""
+    def draw(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> "Draw":
+        """Samples from the guide and what they weigh, unscaled."""
         p, q = self._get_trace(model, guide, args, kwargs)
-        return _log_density(p) - _log_density(q)
+        latents = {name: site["value"] for name, site in _latents(q).items()}
+        log_p = _log_densities(p)
+        return Draw(latents, log_p["x"], _total(log_p) - _total(_log_densities(q)))
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         p, q = self._get_trace(model, guide, args, kwargs)
         scale = _common_scale(p, q)
         if not self.doubly:
-            log_w = _log_density(p) - _log_density(q)
+            log_w = _total(_log_densities(p)) - _total(_log_densities(q))
             return -scale * (log_w.logsumexp(0) - math.log(self.num_particles)).sum()
 
         # Both programs once more, at samples z that are leaves of the graph: what flows into a leaf is the
@@ -94,8 +107,8 @@ class ImportanceWeighted(ELBO):
         leaves = {name: z.detach().requires_grad_() for name, z in sampled.items()}
         for name, z in leaves.items():
             q.nodes[name]["value"] = z
-        log_p = _log_density(self._replay(model, q, args, kwargs))
-        log_q = _log_density(self._replay(guide, q, args, kwargs))
+        log_p = _total(_log_densities(self._replay(model, q, args, kwargs)))
+        log_q = _total(_log_densities(self._replay(guide, q, args, kwargs)))
         log_w = log_p - log_q
         w = log_w.detach().softmax(0)
         along = torch.autograd.grad((w**2 * log_w).sum(), list(leaves.values()), retain_graph=True)
@@ -107,7 +120,7 @@ class ImportanceWeighted(ELBO):
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """The value alone, as `pyro.infer.SVI.evaluate_loss` asks for it."""
         with torch.no_grad():
-            bound = self.log_weights(model, guide, *args, **kwargs).logsumexp(0)
+            bound = self.draw(model, guide, *args, **kwargs).log_weights.logsumexp(0)
         return -(bound - math.log(self.num_particles)).sum().item()
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
@@ -138,10 +151,14 @@ def _latents(trace: poutine.Trace) -> dict[str, Any]:
     return {name: site for name, site in _sites(trace).items() if not site["is_observed"]}
 
 
-def _log_density(trace: poutine.Trace) -> Tensor:
-    """The sum of the log-densities of all sites, unscaled: (particles, batch)."""
-    terms = [site["fn"].log_prob(site["value"]) for site in _sites(trace).values()]
-    return sum(terms[1:], terms[0])
+def _log_densities(trace: poutine.Trace) -> dict[str, Tensor]:
+    """The log-density of each site, unscaled: name -> (particles, batch)."""
+    return {name: site["fn"].log_prob(site["value"]) for name, site in _sites(trace).items()}
+
+
+def _total(log_densities: dict[str, Tensor]) -> Tensor:
+    first, *rest = log_densities.values()
+    return sum(rest, first)
 
 
 def _common_scale(*traces: poutine.Trace) -> float:

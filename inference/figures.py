@@ -1,5 +1,6 @@
 """The pictures of a run: curves, samples, reconstructions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +12,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from inference.data import HeldOut
+from inference.data import Batches, HeldOut
 from inference.runs import Run
 from ppl_models.base import LatentVariableModel
 
@@ -22,26 +23,117 @@ LABELS = {
     "kl": "KL, all latents",
     "classification": "cross-entropy of the labelled images",
     "accuracy": "accuracy on the test set",
+    "mean_squared_error": "mean squared error",
+    "squared_error": "squared error",
+    "squared_error_and_kl": "squared error + KL",
 }
+UNITS = {"accuracy": "share", "mean_squared_error": "per pixel", "squared_error": "per image"}
 
 
-def draw_all(model: LatentVariableModel, test: HeldOut, run: Run) -> None:
+def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
     """Draw every picture that the model can give into the run's folder; torch's generator stays as it was."""
     run.figures.mkdir(exist_ok=True)
     curves(run.metrics(), run.figures / "curves.png")
-    if "reconstruction" not in run.metrics()[-1]:
-        return  # a classifier alone: it generates nothing
     was_training = model.training
     model.eval()
     with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []):
-        for name, noise in (("samples", True), ("sample_means", False)):
-            torch.manual_seed(0)  # the same latents in both pictures
-            draw_samples(model, run.figures / f"{name}.png", noise)
-        inputs, _, _ = next(test.chunks(PAIRS))
-        pairs = torch.stack([inputs["x"], model.reconstruct(**inputs)], dim=1)  # (50, 2, *shape)
-        title = f"{PAIRS} test images as the model sees them, each with its reconstruction at its right"
-        save_grid(pairs.flatten(0, 1), 20, run.figures / "reconstructions.png", title, pair=True)
+        torch.manual_seed(0)
+        title = "5 training images as the model sees them"
+        save_grid(batches(0)["x"][:5], 5, run.figures / "training.png", title)
+        if "reconstruction" in run.metrics()[-1]:  # a classifier alone generates nothing
+            for name, noise in (("samples", True), ("sample_means", False)):
+                torch.manual_seed(0)  # the same latents in both pictures
+                draw_samples(model, run.figures / f"{name}.png", noise)
+            torch.manual_seed(1)
+            save_grid(
+                model.sample(16, noise=False), 4, run.figures / "samples_16.png", "16 samples, mean images"
+            )
+            draw_reconstructions(model, test, run.figures)
+            if not model.has_label:  # half way between two labels there is nothing
+                draw_interpolations(model, test, run.figures / "interpolations.png")
+            draw_latents_by_label(model, test, run.figures / "latents.png")
     model.train(was_training)
+
+
+def draw_reconstructions(model: LatentVariableModel, test: HeldOut, folder: Path) -> None:
+    """The first five test images over their reconstructions, and fifty, each with its own at its right."""
+    inputs, _, _ = next(test.chunks(PAIRS))
+    both = torch.stack([inputs["x"], model.reconstruct(**inputs)], dim=1)  # (50, 2, *shape)
+    five = both[:5].transpose(0, 1).flatten(0, 1)
+    save_grid(five, 5, folder / "reconstructions_5.png", "5 test images, and their reconstructions below")
+    title = f"{len(both)} test images as the model sees them, each with its reconstruction at its right"
+    save_grid(both.flatten(0, 1), 20, folder / "reconstructions.png", title, pair=True)
+
+
+def draw_interpolations(model: LatentVariableModel, test: HeldOut, path: Path) -> None:
+    """Ten rows of ten: images decoded on the way from test image i's code to image 10 + i's."""
+    inputs, _, _ = next(test.chunks(20))
+    title = "10 pairs of test images: decoded from ten steps between their codes, ends included"
+    codes = model.encode(**inputs)
+    if len(inputs["x"]) == 20:
+        save_grid(model.decode(between(codes, torch.linspace(0, 1, 10))), 10, path, title)
+
+
+def between(codes: dict[str, Tensor], alpha: Tensor) -> dict[str, Tensor]:
+    """Codes on the line from the first half of a batch to its second: (pairs * steps, ...), by pairs."""
+
+    def line(z: Tensor) -> Tensor:
+        start, end = z.chunk(2)
+        share = alpha.to(z).view(-1, *[1] * (z.dim() - 1))
+        return torch.cat([(1 - share) * a + share * b for a, b in zip(start, end, strict=True)])
+
+    return {name: line(z) for name, z in codes.items()}
+
+
+def codes(model: LatentVariableModel, **inputs: Tensor) -> Tensor:
+    """The guide's most probable latents but for labels, laid end to end: (batch, d), where d may be 0."""
+    found = [z.flatten(1) for name, z in model.encode(**inputs).items() if name != "y"]
+    return torch.cat([inputs["x"].new_empty(len(inputs["x"]), 0), *found], dim=1)
+
+
+def draw_latents_by_label(model: LatentVariableModel, test: HeldOut, path: Path) -> None:
+    """The test set's most probable latents in two dimensions, coloured by label: themselves, or their PCA."""
+    from sklearn.decomposition import PCA  # imported late: it takes a second
+
+    z = torch.cat([codes(model, **inputs) for inputs, _, _ in test.chunks(1_000)]).cpu().numpy()
+    if z.shape[1] < 2:
+        return
+    title, axis = "latent means of the test set", "z"
+    if z.shape[1] > 2:
+        pca = PCA(2).fit(z)
+        share = pca.explained_variance_ratio_.sum()
+        title += f"\ntwo of {z.shape[1]} principal components, {share:.0%} of the variance"
+        z, axis = pca.transform(z), "component"
+    figure, axes = plt.subplots(figsize=(7.2, 6.2), layout="constrained")
+    if test.y is None:
+        axes.scatter(*z.T, s=4, alpha=0.6, linewidths=0)
+    else:
+        y = test.y.cpu().numpy()
+        for label in np.unique(y):
+            color = plt.cm.tab10(label % 10)
+            axes.scatter(*z[y == label].T, s=4, alpha=0.6, linewidths=0, color=color, label=str(label))
+        axes.legend(title="label", markerscale=4, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(f"{axis} 1")
+    axes.set_ylabel(f"{axis} 2")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def pareto(k_hat: np.ndarray, threshold: float, path: Path) -> None:
+    """A histogram of the images' Pareto k-hat, with the line above which their weights cannot be trusted."""
+    finite = k_hat[np.isfinite(k_hat)]
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    axes.hist(finite, bins=60, color="C0")
+    axes.axvline(
+        threshold, color="C3", label=f"{threshold}: {np.mean(k_hat > threshold):.1%} of images above"
+    )
+    axes.set_xlabel("Pareto k-hat of the importance weights")
+    axes.set_ylabel("test images")
+    axes.set_title("How far each image's importance weights can be trusted", fontsize=11)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def draw_samples(model: LatentVariableModel, path: Path, noise: bool) -> None:
@@ -75,16 +167,21 @@ def grid(images: Tensor, columns: int, pair: bool = False) -> np.ndarray:
     return canvas
 
 
-def save_grid(images: Tensor, columns: int, path: Path, title: str, pair: bool = False) -> None:
-    """Save a grid of images under a title that says what it shows."""
+def save_grid(
+    images: Tensor, columns: int, path: Path, title: str, pair: bool = False, rows: Sequence[str] = ()
+) -> None:
+    """Save a grid of images under a title that says what it shows; `rows` names its rows."""
     canvas = grid(images, columns, pair)
-    width = 10.0
-    figure = plt.figure(
-        figsize=(width, width * canvas.shape[0] / canvas.shape[1] + 0.4), layout="constrained"
-    )
+    width = 10.0 if columns > 7 else 1.2 * columns
+    height = width * canvas.shape[0] / canvas.shape[1] + 0.4
+    figure = plt.figure(figsize=(width + 1.2 * bool(rows), height), layout="constrained")
     axes = figure.subplots()
     axes.imshow(canvas, interpolation="nearest")
-    axes.set_axis_off()
+    axes.set_xticks([])
+    step = (canvas.shape[0] + max(images.shape[2] // 14, 1)) / max(len(rows), 1)
+    axes.set_yticks([(row + 0.5) * step for row in range(len(rows))], rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=11)
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.05)
     plt.close(figure)
@@ -119,7 +216,7 @@ def curves(metrics: list[dict[str, float]], path: Path) -> None:
         panel.set_title(LABELS.get(name, f"KL of {latent}, q({latent} | x) from p({latent})"), fontsize=10)
         panel.set_xlabel("step")
         panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.set_ylabel("share" if name == "accuracy" else "nats per image")
+        panel.set_ylabel(UNITS.get(name, "nats per image"))
         panel.grid(alpha=0.3)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()

@@ -13,8 +13,11 @@ import numpy as np
 import pyro
 import torch
 
+from inference import datasets
+from inference.datasets import Dataset
 from inference.errors import BadInput
 from ppl_models import MODELS
+from ppl_models.base import LatentVariableModel
 
 # What a run's config.json must name for the run to go on.
 NEEDED = {
@@ -70,6 +73,44 @@ class Run:
         if not isinstance(config, dict) or not config.keys() >= NEEDED or config["model"] not in MODELS:
             raise BadInput(f"{folder / 'config.json'} is damaged: the run cannot go on from it")
         return cls(folder), config
+
+    def results(self) -> dict[str, Any]:
+        """The results so far. Raises BadInput where the run has not come to its end."""
+        try:
+            results = json.loads((self.folder / "results.json").read_text())
+            results["test"].items()
+        except OSError:
+            raise BadInput(f"{self.folder} has no results.json yet: --resume it to its end first") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BadInput(
+                f"{self.folder / 'results.json'} is damaged: --resume the run to have it again"
+            ) from None
+        return results
+
+    def data(self, config: dict[str, Any], data_dir: Path | None = None) -> Dataset:
+        """The data set that the run began with. Raises BadInput where it cannot be had, or has changed."""
+        data, _ = datasets.load(config["data"], data_dir or Path(config["data_dir"]))
+        if data.checksum() != config["checksum"]:
+            raise BadInput(f"{config['data']} is not the data that the run began with: see --data-dir")
+        return data
+
+    @classmethod
+    def restore(
+        cls, folder: Path, data_dir: Path | None = None
+    ) -> tuple["Run", dict[str, Any], Dataset, LatentVariableModel]:
+        """A run, its configuration, its data as the model takes them, the model as saved, in eval mode.
+
+        Raises BadInput where the folder is no run, or its parts do not belong together.
+        """
+        run, config = cls.open(folder)
+        state, model_class = run.load_checkpoint(config["model"]), MODELS[config["model"]]
+        data = run.data(config, data_dir).padded(model_class.side)
+        try:
+            model = model_class(data.shape, data.classes, **config["options"])
+            model.load_state_dict(state["parameters"])
+        except (TypeError, ValueError, RuntimeError):
+            raise BadInput(f"{folder}: config.json and checkpoint.pt do not belong together") from None
+        return run, config, data, model.eval()
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""

@@ -8,14 +8,13 @@ python -m inference.svi --resume runs/ssvae/...       go on with a run that was 
 import math
 import shlex
 import time
-from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
 
 from inference import datasets, figures
-from inference.arithmetic import fast_float32
+from inference.arithmetic import choose_device, fast_float32
 from inference.data import Batches, HeldOut, labelled
 from inference.errors import BadInput, Diverged, run_command
 from inference.estimators import Loss
@@ -46,15 +45,13 @@ def main(arguments: list[str]) -> int:
         if config["steps"] < state["step"]:
             raise BadInput(f"{given.resume} is at step {state['step']} already: give --steps no less")
         config["device"] = getattr(given, "device", config["device"])
-        data, _ = datasets.load(config["data"], getattr(given, "data_dir", Path(config["data_dir"])))
-        if data.checksum() != config["checksum"]:
-            raise BadInput(f"{config['data']} is not the data that the run began with: see --data-dir")
+        data = run.data(config, getattr(given, "data_dir", None))
     else:
         data, line = datasets.load(getattr(given, "data", None), getattr(given, "data_dir", DATA_DIR))
         if line:
             print(line)
         config = configuration(given, data)
-    device, cls = _device(config["device"]), MODELS[config["model"]]
+    device, cls = choose_device(config["device"]), MODELS[config["model"]]
     data = data.padded(cls.side)
     labels = torch.empty(0, dtype=torch.long)
     if "x_labelled" in cls.inputs:
@@ -162,7 +159,7 @@ def fit(
     results |= {"test": evaluate(model, test, DRAWS), "config": settings}
     run.write("results.json", results)
     print(table(results["test"]))
-    figures.draw_all(model, test, run)
+    figures.draw_all(model, batches, test, run)
     print(f"results, curves and pictures: {run.folder}")
     return 0
 
@@ -183,12 +180,6 @@ def train_terms(model: LatentVariableModel, batch: dict[str, torch.Tensor]) -> d
             latents = draw_latents(model, **batch)
         report = model.bound(**batch, latents=latents, kl="closed").report()
     return {name: value.mean().item() for name, value in report.items()}
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: no CUDA device is to be had here; leave --device out, or give cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

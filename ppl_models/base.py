@@ -71,7 +71,7 @@ class Bound:
         return math.log(len(self.negative_elbo)) - (-self.negative_elbo).logsumexp(0)
 
     def report(self) -> dict[str, Tensor]:
-        """Every figure by name: `negative_elbo`, the terms, `kl` and asides, (..., batch); penalties, scalars."""
+        """Every figure by name: `negative_elbo`, terms, `kl` and asides, (..., batch); penalties, scalars."""
         first = {
             "negative_elbo": self.negative_elbo,
             "reconstruction": self.terms.get("reconstruction"),

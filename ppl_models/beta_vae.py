@@ -25,10 +25,10 @@ class BetaVAE(LatentVariableModel):
     objective = mean squared error over the D pixels + beta KL(q(z | x) || p(z))
               = beta (-ELBO(x)) + constant              at s^2 = beta D / 2
 
-    With a mean of squares the weight beta is a scale of the decoder in disguise: since -log p(x | z) is
-    D / (2 s^2) times the mean of squares and a constant, the objective is the bound itself times beta, of the
-    model whose s^2 is beta D / 2. So x is weighted by 2 s^2 / D, which is beta, and z by beta. At beta = 0 there
-    is no such s; z is masked, and s^2 = 1 / (2 pi), where -log p has no constant.
+    With a mean of squares the weight beta is a scale of the decoder in disguise: as -log p(x | z) is
+    D / (2 s^2) times the mean of squares, and a constant, the objective is beta times the bound of the model
+    whose s^2 is beta D / 2. So x is weighted by 2 s^2 / D, which is beta, and z by beta. At beta = 0 there is
+    no such s; z is masked, and s^2 = 1 / (2 pi), where -log p has no constant.
 
     Networks, sizes and loss of USC's CS566; Higgins et al. 2017, beta-VAE.
     """

@@ -27,7 +27,7 @@ class ConvVAE(LatentVariableModel):
              = squared error + D/2 log pi + KL          D values in an image
 
     The courses leave the constant out and call the rest -ELBO: it is reported as `squared_error_and_kl`.
-    Images of 28 x 28 are zero-padded to 32 x 32, which the networks are made for; the padding is modelled too.
+    The networks are made for 32 x 32: smaller images are zero-padded, and the padding is modelled too.
 
     Networks and sizes of Berkeley's CS294-158 (2024, question 2a) and of CSDS 600 (question 4).
     """

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyro
 import pyro.distributions as dist
@@ -96,7 +96,8 @@ class SSVAE(LatentVariableModel):
         *,
         kl: KL = "closed",
     ) -> Bound:
-        terms, penalties = {}, {}
+        terms: dict[str, Any] = {}
+        penalties = {}
         if x_labelled is not None and y_labelled is not None and self.class_weight > 0:
             log_q = densities.log_softmax(self.classify(x_labelled))  # (labelled, classes)
             penalties["classification"] = -log_q.gather(-1, y_labelled[:, None]).mean()

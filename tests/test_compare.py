@@ -9,7 +9,8 @@ from inference import compare
 from inference.errors import BadInput
 from ppl_models import MODELS, densities
 
-PAIRS = sum(len(cls.estimators) for cls in MODELS.values())
+# An importance-weighted bound takes no weight, and beta_vae's beta is not 1 by default.
+PAIRS = sum(len(cls.estimators) for cls in MODELS.values()) - 2
 
 
 def test_every_model_and_estimator_agrees(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,7 +24,8 @@ def test_every_model_and_estimator_agrees(capsys: pytest.CaptureFixture[str]) ->
         terms = result["terms"]
         assert all(abs(term["by_hand"] - term["pyro"]) <= 1e-9 * abs(term["pyro"]) for term in terms.values())
         # 784 pixels at even odds cost 784 log 2 = 543.4 nats, and an untrained decoder is near them
-        assert 520 < terms["reconstruction"]["by_hand"] < 570
+        if MODELS[result["model"]].pixels == "binary":
+            assert 520 < terms["reconstruction"]["by_hand"] < 570
 
 
 def test_the_page_is_for_reading(capsys: pytest.CaptureFixture[str]) -> None:

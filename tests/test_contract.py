@@ -1,6 +1,7 @@
 """The contract that every registered model keeps."""
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pyro
@@ -25,22 +26,28 @@ SHAPE, CLASSES = (1, 8, 8), 10
 PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.estimators]
 
 
-def build(name: str) -> LatentVariableModel:
+def options_for(name: str, estimator: str) -> dict[str, float]:
+    """The importance-weighted bounds take no weights."""
+    return {"beta": 1.0} if ESTIMATORS[estimator].particles > 1 and "beta" in MODELS[name].options() else {}
+
+
+def build(name: str, **options: float) -> LatentVariableModel:
     """The model as it is made for small images."""
     cls = MODELS[name]
-    settings = defaults(cls, SHAPE)
-    return cls(SHAPE, CLASSES, **{option: settings[option] for option in cls.options()})
+    settings = defaults(cls, SHAPE) | options
+    return cls(cls.padded(SHAPE), CLASSES, **{option: settings[option] for option in cls.options()})
 
 
 @pytest.fixture(params=list(MODELS))
 def model(request: pytest.FixtureRequest) -> LatentVariableModel:
-    return build(request.param)
+    return build(request.param).eval()  # batch norm takes an image for itself, not for one of a batch
 
 
 def train_a_little(model: LatentVariableModel, estimator: str) -> None:
-    loss, inputs = Loss(model, estimator), example_inputs(model, 20)
+    loss = Loss(model, estimator, min(ESTIMATORS[estimator].particles, 3))
+    inputs = example_inputs(model, 5 if model.side else 20)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(30):
+    for _ in range(5 if model.side else 30):
         optimizer.zero_grad()
         loss(**inputs).backward()
         optimizer.step()
@@ -53,9 +60,10 @@ def train_a_little(model: LatentVariableModel, estimator: str) -> None:
 def test_by_hand_equals_pyro(
     name: str, estimator: str, trained: bool, batch: int, validated: bool, float64: None
 ) -> None:
-    model = build(name)
+    model = build(name, **options_for(name, estimator))
     if trained:
         train_a_little(model, estimator)
+    model.train(batch > 1)  # batch norm needs two
     with pyro.validation_enabled(validated):
         result = compare(model, example_inputs(model, batch), estimator)
     assert result["value_difference"] <= 1e-9
@@ -90,8 +98,14 @@ def test_terms_are_one_number_an_image(model: LatentVariableModel) -> None:
     bound = model.bound(**inputs, latents=draw_latents(model, **inputs))
     assert {name: term.shape for name, term in bound.terms.items()} == dict.fromkeys(bound.terms, (5,))
     assert all(penalty.shape == () for penalty in bound.penalties.values())
+    if bound.negative_elbo is None:
+        assert bound.kl is None and list(bound.terms) == ["reconstruction"]
+        with pytest.raises(ValueError, match="nothing here bounds"):
+            _ = bound.importance_weighted
+        return
     torch.testing.assert_close(bound.negative_elbo, bound.terms["reconstruction"] + bound.kl)
-    assert (bound.kl > 0).all()  # in closed form a divergence cannot be negative
+    if "mean_field" in model.estimators or "enum" in model.estimators:
+        assert (bound.kl > 0).all()  # in closed form a divergence cannot be negative
 
 
 def test_particles_are_bounds_of_their_own(model: LatentVariableModel, float64: None) -> None:
@@ -104,7 +118,10 @@ def test_particles_are_bounds_of_their_own(model: LatentVariableModel, float64: 
     latents = latents_of(tracer.trace)
     for kl in ("closed", "sampled"):
         bound = model.bound(**inputs, latents=latents, kl=kl)
-        assert bound.negative_elbo.shape == (3, 4)
+        assert {name: term.shape for name, term in bound.terms.items()} == dict.fromkeys(bound.terms, (3, 4))
+        assert {name: aside.shape for name, aside in bound.asides.items()} == dict.fromkeys(
+            bound.asides, (3, 4)
+        )
         for k in range(3):  # an enumerated latent has one value for all particles
             one = {name: z[..., min(k, z.shape[-3] - 1), :, :] for name, z in latents.items()}
             for name, term in model.bound(**inputs, latents=one, kl=kl).terms.items():
@@ -129,16 +146,29 @@ def test_every_parameter_learns(model: LatentVariableModel) -> None:
     assert silent == []
 
 
+def cancelled(model: torch.nn.Module) -> set[str]:
+    """The biases that a batch norm takes off again: their gradient is rounding, which Adam makes steps of."""
+    names, before = set(), ""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            names.add(f"{before}.bias")
+        elif list(module.parameters(recurse=False)):
+            before = name
+    return names
+
+
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
 def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path, float64: None) -> None:
-    data, _ = datasets.load("digits", tmp_path)
-    labels = labelled(data, 20, seed=0)
     cls, device = MODELS[name], torch.device("cpu")
-    batches = Batches(data, cls, 31, 0, labels, device)
-    config = {**defaults(cls, data.shape), "model": name, "data": "digits", "elbo": estimator, "steps": 3}
-    config |= {"eval_every": 1, "binarisation": "dynamic"}
+    digits, _ = datasets.load("digits", tmp_path)
+    data = replace(digits, x_test=digits.x_test[:5], y_test=digits.y_test[:5]).padded(cls.side)
+    labels = labelled(data, 20, seed=0)
+    batches = Batches(data, cls, 5 if cls.side else 31, 0, labels, device)
+    config = {**defaults(cls, SHAPE), "model": name, "data": "digits", "elbo": estimator, "steps": 3}
+    config |= {"eval_every": 1, "binarisation": "dynamic", "particles": 4 if "iwae" in estimator else 1}
 
-    ours, theirs = build(name), build(name)
+    options = options_for(name, estimator)
+    ours, theirs = build(name, **options), build(name, **options)
     theirs.load_state_dict(ours.state_dict())
     pyro.set_rng_seed(1)
     assert fit(ours, batches, HeldOut(data, cls, device), config, Run.create(tmp_path / "run", config)) == 0
@@ -153,11 +183,14 @@ def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path
         return run
 
     optimizer = pyro.optim.Adam({"lr": config["lr"]})
-    svi = SVI(registered(theirs.model), registered(theirs.guide), optimizer, ESTIMATORS[estimator].elbo())
+    elbo = ESTIMATORS[estimator].elbo(config["particles"])
+    svi = SVI(registered(theirs.model), registered(theirs.guide), optimizer, elbo)
     pyro.set_rng_seed(1)
     for step in range(3):
         svi.step(**batches(step))
     for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        if key in cancelled(ours):
+            continue
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=f"{key} differs")
 
 
@@ -166,9 +199,10 @@ def test_images_come_out_as_they_went_in(model: LatentVariableModel) -> None:
     assert model.reconstruct(x).shape == x.shape
     assert {name: len(z) for name, z in model.encode(x).items()} == dict.fromkeys(model.prior(3), 5)
     draws, means = model.sample(4), model.sample(4, noise=False)
-    assert draws.shape == means.shape == (4, *SHAPE)
-    assert set(draws.unique().tolist()) <= {0.0, 1.0}
-    assert means.min() > 0 and means.max() < 1
+    assert draws.shape == means.shape == (4, *model.shape)
+    if model.pixels == "binary":
+        assert set(draws.unique().tolist()) <= {0.0, 1.0}
+        assert means.min() > 0 and means.max() < 1
     latents = model.prior(4)
     torch.testing.assert_close(model.decode(latents), model.sample(4, latents=latents, noise=False))
     if not model.has_label:
@@ -177,15 +211,15 @@ def test_images_come_out_as_they_went_in(model: LatentVariableModel) -> None:
 
 
 def test_draws_follow_their_means(model: LatentVariableModel) -> None:
-    latents = {name: z.expand(4000, -1) for name, z in model.prior(1).items()}
-    torch.testing.assert_close(
-        model.sample(4000, latents=latents).mean(0), model.decode(latents)[0], rtol=0, atol=0.045
-    )
+    latents = {name: z.expand(1000, -1) for name, z in model.prior(1).items()}
+    draws = model.sample(1000, latents=latents)
+    error = 5.5 * draws.std(0).max().item() / 1000**0.5
+    torch.testing.assert_close(draws.mean(0), model.decode(latents)[0], rtol=0, atol=error)
 
 
 def test_saving_and_loading_round_trips(model: LatentVariableModel, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    other = build(next(name for name, cls in MODELS.items() if cls is type(model)))
+    other = build(next(name for name, cls in MODELS.items() if cls is type(model))).eval()
     x = example_inputs(model, 3)["x"]
     assert not torch.equal(other.reconstruct(x), model.reconstruct(x))
     other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))

@@ -54,7 +54,11 @@ def test_a_run_leaves_a_folder_that_explains_itself(
         "curves.png",
         "samples.png",
         "sample_means.png",
+        "samples_16.png",
         "reconstructions.png",
+        "reconstructions_5.png",
+        "training.png",
+        "latents.png",
     }
 
 
@@ -73,7 +77,7 @@ def test_classifier_alone(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert svi.main([*SSVAE, "--gen-weight", "0", "--data", str(small_npz), "--run-dir", str(run)]) == 0
     assert list(json.loads((run / "results.json").read_text())["test"]) == ["accuracy"]
-    assert [path.name for path in (run / "figures").iterdir()] == ["curves.png"]
+    assert sorted(path.name for path in (run / "figures").iterdir()) == ["curves.png", "training.png"]
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "crash"])

@@ -20,10 +20,33 @@ def result(model: str, seed: int, test: dict[str, float], **options: float) -> d
 def test_a_row_is_a_system_and_a_cell_a_mean_over_seeds() -> None:
     runs = [result("vae", 1, {"negative_elbo": 101.0}), result("vae", 0, {"negative_elbo": 99.0})]
     runs.append(result("vae", 0, {"negative_elbo": 98.0, "accuracy": 0.5}, z_dim=20))
-    head, _, first, second = table.table(runs).splitlines()
-    assert "-ELBO" in head
-    assert first.startswith("| `vae` | mnist | 0, 1 | 100.00 ± 1.41 | - | - | - |")
-    assert second.startswith("| `vae z_dim=20` | mnist | 0 | 98.00 | - | - | 50.00 % |")
+    runs[0]["test"]["iwae_10"] = {"value": 97.0, "se": 0.1}
+    bounds, labels = table.table(runs).split("\n\n**Labels**\n\n")
+    title, _, head, _, first, second = bounds.splitlines()
+    assert title == "**Bounds**"
+    assert head == "| system | data | seeds | -ELBO | -IWAE-10 | beside it |"
+    assert first.startswith("| `vae` | mnist | 0, 1 | 100.00 ± 1.41 | 97.00 |")
+    assert second.startswith("| `vae z_dim=20` | mnist | 0 | 98.00 | - |")
+    assert labels.splitlines()[2].startswith("| `vae z_dim=20` | mnist | 0 | 50.00 % |")
+
+
+def test_squared_errors_have_a_table_of_their_own() -> None:
+    run = result("vae", 0, {"mean_squared_error": 0.00514})
+    run["config"] |= {"options": {"z_dim": 64, "beta": 10.0}, "model": "beta_vae", "steps": 2_345}
+    run["config"] |= {"batch_size": 64}
+    run["model"] = "beta_vae"
+    title, _, head, _, line = table.table([run]).splitlines()
+    assert (title, head) == (
+        "**Squared errors**",
+        "| system | data | seeds | mean squared error | beside it |",
+    )
+    assert line.startswith("| `beta_vae steps=2345 beta=10` | mnist | 0 | 0.0051 | 0.067")
+
+
+def test_particles_are_named_where_they_count() -> None:
+    run = result("vae", 0, {"negative_elbo": 98.0})
+    run["config"] |= {"elbo": "iwae", "particles": 50}
+    assert table.system(run) == "vae elbo=iwae particles=50"
 
 
 def test_the_readme_is_in_step_with_the_published_runs() -> None:

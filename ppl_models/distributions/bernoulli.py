@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class _LogProb(torch.autograd.Function):
-    """x l - log(1 + e^l) with the logarithm as max(l, 0) - log sigmoid(|l|); its derivative x - sigmoid(l)."""
+    """x l - log(1 + e^l), the logarithm as max(l, 0) - log sigmoid(|l|); its derivative x - sigmoid(l)."""
 
     generate_vmap_rule = True
 
@@ -40,4 +40,4 @@ class Bernoulli(dist.Bernoulli):
         if self._validate_args:
             self._validate_sample(value)
         value, logits = torch.broadcast_tensors(value, self.logits)
-        return _LogProb.apply(value, logits)
+        return _LogProb.apply(value, logits) if torch.is_grad_enabled() else _LogProb.forward(value, logits)

@@ -43,7 +43,7 @@ class MixtureOfNormals(TorchDistribution):
         return linear(rows, columns, constant).logsumexp(-1) - math.log(k)
 
     @torch.no_grad()
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         """A component at random, then a normal draw from it: (*sample_shape, d)."""
         index = torch.randint(len(self.loc), tuple(sample_shape), device=self.loc.device)
         return torch.normal(self.loc[index], self.scale[index])

@@ -12,13 +12,29 @@ class Leading(nn.Sequential):
 
     event_dim = 1
 
-    def __init__(self, *layers: nn.Module):
-        super().__init__(*layers)
-        self.to(memory_format=torch.channels_last)  # a step takes three quarters of the time on a CPU
-
     def forward(self, x: Tensor) -> Tensor:
         lead = x.shape[: -self.event_dim]
-        return super().forward(x.flatten(0, len(lead) - 1)).unflatten(0, lead)
+        x = x.flatten(0, len(lead) - 1)
+        return super().forward(channels_last(x)).unflatten(0, lead)
+
+
+class ToImage(nn.Unflatten):
+    """A vector to an image of so many channels, height and width."""
+
+    def __init__(self, *shape: int):
+        super().__init__(1, shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return channels_last(super().forward(x))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same with each pixel's channels side by side in memory, if it is images: faster on a CPU by a tenth.
+
+    The parameters stay as they are: Pyro's parameter store copies one that is not contiguous, and the copy
+    would learn in its stead.
+    """
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 class ImageEncoder28(Leading):
@@ -46,7 +62,7 @@ class ImageDecoder28(Leading):
 
     def __init__(self, z_dim: int, channels: int):
         super().__init__(
-            *(nn.Linear(z_dim, 256), nn.Unflatten(1, (256, 1, 1)), nn.BatchNorm2d(256), nn.LeakyReLU()),
+            *(nn.Linear(z_dim, 256), ToImage(256, 1, 1), nn.BatchNorm2d(256), nn.LeakyReLU()),
             *(nn.ConvTranspose2d(256, 128, 3), nn.BatchNorm2d(128), nn.LeakyReLU()),
             *(nn.ConvTranspose2d(128, 64, 3, stride=2), nn.BatchNorm2d(64), nn.LeakyReLU()),
             *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.BatchNorm2d(32), nn.LeakyReLU()),
@@ -75,11 +91,11 @@ class ImageEncoder32(Leading):
 
 
 class ImageDecoder32(Leading):
-    """(..., z_dim) to (..., channels, 32, 32), without a last activation: from 4 x 4 pixels of 128 channels."""
+    """(..., z_dim) to (..., channels, 32, 32), from 4 x 4 pixels of 128 channels; no last activation."""
 
     def __init__(self, z_dim: int, channels: int):
         super().__init__(
-            *(nn.Linear(z_dim, 128 * 4 * 4), nn.ReLU(), nn.Unflatten(1, (128, 4, 4))),
+            *(nn.Linear(z_dim, 128 * 4 * 4), nn.ReLU(), ToImage(128, 4, 4)),
             *(nn.ConvTranspose2d(128, 128, 4, stride=2, padding=1), nn.ReLU()),
             *(nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1), nn.ReLU()),
             *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU()),

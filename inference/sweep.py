@@ -1,0 +1,338 @@
+"""Train a model over a grid of its settings, a process a run; leave one table and one picture of them all.
+
+python -m inference.sweep --model beta_vae --over beta=0,1e-4,1e-3,1e-2,1,10 --seeds 0,1,2
+python -m inference.sweep --model vae --over z-dim=2,10 --over lr=1e-3,1e-4 --data digits --steps 500
+
+Every other option of inference.svi is passed on. The same command again goes on where it was stopped.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import shlex
+import shutil
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from inference import datasets
+from inference.arithmetic import choose_device
+from inference.data import Batches, HeldOut, labelled
+from inference.errors import BadInput, run_command, unknown
+from inference.estimators import Loss
+from inference.figures import grid
+from inference.options import DATA_DIR, Parser, configuration, parse, positive, seed
+from inference.progress import StopSignals
+from inference.runs import Run
+from ppl_models import MODELS
+
+CORES = os.cpu_count() or 1
+MOST = 8  # runs at a time unless --jobs says otherwise: each takes about a gigabyte
+SHOWN = 8  # test images a row of the picture, and samples
+TRAINING = ("lr", "batch_size", "steps", "particles")  # what may be swept beside a model's own options
+UNSAVED = {"config.json", "metrics.jsonl", "checkpoint.pt.tmp"}  # a run killed before its first checkpoint
+
+
+class Job(NamedTuple):
+    """One run of the grid."""
+
+    over: dict[str, Any]  # the settings that are swept
+    folder: Path
+    config: dict[str, Any]  # as the run's config.json begins
+    begin: list[str]  # the arguments of inference.svi that begin it
+    go_on: list[str]  # and those that go on with it
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    def test(self) -> dict[str, dict[str, float]]:
+        """The figures on the test set; none where the run is not done."""
+        path = self.folder / "results.json"
+        return json.loads(path.read_text())["test"] if path.exists() else {}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the grid. Returns the exit status: 0, 1 where a run failed, 130 if stopped."""
+    asked, jobs = plan(arguments)
+    todo = [job for job in jobs if stage(job) != "done"]
+    for job in jobs:
+        if job not in todo:
+            print(f"{job.name} is done already: skipped")
+    try:
+        asked.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write to {asked.out} ({error.strerror}): name another with --out") from None
+    count, threads, failed = len(jobs), max(CORES // asked.jobs, 1), []
+    print(f"{count} runs, {asked.jobs} at a time with {threads} of {CORES} cores each: {asked.out}")
+    with StopSignals() as stopped, ThreadPoolExecutor(asked.jobs) as pool:
+        try:
+            futures = {pool.submit(train, job, threads, stopped): job for job in todo}
+            for ended, future in enumerate(as_completed(futures), count - len(todo) + 1):
+                job, complaint = futures[future], future.result()
+                if stopped:
+                    continue
+                if complaint:
+                    failed.append(job.name)
+                    print(f"{ended}/{count} {job.folder} failed: {complaint}", flush=True)
+                else:
+                    print(f"{ended}/{count} {job.name}: {_words(job.test())}", flush=True)
+            if stopped:
+                done = sum(bool(job.test()) for job in jobs)
+                print(f"stopped with {done} of {count} runs done; the same command goes on")
+                return 130
+        finally:
+            stopped.stopped = True  # whatever has broken this off, no run is left behind
+    summarise(asked, jobs)
+    if failed:
+        print(f"failed: {', '.join(failed)}; the same command goes on with them where they stopped")
+    return 1 if failed else 0
+
+
+def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
+    """The sweep's options, and its runs by value and seed. Raises BadInput where one could not begin."""
+    parser = Parser(prog="python -m inference.sweep", description=__doc__)
+    add = parser.add_argument
+    add("--model", metavar="NAME", help=f"what to train: {', '.join(MODELS)}")
+    words = f"what to sweep: an option of the model, or {', '.join(TRAINING)}; more than once for the product"
+    add("--over", action="append", type=_values, required=True, metavar="KEY=VALUE,VALUE", help=words)
+    add("--seeds", type=_seeds, default=[0, 1, 2], metavar="N,N", help="of each value (default: 0,1,2)")
+    words = f"runs at a time, which share the cores (default: one a core, at most {MOST})"
+    add("--jobs", type=positive(int), default=min(CORES, MOST), metavar="N", help=words)
+    add("--out", type=Path, metavar="DIR", help="the sweep's folder (default: runs/sweeps/<model>-<keys>)")
+    asked, rest = parser.parse_known_args(arguments)
+
+    model = ["--model", asked.model] if asked.model else []
+    parse(model)
+    keys, known = [key for key, _ in asked.over], [*MODELS[asked.model].options(), *TRAINING]
+    for key in keys:
+        if key not in known:
+            raise unknown(f"setting of {asked.model}", key, known)
+        if keys.count(key) > 1:
+            raise BadInput(f"{key} is swept over twice: give all its values in one --over")
+    for flag in ("--seed", "--run-dir", "--resume", *map(_flag, keys)):
+        if flag in {argument.partition("=")[0] for argument in rest}:
+            raise BadInput(f"{flag} cannot be passed on, the sweep gives it to each run itself: leave it out")
+    asked.out = asked.out or Path("runs", "sweeps", "-".join([asked.model, *keys]))
+    if (asked.out / "config.json").exists():
+        raise BadInput(f"{asked.out} is the folder of a single run: name another with --out")
+
+    every = itertools.product(*([f"{_flag(key)}={value}" for value in values] for key, values in asked.over))
+    points = [(list(point), parse([*model, *rest, *point])) for point in every]
+    given = points[0][1]
+    asked.data_dir = getattr(given, "data_dir", None)
+    data, line = datasets.load(getattr(given, "data", None), asked.data_dir or DATA_DIR)
+    if line:
+        print(line)
+    chosen = [] if "data" in given else ["--data", data.name]  # for all runs the same, whatever comes
+    elsewhere = [f"{_flag(key)}={vars(given)[key]}" for key in ("data_dir", "device") if key in given]
+    jobs: dict[Path, Job] = {}
+    for point, given in points:
+        config, over = configuration(given, data), {key: getattr(given, key) for key in keys}
+        _check(config, data)
+        for number in asked.seeds:
+            value = ",".join(f"{key}={_plain(value)}" for key, value in over.items())
+            folder = asked.out / value / f"seed={number}"
+            if folder in jobs:
+                raise BadInput(f"{value} is in the grid twice: give each value once")
+            begin = [*model, *point, *rest, *chosen, "--seed", str(number), "--run-dir", str(folder)]
+            go_on = ["--resume", str(folder), *elsewhere]
+            jobs[folder] = Job(over, folder, config | {"seed": number}, begin, go_on)
+    asked.jobs = min(asked.jobs, len(jobs))
+    return asked, list(jobs.values())
+
+
+def _values(text: str) -> tuple[str, list[str]]:
+    key, _, values = text.partition("=")
+    if not values:
+        raise argparse.ArgumentTypeError(f"{text} names no values: write KEY=VALUE,VALUE")
+    return key.replace("-", "_"), values.split(",")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [seed(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not whole numbers with commas between") from None
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text} names a seed twice: give each once")
+    return seeds
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _plain(value: Any) -> str:
+    """A setting as one would type it: 0 for 0.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _check(config: dict[str, Any], data: datasets.Dataset) -> None:
+    """Raise BadInput where a run of that configuration could not begin."""
+    cls, device = MODELS[config["model"]], choose_device(config["device"])
+    data = data.padded(cls.side)
+    if "x_labelled" in cls.inputs:
+        labelled(data, config["options"]["labels"], config["seed"])
+    Batches(data, cls, config["batch_size"], config["seed"], torch.empty(0), device)
+    try:
+        Loss(cls(data.shape, data.classes, **config["options"]), config["elbo"], config["particles"])
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{config['model']} cannot be made: {error}") from None
+
+
+def stage(job: Job) -> str:
+    """How far a run is: "new", "killed" before its first checkpoint, "begun" or "done".
+
+    Raises BadInput where its folder holds anything else, or a run of other settings.
+    """
+    names = {path.name for path in job.folder.iterdir()} if job.folder.exists() else set()
+    if not names:
+        return "new"
+    if "config.json" not in names or not (names & {"checkpoint.pt", "results.json"} or names <= UNSAVED):
+        raise BadInput(f"{job.folder} is no run of a sweep: move it away, or name another folder with --out")
+    _, found = Run.open(job.folder)
+    may_differ = ("data_dir", "device", "eval_every", "options")  # the options are compared one by one
+    wanted = {key: value for key, value in job.config.items() if key not in may_differ}
+    for key, value in (wanted | job.config["options"]).items():
+        was = (found | found["options"]).get(key, value)
+        if was != value:
+            raise BadInput(f"{job.folder} is a run with {key} {was}, not {value}: name another with --out")
+    if "results.json" in names:
+        return "done"
+    return "begun" if "checkpoint.pt" in names else "killed"
+
+
+def train(job: Job, threads: int, stopped: StopSignals) -> str | None:
+    """Train one run to its end in a process of its own. Returns its last words where it failed."""
+    if stopped:
+        return None
+    how = stage(job)
+    if how == "killed":
+        shutil.rmtree(job.folder)
+    command = [sys.executable, "-m", "inference.svi", *(job.go_on if how == "begun" else job.begin)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    log = job.folder.with_name(f"{job.folder.name}.log")  # beside the run, whose folder must be empty
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        print("$", shlex.join(command), file=file, flush=True)
+        process = Popen(command, stdin=DEVNULL, stdout=file, stderr=STDOUT, env=environment)
+        while process.poll() is None and not stopped:
+            time.sleep(0.1)
+        process.terminate()  # a run that goes on saves its checkpoint and stops
+        status = process.wait()
+    last = log.read_text(errors="replace").splitlines()[-1].removeprefix("error: ")
+    return f"{last} (exit status {status}; {log})" if status else None
+
+
+def summarise(asked: argparse.Namespace, jobs: list[Job]) -> None:
+    """Leave results.json, table.md and sweep.png, of the runs that are done; print the table."""
+    grouped = itertools.groupby(jobs, key=lambda job: job.over)
+    rows = [(over, [job for job in of_value if job.test()]) for over, of_value in grouped]
+    results = [
+        {"over": over, "seeds": [job.config["seed"] for job in done], "test": over_seeds(done)}
+        for over, done in rows
+    ]
+    (asked.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (asked.out / "table.md").write_text(table(results) + "\n")
+    print(f"\n{table(results)}\n")
+    drawn = draw([done[0] for _, done in rows if done], asked.out / "sweep.png", asked.data_dir)
+    print(f"{'table.md, results.json and sweep.png' if drawn else 'table.md and results.json'}: {asked.out}")
+
+
+def over_seeds(jobs: list[Job]) -> dict[str, dict[str, float | None]]:
+    """Each figure's mean and sample standard deviation. A latent's divergence that equals kl is left out."""
+    tests, figures = [job.test() for job in jobs], {}
+    for name in dict.fromkeys(name for test in tests for name in test):
+        values = [test[name]["value"] for test in tests if name in test]
+        if name.startswith("kl_") and values == [test["kl"]["value"] for test in tests if "kl" in test]:
+            continue
+        sd = statistics.stdev(values) if len(values) > 1 else None
+        figures[name] = {"mean": statistics.mean(values), "sd": sd}
+    return figures
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """One line a grid value, in Markdown: means over seeds ± their sample standard deviation."""
+    fullest_first = sorted((row["test"] for row in results), key=len, reverse=True)
+    names = list(dict.fromkeys(name for test in fullest_first for name in test))
+    lines = [[*results[0]["over"], "seeds", *map(_title, names)]]
+    for row in results:
+        settings, seeds = map(_plain, row["over"].values()), ", ".join(map(str, row["seeds"])) or "-"
+        lines.append([*settings, seeds, *(_cell(row["test"].get(name)) for name in names)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def _cell(figure: dict[str, float | None] | None) -> str:
+    numbers = [number for number in (figure or {}).values() if number is not None]
+    return " ± ".join(f"{number:#.4g}".rstrip(".") for number in numbers) or "-"
+
+
+def _words(test: dict[str, dict[str, float]]) -> str:
+    figures = {_title(name): figure["value"] for name, figure in test.items() if not name.startswith("kl_")}
+    return "  ".join(f"{title} {value:.4g}" for title, value in figures.items())
+
+
+def _title(name: str) -> str:
+    return {"negative_elbo": "-ELBO", "kl": "KL"}.get(name, name.replace("kl_", "KL ").replace("_", " "))
+
+
+def draw(jobs: list[Job], path: Path, data_dir: Path | None = None) -> bool:
+    """Draw reconstructions and samples side by side, a row a run, below the test images.
+
+    Samples are drawn with the same seed in every row, of one class after another where x has one. Runs that
+    generate nothing are left out; returns whether any is left.
+    """
+    labels: list[str] = []
+    reconstructions, samples = [], []
+    for job in jobs:
+        if "reconstruction" not in job.test():
+            continue  # a classifier alone
+        _, _, data, model = Run.restore(job.folder, data_dir)
+        if not labels:
+            inputs, _, _ = next(HeldOut(data, type(model), torch.device("cpu")).chunks(SHOWN))
+        n = len(inputs["x"])
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            y = torch.arange(n) % model.classes if model.has_label else None
+            samples.append(model.sample(n, y=y, noise=False))
+        reconstructions.append(model.reconstruct(**inputs))
+        labels.append("\n".join(f"{key} = {_plain(value)}" for key, value in job.over.items()))
+    if not labels:
+        return False
+    top, left, right = (grid(torch.cat(rows), n) for rows in ([inputs["x"]], reconstructions, samples))
+    (height, width), below = top.shape[:2], len(top) * 7 // 4
+    canvas = np.ones((below + len(left), 2 * width + height, 3), dtype=np.float32)
+    canvas[:height, :width], canvas[below:, :width], canvas[below:, width + height :] = top, left, right
+    scale = max(round(80 / height), 1) / 150  # inches a pixel: a whole number of dots
+    figure = Figure(figsize=(canvas.shape[1] * scale, canvas.shape[0] * scale), dpi=150)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(canvas, interpolation="nearest")
+    axes.set_axis_off()
+    middles = np.linspace(below, len(canvas) - height, len(labels)) + height / 2
+    for middle, label in zip([height / 2, *middles], ["test images", *labels], strict=True):
+        axes.text(-height / 4, middle, label, ha="right", va="center", fontsize=11)
+    for at, title in ((width / 2, "reconstructions"), (1.5 * width + height, "samples")):
+        axes.text(at, below - height / 5, title, ha="center", va="bottom", fontsize=12, weight="bold")
+    config = jobs[0].config
+    words = f"{config['model']} on {Path(config['data']).name}, first seed of each value.\n"
+    words += "Samples are mean images of p(x | z),\ndrawn with the same seed in every row."
+    axes.text(width + height, 0, words, ha="left", va="top", fontsize=10, color="0.35")
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.15)
+    return True
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyro
 import torch
+from torch import nn
 
 from inference import datasets, figures
 from inference.arithmetic import choose_device, fast_float32
@@ -63,6 +64,8 @@ def main(arguments: list[str]) -> int:
         if state:
             model.load_state_dict(state["parameters"])
         Loss(model, config["elbo"], config.get("particles"))  # refuses what does not go together
+        if config["batch_size"] == 1 and any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
+            raise ValueError("it normalises over the batch: --batch-size 2 or more")
     except (TypeError, ValueError) as error:
         raise BadInput(f"{config['model']} cannot be made: {error}") from None
     except RuntimeError:
@@ -174,11 +177,16 @@ def check_finite(values: dict[str, float], step: int, run: Run) -> None:
 
 @torch.no_grad()
 def train_terms(model: LatentVariableModel, batch: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The terms on one batch, by hand, means in nats per image; the generator is left as it was found."""
+    """The terms on one batch, by hand, means in nats per image, worked out as they are on the test set.
+
+    The generator is left as it was found, and so are the running averages of a batch norm.
+    """
+    model.eval()
     with torch.random.fork_rng([batch["x"].device] if batch["x"].is_cuda else []):
         with pyro.validation_enabled(False):
             latents = draw_latents(model, **batch)
         report = model.bound(**batch, latents=latents, kl="closed").report()
+    model.train()
     return {name: value.mean().item() for name, value in report.items()}
 
 

@@ -33,6 +33,10 @@ REFUSED = {
         ["--model", "ssvae", "--gen-weight", "0", "--class-weight", "0", "--data", "digits"],
         "nothing is left to train",
     ),
+    "a batch of one": (
+        ["--model", "beta_vae", "--batch-size", "1", "--data", "digits"],
+        "it normalises over the batch: --batch-size 2 or more",
+    ),
     "no run": (["--resume", "nowhere"], "nowhere is no run"),
     "changed on resume": (["--resume", "nowhere", "--lr", "1"], "--lr cannot change on --resume"),
 }

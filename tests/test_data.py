@@ -4,9 +4,11 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from inference import data, datasets
+from inference.errors import BadInput
 from ppl_models import SSVAE, VAE
 
 CPU = torch.device("cpu")
@@ -61,6 +63,26 @@ def test_an_epoch_sees_every_image_once(small_npz: Path) -> None:
     again = data.Batches(small, VAE, 40, 0, torch.empty(0), CPU)
     again(4)  # begun in the middle of the second epoch, as a resumed run does
     assert again.order.tolist() == orders[1]
+
+
+def test_a_single_image_left_over_joins_the_batch_before(small_npz: Path) -> None:
+    small, _ = datasets.load(str(small_npz), Path("nowhere"))
+    sizes = {}
+    for size in (89, 44, 45, 90):
+        batches = data.Batches(small, VAE, size, 0, torch.empty(0), CPU)
+        sizes[size] = [len(batches(step)["x"]) for step in range(batches.per_epoch)]
+    assert sizes == {89: [90], 44: [44, 44, 2], 45: [45, 45], 90: [90]}
+
+
+def test_padding_is_zeros_on_all_sides() -> None:
+    x = torch.full((2, 1, 4, 5), 7, dtype=torch.uint8)
+    small = datasets.Dataset("small", x, None, x[:1], None)
+    padded = small.padded(8)
+    assert padded.shape == (1, 8, 8) and padded.x_test.shape == (1, 1, 8, 8)
+    assert torch.equal(padded.x_train[:, :, 2:6, 1:6], x) and padded.x_train.sum() == x.sum()
+    assert small.padded(None) is small
+    with pytest.raises(BadInput, match="images of 4x5, the model takes at most 3x3"):
+        small.padded(3)
 
 
 def test_labelled_images_are_drawn_by_seed_and_class() -> None:

@@ -164,6 +164,42 @@ def test_resume_finds_the_data_again_from_anywhere(
     assert svi.main(["--resume", "run"]) == 0
 
 
+def test_looking_leaves_batch_norm_as_it_was(small_npz: Path, tmp_path: Path, monkeypatch) -> None:
+    """Running averages move by the steps alone, however often training is looked at."""
+    arguments = [
+        "--model",
+        "ae",
+        "--z-dim",
+        "2",
+        "--steps",
+        "3",
+        "--batch-size",
+        "9",
+        "--data",
+        str(small_npz),
+    ]
+    for name, every in (("often", 1), ("seldom", 1_000)):
+        monkeypatch.setattr(svi, "LOG_EVERY", every)
+        assert svi.main([*arguments, "--run-dir", str(tmp_path / name)]) == 0
+    assert same(checkpoint(tmp_path / "often"), checkpoint(tmp_path / "seldom"))
+    assert checkpoint(tmp_path / "often")["parameters"]["encoder.3.num_batches_tracked"] == 3
+
+
+def test_particles_and_what_beta_stands_for(
+    small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", str(small_npz), "--run-dir"]
+    iwae = ["--model", "vae", *TINY, "--elbo", "iwae", "--particles", "3"]
+    assert svi.main([*iwae, *data, str(tmp_path / "iwae")]) == 0
+    config = json.loads((tmp_path / "iwae" / "config.json").read_text())
+    assert (config["elbo"], config["particles"]) == ("iwae", 3)
+    beta = ["--model", "beta_vae", "--z-dim", "2", "--steps", "1", "--batch-size", "9", "--beta", "0.01"]
+    assert svi.main([*beta, *data, str(tmp_path / "beta")]) == 0
+    assert "a Gaussian decoder of scale 1.98" in capsys.readouterr().out
+    config = json.loads((tmp_path / "beta" / "config.json").read_text())
+    assert config["particles"] == 1 and config["shape"] == [1, 6, 6]
+
+
 def test_without_class_weight_labels_are_not_learnt(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert svi.main([*SSVAE, "--class-weight", "0", "--data", str(small_npz), "--run-dir", str(run)]) == 0

@@ -1,0 +1,91 @@
+"""Distributions and activations of the suite's own: the same numbers as the straightforward form."""
+
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ppl_models import densities
+from ppl_models.distributions import Bernoulli, MixtureOfNormals
+from ppl_models.nets.activations import elu
+
+
+def mixture(offset: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Components as a trained prior has them, narrow and wide, and points near and far; far from the origin."""
+    loc, scale = 1.5 * torch.randn(500, 10) + offset, 0.05 + torch.rand(500, 10)
+    return torch.cat([loc[:50], 4 * torch.randn(50, 10) + offset]), loc, scale
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset", "error"), [(torch.float64, 30.0, 1e-9), (torch.float32, 30.0, 1e-3)]
+)
+def test_a_mixture_by_matrix_products_is_the_direct_form(
+    dtype: torch.dtype, offset: float, error: float
+) -> None:
+    z, loc, scale = (t.to(dtype) for t in mixture(offset))
+    ours = MixtureOfNormals(loc, scale).log_prob(z)
+    exact = densities.mixture_of_normals(z.double(), loc.double(), scale.double())
+    near = exact > -200  # where a sample of a guide can be
+    assert near.sum() > 60
+    assert (ours.double() - exact)[near].abs().max() < error
+    torch_s = dist.MixtureSameFamily(
+        dist.Categorical(torch.ones(500)), dist.Normal(loc.double(), scale.double()).to_event(1)
+    )
+    assert_close(exact, torch_s.log_prob(z.double()))
+
+
+def test_a_mixture_has_the_direct_form_s_gradient(float64: None) -> None:
+    found = []
+    z, loc, scale = (t.requires_grad_() for t in mixture(0.0))
+    for log_prob in (MixtureOfNormals(loc, scale).log_prob(z), densities.mixture_of_normals(z, loc, scale)):
+        found.append(torch.autograd.grad(log_prob.sum(), [z, loc, scale]))
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs)
+
+
+def test_draws_of_a_mixture_have_its_moments() -> None:
+    loc, scale = (
+        torch.tensor([[-2.0, 0.0], [1.0, 3.0], [1.0, 0.0]]),
+        torch.tensor([[0.1, 1.0], [2.0, 0.5], [1.0, 1.0]]),
+    )
+    fn = MixtureOfNormals(loc, scale).expand([4])
+    z = fn.sample((20_000,))
+    assert z.shape == (20_000, 4, 2) and fn.log_prob(z).shape == (20_000, 4)
+    second = (loc**2 + scale**2).mean(0)
+    assert_close(z.mean((0, 1)), loc.mean(0), rtol=0, atol=5 * 2.1 / math.sqrt(80_000))
+    assert_close((z**2).mean((0, 1)), second, rtol=0.05, atol=0)
+    assert z[:, 0].std() > 1 and not torch.equal(z[:, 0], z[:, 1])
+
+
+def test_bernoulli_is_torch_s(float64: None) -> None:
+    logits = (5 * torch.randn(3, 1, 7)).requires_grad_()
+    x = torch.rand(4, 7).bernoulli()
+    ours, theirs = Bernoulli(logits=logits).log_prob(x), dist.Bernoulli(logits=logits).log_prob(x)
+    assert ours.shape == (3, 4, 7)
+    assert_close(ours, theirs)
+    assert_close(*(torch.autograd.grad(value.sum(), logits)[0] for value in (ours, theirs)))
+    assert torch.autograd.gradcheck(lambda l: Bernoulli(logits=l).log_prob(x), logits)
+    with torch.no_grad():
+        assert_close(Bernoulli(logits=logits).log_prob(x), ours)
+
+
+def test_bernoulli_keeps_its_figures_at_large_logits() -> None:
+    fn = Bernoulli(logits=torch.tensor([200.0, 200.0, -200.0, -200.0]))
+    assert fn.log_prob(torch.tensor([0.0, 1.0, 0.0, 1.0])).tolist() == [-200.0, 0.0, 0.0, -200.0]
+
+
+def test_bernoulli_refuses_grey_levels() -> None:
+    with pytest.raises(ValueError, match="support"):
+        Bernoulli(logits=torch.zeros(2), validate_args=True).log_prob(torch.tensor([0.5, 1.0]))
+
+
+def test_elu_is_torch_s(float64: None) -> None:
+    x = torch.cat([4 * torch.randn(50), torch.tensor([0.0, -1e-3, 1e-3, -800.0])]).requires_grad_()
+    assert_close(elu(x), torch.nn.functional.elu(x))
+    assert_close(*(torch.autograd.grad(f(x).sum(), x)[0] for f in (elu, torch.nn.functional.elu)))
+    y = torch.randn(20, requires_grad=True)
+    assert torch.autograd.gradcheck(elu, y) and torch.autograd.gradgradcheck(elu, y)
+    with torch.no_grad():
+        assert_close(elu(x), torch.nn.functional.elu(x))

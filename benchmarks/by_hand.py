@@ -48,6 +48,88 @@ def vae() -> Written:
     return [encoder, decoder], loss
 
 
+def log_normal(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    return -0.5 * ((z - mean) ** 2 / variance + variance.log() + math.log(2 * math.pi)).sum(-1)
+
+
+def gmvae() -> Written:
+    """As the course asks: the mixture's density through a tensor (batch, 500, 10)."""
+    encoder, decoder = mlp(784, 20), mlp(10, 784)
+    prior = nn.ParameterList([torch.randn(500, 20) / math.sqrt(5_000)])
+
+    def loss(x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        mean, raw = encoder(x).chunk(2, -1)
+        variance = F.softplus(raw) + 1e-8
+        z = mean + variance.sqrt() * torch.randn_like(mean)
+        means, raws = prior[0].chunk(2, -1)
+        components = log_normal(z[:, None], means, F.softplus(raws) + 1e-8)  # (batch, 500)
+        log_prior = components.logsumexp(-1) - math.log(500)
+        return (error(decoder(z), x) + log_normal(z, mean, variance) - log_prior).mean()
+
+    return [encoder, decoder, prior], loss
+
+
+def image_encoder(out: int) -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 32, 4, 2, 1), nn.LeakyReLU()),
+        *(nn.Conv2d(32, 64, 4, 2, 1), nn.BatchNorm2d(64), nn.LeakyReLU()),
+        *(nn.Conv2d(64, 128, 3, 2), nn.BatchNorm2d(128), nn.LeakyReLU()),
+        *(nn.Conv2d(128, 256, 3), nn.BatchNorm2d(256), nn.LeakyReLU(), nn.Flatten(), nn.Linear(256, out)),
+    )
+
+
+def image_decoder() -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Linear(64, 256), nn.Unflatten(1, (256, 1, 1)), nn.BatchNorm2d(256), nn.LeakyReLU()),
+        *(nn.ConvTranspose2d(256, 128, 3), nn.BatchNorm2d(128), nn.LeakyReLU()),
+        *(nn.ConvTranspose2d(128, 64, 3, 2), nn.BatchNorm2d(64), nn.LeakyReLU()),
+        *(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.BatchNorm2d(32), nn.LeakyReLU()),
+        *(nn.ConvTranspose2d(32, 1, 4, 2, 1), nn.Sigmoid()),
+    )
+
+
+def ae() -> Written:
+    encoder, decoder = image_encoder(64), image_decoder()
+    return [encoder, decoder], lambda x: F.mse_loss(decoder(encoder(x)), x)
+
+
+def reparameterised(h: Tensor) -> tuple[Tensor, Tensor]:
+    """As `gaussian`, where the second half is the logarithm of the standard deviation."""
+    mean, log_std = h.chunk(2, -1)
+    z = mean + log_std.exp() * torch.randn_like(mean)
+    return z, 0.5 * (mean**2 + (2 * log_std).exp() - 2 * log_std - 1).sum(-1)
+
+
+def beta_vae() -> Written:
+    encoder, decoder = image_encoder(128), image_decoder()
+
+    def loss(x: Tensor) -> Tensor:
+        z, kl = reparameterised(encoder(x))
+        return F.mse_loss(decoder(z), x) + 1e-4 * kl.mean()
+
+    return [encoder, decoder], loss
+
+
+def conv_vae() -> Written:
+    encoder = nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
+        *(nn.Conv2d(64, 128, 3, 2, 1), nn.ReLU(), nn.Conv2d(128, 256, 3, 2, 1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(4096, 32)),
+    )
+    decoder = nn.Sequential(
+        *(nn.Linear(16, 2048), nn.ReLU(), nn.Unflatten(1, (128, 4, 4))),
+        *(nn.ConvTranspose2d(128, 128, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(128, 64, 4, 2, 1), nn.ReLU()),
+        *(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ReLU(), nn.Conv2d(32, 1, 3, 1, 1)),
+    )
+
+    def loss(x: Tensor) -> Tensor:
+        z, kl = reparameterised(encoder(x))
+        return (((decoder(z) - x) ** 2).sum((1, 2, 3)) + kl).mean()
+
+    return [encoder, decoder], loss
+
+
 def ssvae() -> Written:
     """As the course asks: x and the labels tiled label-major, ten rows an image."""
     classifier, encoder, decoder = mlp(784, 10, nn.ReLU), mlp(794, 128), mlp(74, 784)
@@ -90,5 +172,9 @@ def ssvae_split() -> Written:
 # What each model is measured against: how it is written -> the function that writes it.
 MODELS: dict[str, dict[str, Callable[[], Written]]] = {
     "vae": {"by hand": vae},
+    "gmvae": {"by hand": gmvae},
     "ssvae": {"by hand, x tiled": ssvae, "by hand, x once": ssvae_split},
+    "ae": {"by hand": ae},
+    "beta_vae": {"by hand": beta_vae},
+    "conv_vae": {"by hand": conv_vae},
 }

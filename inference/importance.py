@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from ppl_models.base import LatentVariableModel
 
 MEMORY = 32  # MiB at a time, by default: what stays in a processor's last cache is fastest too
 FEWEST = 100  # draws an image: from fewer the weights' tail cannot be judged
+BLOCK = 100  # images at most whose weights are judged at once
 KEPT = 100  # draws an image that are kept
 THRESHOLD = 0.7  # of k-hat: above it an importance-weighted estimate cannot be trusted. Vehtari et al. 2024
 
@@ -47,28 +48,23 @@ def weigh(
     """
     pool = max(*particles, FEWEST)
     rows = max(memory * 2**20 // _bytes_a_row(model, test), 1)
-    images = max(min(rows // pool, len(test)), 1)  # at a time
+    images = max(min(BLOCK, memory * 2**20 // (32 * pool)), 1)  # whose weights are judged together
     bounds: dict[int, list[Tensor]] = {m: [] for m in particles}
     variances: dict[int, list[Tensor]] = {m: [] for m in particles}
     k_hat: list[np.ndarray] = []
     kept: list[Draw] = []
     bar = tqdm(total=len(test), unit="image", desc=f"{pool} draws an image", disable=None, dynamic_ncols=True)
-    with (
-        torch.random.fork_rng([test.x.device] if test.x.is_cuda else []),
-        pyro.validation_enabled(False),
-        bar,
-    ):
+    quiet = torch.random.fork_rng([test.x.device] if test.x.is_cuda else [])
+    with quiet, pyro.validation_enabled(False), bar:
         torch.manual_seed(0)
         for inputs, _, _ in test.chunks(images):
-            draw = _join(list(_draws(model, inputs, pool, rows)), dim=0)
+            draw = draw_all(model, inputs, pool, rows)
             for m in particles:
                 bound, variance = _bound(draw.log_weights, m)
                 bounds[m].append(bound)
                 variances[m].append(variance)
             k_hat.append(pareto_k(draw.log_weights))
-            kept.append(
-                draw._replace(log_likelihood=draw.log_likelihood[:KEPT], log_weights=draw.log_weights[:KEPT])
-            )
+            kept.append(Draw(draw.latents, draw.log_likelihood[:KEPT], draw.log_weights[:KEPT]))
             bar.update(len(inputs["x"]))
     figures = {
         f"iwae_{m}": _summary(torch.cat(bounds[m]), torch.cat(variances[m])) for m in sorted(particles)
@@ -79,15 +75,21 @@ def weigh(
     return Weighed(figures, k, _join(kept, dim=1))
 
 
-def _draws(model: LatentVariableModel, inputs: dict[str, Tensor], pool: int, rows: int) -> Iterator[Draw]:
-    """All the draws of a few images, at most `rows` at a time; of the latents only those that may be kept."""
-    at_once = max(rows // len(inputs["x"]), 1)
-    for begun in range(0, pool, at_once):
-        n = min(at_once, pool - begun)
-        latents, log_likelihood, log_weights = ImportanceWeighted(n).draw(model.model, model.guide, **inputs)
-        keep = max(KEPT - begun, 0)
-        latents = {name: z[:keep].float().cpu() for name, z in latents.items()}
-        yield Draw(latents, log_likelihood.float().cpu(), log_weights.double().cpu())
+def draw_all(model: LatentVariableModel, inputs: dict[str, Tensor], pool: int, rows: int) -> Draw:
+    """`pool` draws of each image, at most `rows` at a time; of the latents only those that may be kept."""
+    images, at_once = max(rows // pool, 1), min(pool, rows)
+    blocks = []
+    for first in range(0, len(inputs["x"]), images):
+        part = {name: value[first : first + images] for name, value in inputs.items()}
+        draws = []
+        for begun in range(0, pool, at_once):
+            elbo = ImportanceWeighted(min(at_once, pool - begun))
+            latents, log_likelihood, log_weights = elbo.draw(model.model, model.guide, **part)
+            keep = max(KEPT - begun, 0)
+            latents = {name: z[:keep].float().cpu() for name, z in latents.items()}
+            draws.append(Draw(latents, log_likelihood.float().cpu(), log_weights.double().cpu()))
+        blocks.append(_join(draws, dim=0))
+    return _join(blocks, dim=1)
 
 
 def _join(draws: list[Draw], dim: int) -> Draw:

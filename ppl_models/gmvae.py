@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel, weighted
-from ppl_models.distributions import Bernoulli, MixtureOfNormals
+from ppl_models.distributions import BernoulliImage, MixtureOfNormals
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
 
@@ -56,8 +56,7 @@ class GMVAE(LatentVariableModel):
         with pyro.plate("data", len(x)):
             with weighted(self.beta):
                 z = pyro.sample("z", MixtureOfNormals(*loc_scale(self.components)))
-            logits = self.decoder(z).unflatten(-1, self.shape)  # (batch, *shape)
-            pyro.sample("x", Bernoulli(logits=logits).to_event(len(self.shape)), obs=x)
+            pyro.sample("x", BernoulliImage(self.decoder(z), self.shape), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

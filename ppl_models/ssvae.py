@@ -12,7 +12,7 @@ from torch.nn.functional import relu
 
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel
-from ppl_models.distributions import Bernoulli
+from ppl_models.distributions import BernoulliImage
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
 
@@ -75,8 +75,8 @@ class SSVAE(LatentVariableModel):
         with pyro.plate("data", len(x)), poutine.scale(scale=self.gen_weight):
             y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(self.classes)))
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
-            logits = self.decoder(z, y).unflatten(-1, self.shape)  # (classes, batch, *shape)
-            pyro.sample("x", Bernoulli(logits=logits).to_event(len(self.shape)), obs=x)
+            logits = self.decoder(z, y)  # (classes, batch, pixels)
+            pyro.sample("x", BernoulliImage(logits, self.shape), obs=x)
 
     def guide(self, x: Tensor, x_labelled: Tensor | None = None, y_labelled: Tensor | None = None) -> None:
         if self.gen_weight == 0:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel, weighted
-from ppl_models.distributions import Bernoulli
+from ppl_models.distributions import BernoulliImage
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
 
@@ -52,8 +52,7 @@ class VAE(LatentVariableModel):
         with pyro.plate("data", len(x)):
             with weighted(self.beta):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
-            logits = self.decoder(z).unflatten(-1, self.shape)  # (batch, *shape)
-            pyro.sample("x", Bernoulli(logits=logits).to_event(len(self.shape)), obs=x)
+            pyro.sample("x", BernoulliImage(self.decoder(z), self.shape), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

@@ -8,12 +8,12 @@ import torch
 from torch.testing import assert_close
 
 from ppl_models import densities
-from ppl_models.distributions import Bernoulli, MixtureOfNormals
+from ppl_models.distributions import BernoulliImage, MixtureOfNormals
 from ppl_models.nets.activations import elu
 
 
 def mixture(offset: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Components as a trained prior has them, narrow and wide, and points near and far; far from the origin."""
+    """Components as a trained prior has them, narrow and wide, far from the origin; points near and far."""
     loc, scale = 1.5 * torch.randn(500, 10) + offset, 0.05 + torch.rand(500, 10)
     return torch.cat([loc[:50], 4 * torch.randn(50, 10) + offset]), loc, scale
 
@@ -59,26 +59,53 @@ def test_draws_of_a_mixture_have_its_moments() -> None:
     assert z[:, 0].std() > 1 and not torch.equal(z[:, 0], z[:, 1])
 
 
-def test_bernoulli_is_torch_s(float64: None) -> None:
-    logits = (5 * torch.randn(3, 1, 7)).requires_grad_()
-    x = torch.rand(4, 7).bernoulli()
-    ours, theirs = Bernoulli(logits=logits).log_prob(x), dist.Bernoulli(logits=logits).log_prob(x)
-    assert ours.shape == (3, 4, 7)
-    assert_close(ours, theirs)
-    assert_close(*(torch.autograd.grad(value.sum(), logits)[0] for value in (ours, theirs)))
-    assert torch.autograd.gradcheck(lambda l: Bernoulli(logits=l).log_prob(x), logits)
+@pytest.mark.parametrize("shape", [(1, 4, 8), (1, 7, 7), (3, 2, 2)])
+def test_a_bernoulli_image_is_torch_s(shape: tuple[int, ...], float64: None) -> None:
+    """Images of 32, 49 and 12 pixels: products of sixteen, one and four."""
+    logits = (5 * torch.randn(3, 1, math.prod(shape))).requires_grad_()
+    x = torch.rand(4, *shape).bernoulli()
+    theirs = dist.Bernoulli(logits=logits.unflatten(-1, shape)).to_event(3)
+    ours = BernoulliImage(logits, shape)
+    values = [fn.log_prob(x) for fn in (ours, theirs)]
+    assert values[0].shape == (3, 4)
+    assert_close(*values)
+    assert_close(*(torch.autograd.grad((value**2).sum(), logits)[0] for value in values))
+    assert torch.autograd.gradcheck(lambda free: BernoulliImage(free, shape).log_prob(x), logits)
     with torch.no_grad():
-        assert_close(Bernoulli(logits=logits).log_prob(x), ours)
+        assert_close(ours.log_prob(x), values[0])
+    assert_close(ours.mean, theirs.mean)
 
 
-def test_bernoulli_keeps_its_figures_at_large_logits() -> None:
-    fn = Bernoulli(logits=torch.tensor([200.0, 200.0, -200.0, -200.0]))
-    assert fn.log_prob(torch.tensor([0.0, 1.0, 0.0, 1.0])).tolist() == [-200.0, 0.0, 0.0, -200.0]
+def test_a_bernoulli_image_is_drawn_at_its_rates() -> None:
+    rates = torch.tensor([[0.1, 0.5, 0.9, 0.99]])
+    x = BernoulliImage(rates.logit(), (1, 2, 2)).sample((20_000,))
+    assert x.shape == (20_000, 1, 1, 2, 2) and set(x.unique().tolist()) == {0.0, 1.0}
+    assert_close(x.mean(0).flatten(), rates[0], rtol=0, atol=5 * 0.5 / math.sqrt(20_000))
 
 
-def test_bernoulli_refuses_grey_levels() -> None:
+def test_a_bernoulli_image_keeps_its_figures_at_large_logits() -> None:
+    for logit, x, nats in (
+        (200.0, 0.0, -200.0),
+        (200.0, 1.0, 0.0),
+        (-200.0, 0.0, 0.0),
+        (-200.0, 1.0, -200.0),
+    ):
+        fn = BernoulliImage(torch.full((784,), logit), (1, 28, 28))
+        assert fn.log_prob(torch.full((1, 28, 28), x)).item() == 784 * nats
+
+
+def test_float32_costs_less_than_a_thousandth_of_a_nat() -> None:
+    logits, x = 6 * torch.randn(50, 784), torch.rand(50, 1, 28, 28).bernoulli()
+    exact = BernoulliImage(logits.double(), (1, 28, 28)).log_prob(x.double())
+    assert (BernoulliImage(logits, (1, 28, 28)).log_prob(x) - exact).abs().max() < 1e-3
+
+
+def test_a_bernoulli_image_refuses_grey_levels_and_other_sizes() -> None:
+    fn = BernoulliImage(torch.zeros(4), (1, 2, 2), validate_args=True)
     with pytest.raises(ValueError, match="support"):
-        Bernoulli(logits=torch.zeros(2), validate_args=True).log_prob(torch.tensor([0.5, 1.0]))
+        fn.log_prob(torch.full((1, 2, 2), 0.5))
+    with pytest.raises(ValueError, match="5 logits for an image of shape"):
+        BernoulliImage(torch.zeros(5), (1, 2, 2))
 
 
 def test_elu_is_torch_s(float64: None) -> None:

@@ -155,10 +155,10 @@ def test_unfinished_and_damaged_runs_are_refused(small_npz: Path, tmp_path: Path
     with pytest.raises(BadInput, match="0 is not a number above zero"):
         evaluate.main([str(run), "--particles", "0"])
     (run / "results.json").write_text("{")
-    with pytest.raises(BadInput, match="results.json is damaged"):
+    with pytest.raises(BadInput, match=r"results.json is damaged"):
         evaluate.main([str(run)])
     (run / "results.json").unlink()
-    with pytest.raises(BadInput, match="no results.json yet"):
+    with pytest.raises(BadInput, match=r"no results.json yet"):
         evaluate.main([str(run)])
     with pytest.raises(BadInput, match="is no run"):
         evaluate.main([str(tmp_path)])

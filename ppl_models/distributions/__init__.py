@@ -1,6 +1,6 @@
 """Distributions that Pyro lacks, or works out more slowly than need be."""
 
-from ppl_models.distributions.bernoulli import Bernoulli
+from ppl_models.distributions.bernoulli import BernoulliImage
 from ppl_models.distributions.mixture import MixtureOfNormals
 
-__all__ = ["Bernoulli", "MixtureOfNormals"]
+__all__ = ["BernoulliImage", "MixtureOfNormals"]

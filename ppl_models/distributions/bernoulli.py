@@ -1,43 +1,84 @@
-"""Bernoulli pixels, at the speed of the processor's vector units."""
+"""Images of zeros and ones, at the speed of the processor's vector units."""
 
+import math
 from typing import Any
 
-import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions import constraints
+
+HALVINGS = 4  # 16 factors between 1/2 and 1: their product is far from underflow
 
 
 class _LogProb(torch.autograd.Function):
-    """x l - log(1 + e^l), the logarithm as max(l, 0) - log sigmoid(|l|); its derivative x - sigmoid(l)."""
+    """sum_i -log(1 + e^u_i) where u_i is the logit of the value that was not seen, -(2 x_i - 1) l_i.
+
+    log(1 + e^u) = max(u, 0) - log sigmoid(|u|), and the logarithm of many sigmoids is the logarithm of their
+    product: one logarithm for sixteen pixels.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, logits: Tensor) -> Tensor:
-        return logits.abs().sigmoid_().log_().sub_(logits.clamp(min=0)).addcmul_(x, logits)
+    def forward(sign: Tensor, logits: Tensor) -> Tensor:
+        u = sign * logits
+        above = u.sum(-1)  # max(u, 0) = (u + |u|) / 2
+        above.add_(u.abs_().sum(-1)).div_(2)
+        product = u.sigmoid_()
+        for _ in range(HALVINGS):
+            if product.shape[-1] % 2 == 0:
+                half, other = product.chunk(2, dim=-1)
+                product = half * other
+        return product.log_().sum(-1).sub_(above)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, logits = ctx.saved_tensors
-        by_x = gradient * logits if ctx.needs_input_grad[0] else None
-        return by_x, logits.sigmoid().neg_().add_(x).mul_(gradient)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        sign, logits = ctx.saved_tensors
+        return None, (sign * logits).sigmoid_().mul_(sign).mul_(-gradient.unsqueeze(-1))
 
 
-class Bernoulli(dist.Bernoulli):
-    """Pyro's `Bernoulli` by its logits, with a `log_prob` that is several times as fast on a CPU.
+class BernoulliImage(TorchDistribution):
+    """Independent Bernoulli pixels that make one event of the given shape; logits (..., pixels).
 
-    torch works it out through log1p, which runs number by number there, where the sigmoid and the logarithm
-    run by vectors. In absolute terms it is as exact, to a rounding of a number near 1, however large the
-    logits.
+    What `Bernoulli(logits=...).to_event()` is, with a `log_prob` several times as fast on a CPU: torch works
+    it out pixel by pixel through log1p, which does not run by vectors there. It is as exact in absolute terms,
+    however large the logits. The value is data: no gradient flows to it.
     """
 
+    arg_constraints = {"logits": constraints.independent(constraints.real, 1)}
+    has_rsample = False
+
+    def __init__(self, logits: Tensor, shape: tuple[int, ...], validate_args: bool | None = None):
+        if logits.shape[-1] != math.prod(shape):
+            raise ValueError(f"{logits.shape[-1]} logits for an image of shape {shape}")
+        self.logits = logits
+        super().__init__(logits.shape[:-1], torch.Size(shape), validate_args=validate_args)
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.boolean, len(self.event_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """The probability of each pixel, (..., *shape)."""
+        return self.logits.sigmoid().unflatten(-1, self.event_shape)
+
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(value) of each pixel, zero or one, in the shape to which value and logits broadcast."""
+        """log p(value) of images (..., *shape) of zeros and ones, in the shape their batch broadcasts to."""
         if self._validate_args:
             self._validate_sample(value)
-        value, logits = torch.broadcast_tensors(value, self.logits)
-        return _LogProb.apply(value, logits) if torch.is_grad_enabled() else _LogProb.forward(value, logits)
+        sign = (1 - 2 * value).flatten(-len(self.event_shape))
+        if not torch.is_grad_enabled():
+            return _LogProb.forward(sign, self.logits)
+        batch = torch.broadcast_shapes(sign.shape, self.logits.shape)
+        return _LogProb.apply(sign, self.logits.expand(batch))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Images of zeros and ones, (*sample_shape, ..., *shape)."""
+        return torch.bernoulli(self.mean.expand(*sample_shape, *self.batch_shape, *self.event_shape))

@@ -1,0 +1,87 @@
+"""The importance-weighted bound of a test set, beside the time that its matrix products alone would take.
+
+python -m benchmarks.bound                     10 000 images, 1 000 draws each
+python -m benchmarks.bound --write             put it into README.md, between its marks
+
+The operations of the networks are counted, the rate of a matrix product of the decoder's shape is measured
+before and after in the same process, and what counts is the ratio. It does not depend on what was learnt: the
+model is a `vae` as it begins.
+"""
+
+import time
+
+import torch
+from torch.nn.functional import linear
+from torch.utils.flop_counter import FlopCounterMode
+
+from inference.arithmetic import fast_float32
+from inference.data import HeldOut
+from inference.datasets import Dataset
+from inference.errors import run_command
+from inference.estimators import ImportanceWeighted
+from inference.importance import weigh
+from inference.options import Parser, positive
+from inference.table import write_readme
+from ppl_models import VAE
+
+MARKS = "<!-- bound: made by python -m benchmarks.bound --write -->", "<!-- end of bound -->"
+DRAWS = 1_000
+ROWS = 1_000  # of the product that is measured
+
+
+def main(arguments: list[str]) -> int:
+    """Weigh the images, print the table and, if asked, write it into the README."""
+    parser = Parser(prog="python -m benchmarks.bound", description=(__doc__ or "").splitlines()[0])
+    words = "test images (default: 10000)"
+    parser.add_argument("--images", type=positive(int), default=10_000, metavar="N", help=words)
+    parser.add_argument("--write", action="store_true", help="write the table into README.md")
+    given = parser.parse_args(arguments)
+    fast_float32()
+    torch.manual_seed(0)
+    model = VAE((1, 28, 28)).eval()
+    x = torch.randint(256, (given.images, 1, 28, 28), dtype=torch.uint8)
+    test = HeldOut(Dataset("random", x, None, x, None), VAE, torch.device("cpu"))
+    weigh(model, HeldOut(Dataset("random", x, None, x[:10], None), VAE, torch.device("cpu")), [DRAWS])
+
+    before = product_rate()
+    began = time.perf_counter()
+    weigh(model, test, [DRAWS])
+    seconds = time.perf_counter() - began
+    rate = (before + product_rate()) / 2
+    operations = count(model, next(test.chunks(1))[0]["x"]) * given.images
+    alone = operations / rate
+    lines = ["| what | measured |", "|---|---|"]
+    lines.append(f"| -IWAE-{DRAWS} and k-hat of {given.images} images | {seconds:.1f} s |")
+    lines.append(f"| operations in matrix products | {operations / 1e12:.2f} TFLOP |")
+    lines.append(
+        f"| rate of a matrix product, {torch.get_num_threads()} threads | {rate / 1e9:.0f} GFLOP/s |"
+    )
+    lines.append(f"| they alone would take | {alone:.1f} s |")
+    lines.append(f"| the whole takes | {seconds / alone:.2f} times as long |")
+    print("\n".join(lines))
+    if given.write:
+        write_readme(MARKS, "\n".join(lines))
+    return 0
+
+
+@torch.no_grad()
+def product_rate(seconds: float = 2.0) -> float:
+    """Operations a second in a product of the shape of the decoder's last, (rows, 300) x (300, 784)."""
+    a, b = torch.randn(ROWS, 300), torch.randn(784, 300)
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        linear(a, b)
+        done += 1
+    return done * 2 * ROWS * 300 * 784 / (time.perf_counter() - began)
+
+
+@torch.no_grad()
+def count(model: VAE, x: torch.Tensor) -> int:
+    """Operations of the matrix products in all draws of one image."""
+    with FlopCounterMode(display=False) as counter:
+        ImportanceWeighted(DRAWS).draw(model.model, model.guide, x=x)
+    return counter.get_total_flops()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -45,8 +45,8 @@ class _LogProb(torch.autograd.Function):
 class BernoulliImage(TorchDistribution):
     """Independent Bernoulli pixels that make one event of the given shape; logits (..., pixels).
 
-    What `Bernoulli(logits=...).to_event()` is, with a `log_prob` several times as fast on a CPU: torch works
-    it out pixel by pixel through log1p, which does not run by vectors there. It is as exact in absolute terms,
+    What `Bernoulli(logits=...).to_event()` is, with a `log_prob` several times as fast on a CPU: torch goes
+    pixel by pixel through log1p, which does not run by vectors there. It is as exact in absolute terms,
     however large the logits. The value is data: no gradient flows to it.
     """
 

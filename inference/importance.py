@@ -17,7 +17,7 @@ from inference.data import HeldOut
 from inference.estimators import Draw, ImportanceWeighted
 from ppl_models.base import LatentVariableModel
 
-MEMORY = 32  # MiB at a time, by default: what stays in a processor's last cache is fastest too
+MEMORY = 64  # MiB at a time, by default: what stays in a processor's last cache is fastest too
 FEWEST = 100  # draws an image: from fewer the weights' tail cannot be judged
 BLOCK = 100  # images at most whose weights are judged at once
 KEPT = 100  # draws an image that are kept

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pyro
@@ -79,15 +80,7 @@ class ImportanceWeighted(ELBO):
         super().__init__(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
         self.doubly = doubly
 
-    def _get_trace(
-        self, model: Callable, guide: Callable, args: tuple, kwargs: Mapping[str, Any]
-    ) -> tuple[poutine.Trace, poutine.Trace]:
-        """The model's trace and the guide's, run once with all particles at dimension -2."""
-        with poutine.trace() as q, pyro.plate("particles", self.num_particles, dim=-2):
-            guide(*args, **kwargs)
-        return self._replay(model, q.trace, args, kwargs), q.trace
-
-    def draw(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> "Draw":
+    def draw(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Draw:
         """Samples from the guide and what they weigh, unscaled."""
         p, q = self._get_trace(model, guide, args, kwargs)
         latents = {name: site["value"] for name, site in _latents(q).items()}
@@ -95,33 +88,34 @@ class ImportanceWeighted(ELBO):
         return Draw(latents, log_p["x"], _total(log_p) - _total(_log_densities(q)))
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        p, q = self._get_trace(model, guide, args, kwargs)
-        scale = _common_scale(p, q)
         if not self.doubly:
+            p, q = self._get_trace(model, guide, args, kwargs)
             log_w = _total(_log_densities(p)) - _total(_log_densities(q))
-            return -scale * (log_w.logsumexp(0) - math.log(self.num_particles)).sum()
+            return -_common_scale(p, q) * self._bound(log_w)
 
-        # Both programs once more, at samples z that are leaves of the graph: what flows into a leaf is the
-        # gradient along the guide's path, whatever lies between two levels of latents.
+        # Both programs at samples z that are leaves of the graph: what flows into a leaf is the gradient
+        # along the guide's path, whatever lies between two levels of latents.
+        q = self._run(guide, None, args, kwargs)
         sampled = {name: site["value"] for name, site in _latents(q).items()}
         leaves = {name: z.detach().requires_grad_() for name, z in sampled.items()}
         for name, z in leaves.items():
             q.nodes[name]["value"] = z
-        log_p = _total(_log_densities(self._replay(model, q, args, kwargs)))
-        log_q = _total(_log_densities(self._replay(guide, q, args, kwargs)))
+        p, q = (self._run(program, q, args, kwargs) for program in (model, guide))
+        log_p, log_q = _total(_log_densities(p)), _total(_log_densities(q))
         log_w = log_p - log_q
         w = log_w.detach().softmax(0)
         along = torch.autograd.grad((w**2 * log_w).sum(), list(leaves.values()), retain_graph=True)
         path = sum((g * z).sum() for g, z in zip(along, sampled.values(), strict=True))
-        surrogate = -scale * ((w * log_p).sum() + path)
-        value = -scale * (log_w.detach().logsumexp(0) - math.log(self.num_particles)).sum()
-        return surrogate + (value - surrogate).detach()
+        surrogate = (w * log_p).sum() + path
+        value = self._bound(log_w.detach())
+        return -_common_scale(p, q) * (surrogate + (value - surrogate).detach())
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """The value alone, as `pyro.infer.SVI.evaluate_loss` asks for it."""
         with torch.no_grad():
-            bound = self.draw(model, guide, *args, **kwargs).log_weights.logsumexp(0)
-        return -(bound - math.log(self.num_particles)).sum().item()
+            p, q = self._get_trace(model, guide, args, kwargs)
+            log_w = _total(_log_densities(p)) - _total(_log_densities(q))
+            return -_common_scale(p, q) * self._bound(log_w).item()
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """The value, after a backward pass, as `pyro.infer.SVI.step` asks for it."""
@@ -129,11 +123,24 @@ class ImportanceWeighted(ELBO):
         loss.backward()
         return loss.item()
 
-    def _replay(
-        self, program: Callable, trace: poutine.Trace, args: tuple, kwargs: Mapping[str, Any]
+    def _bound(self, log_w: Tensor) -> Tensor:
+        """sum_b log 1/K sum_k w_bk, from log-weights (particles, batch)."""
+        return (log_w.logsumexp(0) - math.log(self.num_particles)).sum()
+
+    def _get_trace(
+        self, model: Callable, guide: Callable, args: tuple, kwargs: Mapping[str, Any]
+    ) -> tuple[poutine.Trace, poutine.Trace]:
+        """The model's trace and the guide's."""
+        q = self._run(guide, None, args, kwargs)
+        return self._run(model, q, args, kwargs), q
+
+    def _run(
+        self, program: Callable, values: poutine.Trace | None, args: tuple, kwargs: Mapping[str, Any]
     ) -> poutine.Trace:
+        """A program's trace with all particles at dimension -2, its latents as in `values` if given."""
         plate = pyro.plate("particles", self.num_particles, dim=-2)
-        with poutine.trace() as tracer, plate, poutine.replay(trace=trace):
+        held = nullcontext() if values is None else poutine.replay(trace=values)
+        with poutine.trace() as tracer, plate, held:
             program(*args, **kwargs)
         return tracer.trace
 

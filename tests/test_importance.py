@@ -129,6 +129,17 @@ def test_the_command_adds_to_the_run(
     )
 
 
+@pytest.mark.filterwarnings("ignore")  # what ArviZ and matplotlib say to each other
+def test_arviz_plots_what_is_left(small_npz: Path, tmp_path: Path) -> None:
+    model, test = small(small_npz)
+    importance.write_netcdf(weigh(model, test, [10]), test.y, tmp_path / "posterior.nc")
+    arviz = importance.import_arviz()
+    data = arviz.from_netcdf(tmp_path / "posterior.nc")
+    axes = arviz.plot_posterior(data, var_names=["z"], coords={"image": [3]})
+    assert np.size(axes) == 2  # a panel a dimension of z
+    assert arviz.plot_forest(data, var_names=["z"], coords={"image": [0, 1]}) is not None
+
+
 def test_a_label_is_weighed_like_any_latent(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert svi.main([*SSVAE, "--data", str(small_npz), "--run-dir", str(run)]) == 0

@@ -71,6 +71,13 @@ def test_by_hand_equals_pyro(
     assert result["agrees"]
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("name", [name for name, cls in MODELS.items() if "beta" in cls.options()])
+def test_by_hand_equals_pyro_at_every_beta(name: str, beta: float, float64: None) -> None:
+    model = build(name, beta=beta)
+    assert compare(model, example_inputs(model, 5), model.estimators[0])["agrees"]
+
+
 def test_bound_is_independent(model: LatentVariableModel, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = example_inputs(model, 5)
     latents = draw_latents(model, **inputs)

@@ -158,6 +158,11 @@ def defaults(cls: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str
     return settings | (cls.small if math.prod(shape[1:]) <= SMALL else {})
 
 
+def plain(value: Any) -> str:
+    """A setting as one would type it: 0 for 0.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def eval_every(steps: int) -> int:
     """Steps between two measurements on the whole test set: twenty in a run."""
     return max(steps // 20, 1)

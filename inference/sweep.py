@@ -30,7 +30,7 @@ from inference.data import Batches, HeldOut, labelled
 from inference.errors import BadInput, run_command, unknown
 from inference.estimators import Loss
 from inference.figures import grid
-from inference.options import DATA_DIR, Parser, configuration, parse, positive, seed
+from inference.options import DATA_DIR, Parser, configuration, parse, plain, positive, seed
 from inference.progress import StopSignals
 from inference.runs import Run
 from ppl_models import MODELS
@@ -140,7 +140,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
         config, over = configuration(given, data), {key: getattr(given, key) for key in keys}
         _check(config, data)
         for number in asked.seeds:
-            value = ",".join(f"{key}={_plain(value)}" for key, value in over.items())
+            value = ",".join(f"{key}={plain(value)}" for key, value in over.items())
             folder = asked.out / value / f"seed={number}"
             if folder in jobs:
                 raise BadInput(f"{value} is in the grid twice: give each value once")
@@ -170,11 +170,6 @@ def _seeds(text: str) -> list[int]:
 
 def _flag(key: str) -> str:
     return "--" + key.replace("_", "-")
-
-
-def _plain(value: Any) -> str:
-    """A setting as one would type it: 0 for 0.0."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _check(config: dict[str, Any], data: datasets.Dataset) -> None:
@@ -267,7 +262,7 @@ def table(results: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for test in fullest_first for name in test))
     lines = [[*results[0]["over"], "seeds", *map(_title, names)]]
     for row in results:
-        settings, seeds = map(_plain, row["over"].values()), ", ".join(map(str, row["seeds"])) or "-"
+        settings, seeds = map(plain, row["over"].values()), ", ".join(map(str, row["seeds"])) or "-"
         lines.append([*settings, seeds, *(_cell(row["test"].get(name)) for name in names)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
@@ -309,7 +304,7 @@ def draw(jobs: list[Job], path: Path, data_dir: Path | None = None) -> bool:
             y = torch.arange(n) % model.classes if model.has_label else None
             samples.append(model.sample(n, y=y, noise=False))
         reconstructions.append(model.reconstruct(**inputs))
-        labels.append("\n".join(f"{key} = {_plain(value)}" for key, value in job.over.items()))
+        labels.append("\n".join(f"{key} = {plain(value)}" for key, value in job.over.items()))
     if not labels:
         return False
     top, left, right = (grid(torch.cat(rows), n) for rows in ([inputs["x"]], reconstructions, samples))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from inference.errors import BadInput, run_command
 from inference.estimators import ESTIMATORS
-from inference.options import Parser, defaults
+from inference.options import Parser, defaults, plain
 from ppl_models import MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -100,13 +100,8 @@ def system(result: dict[str, Any]) -> str:
     if ESTIMATORS[config["elbo"]].particles > 1:
         settings |= {"particles": config["particles"]}
     settings |= config["options"]
-    changed = [f"{key}={_plain(value)}" for key, value in settings.items() if value != usual.get(key)]
+    changed = [f"{key}={plain(value)}" for key, value in settings.items() if value != usual.get(key)]
     return " ".join([config["model"], *changed])
-
-
-def _plain(value: Any) -> str:
-    """A setting as one would type it: 0 for 0.0."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def table(results: list[dict[str, Any]]) -> str:

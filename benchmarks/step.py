@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import by_hand
+from inference.arithmetic import fast_float32
 from inference.compare import example_inputs
 from inference.errors import BadInput, run_command
 from inference.estimators import ESTIMATORS, Loss
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     if given.rounds < 2:
         raise BadInput("--rounds 1 gives no spread: take 2 or more")
+    fast_float32()  # as `fit` does; the rivals have it too
     lines = ["| model | step | ms | the suite's step takes |", "|---|---|---|---|"]
     for name, cls in MODELS.items():
         rivals = contenders(name)

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -87,6 +87,8 @@ def weighted(beta: float) -> AbstractContextManager:
     Around one of the two only it would weigh half a divergence, or none. A scale of zero is refused by Pyro,
     and a mask is what it means.
     """
+    if beta == 1:
+        return nullcontext()
     return poutine.scale(scale=beta) if beta > 0 else poutine.mask(mask=False)
 
 

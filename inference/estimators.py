@@ -19,33 +19,60 @@ from torch.distributions import kl_divergence
 from ppl_models.base import KL, LatentVariableModel
 
 
-class MeanField(TraceMeanField_ELBO):
-    """`TraceMeanField_ELBO`, with a shorter way to the same sum once its checks have passed.
+class Trace(Trace_ELBO):
+    """`Trace_ELBO`, with a shorter way to the same sum once its checks have passed.
 
-    With validation on it is Pyro's own. With validation off it leaves out the log-densities of latents whose
-    divergence is closed: Pyro works them out and never reads them, which shows in a small model's step.
+    With validation on it is Pyro's own, and where a latent is not reparameterised. With validation off it
+    leaves out what Pyro looks into at each step, which shows in a small model's.
     """
 
     def differentiable_loss(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> Tensor | float:
-        if is_validation_enabled():
-            return super().differentiable_loss(model, guide, *args, **kwargs)
-        with poutine.trace() as q:
-            guide(*args, **kwargs)
-        with poutine.trace() as p, poutine.replay(trace=q.trace):
-            model(*args, **kwargs)
-        loss = 0.0
-        for name, site in _sites(p.trace).items():
-            if site["mask"] is not False:
-                term = _term(site, q.trace.nodes.get(name))
-                loss = loss + scale_and_mask(term, site["scale"], site["mask"]).sum()
-        return loss
+        loss = None if is_validation_enabled() else _sum_of_terms(model, guide, args, kwargs, log_ratio)
+        return super().differentiable_loss(model, guide, *args, **kwargs) if loss is None else loss
 
 
-def _term(site: Any, guide_site: Any) -> Tensor:
-    """-log p of an observation; of a latent its divergence."""
-    return -site["fn"].log_prob(site["value"]) if guide_site is None else divergence(site, guide_site)
+class MeanField(TraceMeanField_ELBO):
+    """`TraceMeanField_ELBO`, with the same shorter way.
+
+    It leaves out the log-densities of latents whose divergence is closed as well: Pyro works them out and
+    never reads them.
+    """
+
+    def differentiable_loss(
+        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    ) -> Tensor | float:
+        loss = None if is_validation_enabled() else _sum_of_terms(model, guide, args, kwargs, divergence)
+        return super().differentiable_loss(model, guide, *args, **kwargs) if loss is None else loss
+
+
+def _sum_of_terms(
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: Mapping[str, Any],
+    of_latent: Callable[[Any, Any], Tensor],
+) -> Tensor | float | None:
+    """-log p of every observation and a divergence of every latent, weighted; None if not reparameterised."""
+    with poutine.trace() as q:
+        guide(*args, **kwargs)
+    if not all(site["fn"].has_rsample for site in _latents(q.trace).values()):
+        return None
+    with poutine.trace() as p, poutine.replay(trace=q.trace):
+        model(*args, **kwargs)
+    loss = 0.0
+    for name, site in _sites(p.trace).items():
+        if site["mask"] is not False:
+            other = q.trace.nodes.get(name)
+            term = -site["fn"].log_prob(site["value"]) if other is None else of_latent(site, other)
+            loss = loss + scale_and_mask(term, site["scale"], site["mask"]).sum()
+    return loss
+
+
+def log_ratio(site: Any, guide_site: Any) -> Tensor:
+    """log q - log p of a latent's value, at its two sites."""
+    return guide_site["fn"].log_prob(site["value"]) - site["fn"].log_prob(site["value"])
 
 
 def divergence(site: Any, guide_site: Any) -> Tensor:
@@ -53,7 +80,7 @@ def divergence(site: Any, guide_site: Any) -> Tensor:
     try:
         return kl_divergence(guide_site["fn"], site["fn"])
     except NotImplementedError:
-        return guide_site["fn"].log_prob(site["value"]) - site["fn"].log_prob(site["value"])
+        return log_ratio(site, guide_site)
 
 
 class Draw(NamedTuple):
@@ -188,7 +215,7 @@ class Estimator(NamedTuple):
 # `max_plate_nesting` is always given: without it Pyro runs model and guide once more to find out, and draws
 # noise for it.
 ESTIMATORS = {
-    "trace": Estimator(lambda _: Trace_ELBO(max_plate_nesting=1), "sampled"),
+    "trace": Estimator(lambda _: Trace(max_plate_nesting=1), "sampled"),
     "mean_field": Estimator(lambda _: MeanField(max_plate_nesting=1), "closed"),
     "enum": Estimator(
         lambda _: TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False), "sampled"

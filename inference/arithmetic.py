@@ -4,7 +4,7 @@ import ctypes
 
 import torch
 
-from inference.errors import BadInput
+from inference.errors import BadInput, unknown
 
 TOLERANCE = 1e-5  # of a float32 product, relative to its largest element: float32 leaves less than 1e-6
 
@@ -15,7 +15,7 @@ def fast_float32() -> None:
     Denormal numbers count as zero: where a guide rules a label out, q(y | x) of 1e-40 multiplies that
     label's whole branch, and a trained SSVAE's step takes four times as long with them.
 
-    Precision "medium" sends matrix products on a CPU to oneDNN, which may be three times as fast as the
+    Precision "medium" sends matrix products on a CPU to oneDNN, which may be much faster than the
     usual way, with the same error on many machines, and may round to bfloat16 on others. So the error is
     measured, and where it is not float32's own the usual way is kept.
     """
@@ -35,8 +35,8 @@ def fast_float32() -> None:
 def _keep_memory() -> None:
     """Have glibc keep what is freed for the next tensor, where it would give it back to the system.
 
-    Each large tensor would otherwise come in pages that the system clears one by one at the first touch: a
-    quarter of a step's time. Where the C library is another one, nothing is done.
+    Each large tensor would otherwise come in pages that the system clears one by one at the first
+    touch, which shows in every step. Where the C library is another one, nothing is done.
     """
     mmap_threshold, trim_threshold, gigabyte = -3, -1, 2**30
     try:
@@ -48,7 +48,9 @@ def _keep_memory() -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name, auto, cpu or cuda. Raises BadInput where it is not to be had."""
+    """The device of that name: auto, cpu or cuda. Raises BadInput for another, and for one not to be had."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", name, ["auto", "cpu", "cuda"])
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: no CUDA device is to be had here; leave --device out, or give cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -58,7 +58,7 @@ def weigh(
     with quiet, pyro.validation_enabled(False), bar:
         torch.manual_seed(0)
         for inputs, _, _ in test.chunks(images):
-            draw = draw_all(model, inputs, pool, rows)
+            draw = draw_pool(model, inputs, pool, rows)
             for m in particles:
                 bound, variance = _bound(draw.log_weights, m)
                 bounds[m].append(bound)
@@ -75,7 +75,7 @@ def weigh(
     return Weighed(figures, k, _join(kept, dim=1))
 
 
-def draw_all(model: LatentVariableModel, inputs: dict[str, Tensor], pool: int, rows: int) -> Draw:
+def draw_pool(model: LatentVariableModel, inputs: dict[str, Tensor], pool: int, rows: int) -> Draw:
     """`pool` draws of each image, at most `rows` at a time; of the latents only those that may be kept."""
     images, at_once = max(rows // pool, 1), min(pool, rows)
     blocks = []

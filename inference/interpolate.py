@@ -54,8 +54,8 @@ def main(arguments: list[str]) -> int:
             raise BadInput(f"{folder} is a run of {config['model']}: half way between two labels is no image")
         beta = config["options"].get("beta")
         names.append(config["model"] + ("" if beta is None else f", beta {beta:g}"))
-        rows.append([row(model, data, pair, given.seed) for pair in given.labels])
-    images = [row for pair in zip(*rows, strict=True) for row in pair]  # pair by pair, run by run
+        rows.append([walk(model, data, pair, given.seed) for pair in given.labels])
+    images = [images for pair in zip(*rows, strict=True) for images in pair]  # pair by pair, run by run
     labels = [f"{a} to {b}: {name}" for a, b in given.labels for name in names]
     title = "an image, five decodings on the way to another, and the other"
     try:
@@ -66,12 +66,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def row(model: LatentVariableModel, data: Dataset, pair: tuple[int, int], seed: int) -> Tensor:
-    """The first image, the decodings at five steps, and the second image: (7, *shape).
+def walk(model: LatentVariableModel, data: Dataset, pair: tuple[int, int], number: int) -> Tensor:
+    """An image of each label, drawn by the seed `number`, and five decodings between: (7, *shape).
 
     Raises BadInput where the data have no such labels.
     """
-    generator = np.random.RandomState(seed)
+    generator = np.random.RandomState(number)
     labels = np.empty(0) if data.y_train is None else data.y_train.numpy()
     ends = []
     for label in pair:

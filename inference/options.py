@@ -68,8 +68,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     given = _parser(name).parse_args(arguments)
     if hasattr(given, "elbo") and name and given.elbo not in MODELS[name].estimators:
         raise unknown(f"--elbo for {name}", given.elbo, MODELS[name].estimators)
-    if getattr(given, "device", "auto") not in ("auto", "cpu", "cuda"):
-        raise unknown("device", given.device, ["auto", "cpu", "cuda"])
     if name is None and given.resume is None:
         raise BadInput(f"no model: name one with --model, of {', '.join(MODELS)}")
     if given.resume is not None:

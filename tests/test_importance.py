@@ -165,6 +165,8 @@ def test_unfinished_and_damaged_runs_are_refused(small_npz: Path, tmp_path: Path
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     with pytest.raises(BadInput, match="0 is not a number above zero"):
         evaluate.main([str(run), "--particles", "0"])
+    with pytest.raises(BadInput, match="unknown device 'gpu'"):
+        evaluate.main([str(run), "--device", "gpu"])
     (run / "results.json").write_text("{")
     with pytest.raises(BadInput, match=r"results.json is damaged"):
         evaluate.main([str(run)])

@@ -46,8 +46,8 @@ class BernoulliImage(TorchDistribution):
     """Independent Bernoulli pixels that make one event of the given shape; logits (..., pixels).
 
     What `Bernoulli(logits=...).to_event()` is, with a `log_prob` of fewer passes over memory, and without
-    log1p, which was found to run pixel by pixel on some CPUs, at ten times the cost. It is as exact in
-    absolute terms, however large the logits. The value is data: no gradient flows to it.
+    log1p, which was found to run pixel by pixel on some CPUs. It is as exact in absolute terms, however
+    large the logits. The value is data: no gradient flows to it.
     """
 
     arg_constraints = {"logits": constraints.independent(constraints.real, 1)}

@@ -31,6 +31,6 @@ def elu(x: Tensor) -> Tensor:
     """The exponential linear unit: x above zero, e^x - 1 below. Clevert et al. 2016 (arXiv 1511.07289).
 
     torch's own, for the sake of digits of e^x - 1 near zero that no layer sees, goes through expm1, which was
-    found to run number by number on some CPUs, at ten times the cost; the exponential runs by vectors on all.
+    found to run number by number on some CPUs; the exponential runs by vectors on all.
     """
     return _ELU.apply(x) if torch.is_grad_enabled() else _elu(x)

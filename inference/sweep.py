@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 import shutil
-import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -20,24 +19,21 @@ from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from inference import datasets
 from inference.arithmetic import choose_device
-from inference.data import Batches, HeldOut, labelled
+from inference.data import Batches, labelled
 from inference.errors import BadInput, run_command, unknown
 from inference.estimators import Loss
-from inference.figures import grid
 from inference.options import DATA_DIR, Parser, configuration, parse, plain, positive, seed
 from inference.progress import StopSignals
 from inference.runs import Run
+from inference.sweep_report import draw, over_seeds, table, words
 from ppl_models import MODELS
 
 CORES = os.cpu_count() or 1
 MOST = 8  # runs at a time unless --jobs says otherwise: each takes about a gigabyte
-SHOWN = 8  # test images a row of the picture, and samples
 TRAINING = ("lr", "batch_size", "steps", "particles")  # what may be swept beside a model's own options
 UNSAVED = {"config.json", "metrics.jsonl", "checkpoint.pt.tmp"}  # a run killed before its first checkpoint
 
@@ -85,7 +81,7 @@ def main(arguments: list[str]) -> int:
                     failed.append(job.name)
                     print(f"{ended}/{count} {job.folder} failed: {complaint}", flush=True)
                 else:
-                    print(f"{ended}/{count} {job.name}: {_words(job.test())}", flush=True)
+                    print(f"{ended}/{count} {job.name}: {words(job.test())}", flush=True)
             if stopped:
                 done = sum(bool(job.test()) for job in jobs)
                 print(f"stopped with {done} of {count} runs done; the same command goes on")
@@ -103,11 +99,11 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     parser = Parser(prog="python -m inference.sweep", description=__doc__)
     add = parser.add_argument
     add("--model", metavar="NAME", help=f"what to train: {', '.join(MODELS)}")
-    words = f"what to sweep: an option of the model, or {', '.join(TRAINING)}; more than once for the product"
-    add("--over", action="append", type=_values, required=True, metavar="KEY=VALUE,VALUE", help=words)
+    about = f"what to sweep: an option of the model, or {', '.join(TRAINING)}; more than once for the product"
+    add("--over", action="append", type=_values, required=True, metavar="KEY=VALUE,VALUE", help=about)
     add("--seeds", type=_seeds, default=[0, 1, 2], metavar="N,N", help="of each value (default: 0,1,2)")
-    words = f"runs at a time, which share the cores (default: one a core, at most {MOST})"
-    add("--jobs", type=positive(int), default=min(CORES, MOST), metavar="N", help=words)
+    about = f"runs at a time, which share the cores (default: one a core, at most {MOST})"
+    add("--jobs", type=positive(int), default=min(CORES, MOST), metavar="N", help=about)
     add("--out", type=Path, metavar="DIR", help="the sweep's folder (default: runs/sweeps/<model>-<keys>)")
     asked, rest = parser.parse_known_args(arguments)
 
@@ -234,99 +230,20 @@ def summarise(asked: argparse.Namespace, jobs: list[Job]) -> None:
     grouped = itertools.groupby(jobs, key=lambda job: job.over)
     rows = [(over, [job for job in of_value if job.test()]) for over, of_value in grouped]
     results = [
-        {"over": over, "seeds": [job.config["seed"] for job in done], "test": over_seeds(done)}
+        {
+            "over": over,
+            "seeds": [job.config["seed"] for job in done],
+            "test": over_seeds([job.test() for job in done]),
+        }
         for over, done in rows
     ]
     (asked.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (asked.out / "table.md").write_text(table(results) + "\n")
     print(f"\n{table(results)}\n")
-    drawn = draw([done[0] for _, done in rows if done], asked.out / "sweep.png", asked.data_dir)
+    drawn = draw(
+        {done[0].folder: over for over, done in rows if done}, asked.out / "sweep.png", asked.data_dir
+    )
     print(f"{'table.md, results.json and sweep.png' if drawn else 'table.md and results.json'}: {asked.out}")
-
-
-def over_seeds(jobs: list[Job]) -> dict[str, dict[str, float | None]]:
-    """Each figure's mean and sample standard deviation. A latent's divergence that equals kl is left out."""
-    tests, figures = [job.test() for job in jobs], {}
-    for name in dict.fromkeys(name for test in tests for name in test):
-        values = [test[name]["value"] for test in tests if name in test]
-        if name.startswith("kl_") and values == [test["kl"]["value"] for test in tests if "kl" in test]:
-            continue
-        sd = statistics.stdev(values) if len(values) > 1 else None
-        figures[name] = {"mean": statistics.mean(values), "sd": sd}
-    return figures
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """One line a grid value, in Markdown: means over seeds ± their sample standard deviation."""
-    fullest_first = sorted((row["test"] for row in results), key=len, reverse=True)
-    names = list(dict.fromkeys(name for test in fullest_first for name in test))
-    lines = [[*results[0]["over"], "seeds", *map(_title, names)]]
-    for row in results:
-        settings, seeds = map(plain, row["over"].values()), ", ".join(map(str, row["seeds"])) or "-"
-        lines.append([*settings, seeds, *(_cell(row["test"].get(name)) for name in names)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
-
-
-def _cell(figure: dict[str, float | None] | None) -> str:
-    numbers = [number for number in (figure or {}).values() if number is not None]
-    return " ± ".join(f"{number:#.4g}".rstrip(".") for number in numbers) or "-"
-
-
-def _words(test: dict[str, dict[str, float]]) -> str:
-    figures = {_title(name): figure["value"] for name, figure in test.items() if not name.startswith("kl_")}
-    return "  ".join(f"{title} {value:.4g}" for title, value in figures.items())
-
-
-def _title(name: str) -> str:
-    return {"negative_elbo": "-ELBO", "kl": "KL"}.get(name, name.replace("kl_", "KL ").replace("_", " "))
-
-
-def draw(jobs: list[Job], path: Path, data_dir: Path | None = None) -> bool:
-    """Draw reconstructions and samples side by side, a row a run, below the test images.
-
-    Samples are drawn with the same seed in every row, of one class after another where x has one. Runs that
-    generate nothing are left out; returns whether any is left.
-    """
-    labels: list[str] = []
-    reconstructions, samples = [], []
-    for job in jobs:
-        if "reconstruction" not in job.test():
-            continue  # a classifier alone
-        _, _, data, model = Run.restore(job.folder, data_dir)
-        if not labels:
-            inputs, _, _ = next(HeldOut(data, type(model), torch.device("cpu")).chunks(SHOWN))
-        n = len(inputs["x"])
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            y = torch.arange(n) % model.classes if model.has_label else None
-            samples.append(model.sample(n, y=y, noise=False))
-        reconstructions.append(model.reconstruct(**inputs))
-        labels.append("\n".join(f"{key} = {plain(value)}" for key, value in job.over.items()))
-    if not labels:
-        return False
-    top, left, right = (grid(torch.cat(rows), n) for rows in ([inputs["x"]], reconstructions, samples))
-    (height, width), below = top.shape[:2], len(top) * 7 // 4
-    canvas = np.ones((below + len(left), 2 * width + height, 3), dtype=np.float32)
-    canvas[:height, :width], canvas[below:, :width], canvas[below:, width + height :] = top, left, right
-    scale = max(round(80 / height), 1) / 150  # inches a pixel: a whole number of dots
-    figure = Figure(figsize=(canvas.shape[1] * scale, canvas.shape[0] * scale), dpi=150)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(canvas, interpolation="nearest")
-    axes.set_axis_off()
-    middles = np.linspace(below, len(canvas) - height, len(labels)) + height / 2
-    for middle, label in zip([height / 2, *middles], ["test images", *labels], strict=True):
-        axes.text(-height / 4, middle, label, ha="right", va="center", fontsize=11)
-    for at, title in ((width / 2, "reconstructions"), (1.5 * width + height, "samples")):
-        axes.text(at, below - height / 5, title, ha="center", va="bottom", fontsize=12, weight="bold")
-    config = jobs[0].config
-    words = f"{config['model']} on {Path(config['data']).name}, first seed of each value.\n"
-    words += "Samples are mean images of p(x | z),\ndrawn with the same seed in every row."
-    axes.text(width + height, 0, words, ha="left", va="top", fontsize=10, color="0.35")
-    figure.savefig(path, bbox_inches="tight", pad_inches=0.15)
-    return True
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def _title(name: str) -> str:
 def draw(runs: dict[Path, dict[str, Any]], path: Path, data_dir: Path | None = None) -> bool:
     """Draw reconstructions and samples side by side, a row a run, below the test images.
 
-    `runs` are folders with the settings swept. Samples are drawn with the same seed in every row, of one class after another where x has one. Runs that
-    generate nothing are left out; returns whether any is left.
+    `runs` are folders with the settings swept. Samples are drawn with the same seed in every row, of one
+    class after another where x has one. Runs that generate nothing are left out; returns whether any is left.
     """
     labels: list[str] = []
     reconstructions, samples = [], []

@@ -130,6 +130,25 @@ def conv_vae() -> Written:
     return [encoder, decoder], loss
 
 
+def ppca() -> Written:
+    decoder, encoder = nn.Linear(10, 784), nn.Linear(784, 10)
+    rest = nn.ParameterList([torch.zeros(()), torch.zeros(10, 10)])
+
+    def loss(x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        log_std, raw = rest
+        log_diagonal = raw.diagonal()
+        tril = raw.tril(-1) + log_diagonal.exp().diag()
+        mean = encoder(x)
+        z = mean + torch.randn_like(mean) @ tril.T
+        kl = 0.5 * (mean**2).sum(-1) + 0.5 * (tril**2).sum() - 5 - log_diagonal.sum()
+        squares = ((x - decoder(z)) ** 2).sum(-1)
+        constant = 784 * (log_std + 0.5 * math.log(2 * math.pi))
+        return (0.5 * squares / (2 * log_std).exp() + constant + kl).mean()
+
+    return [decoder, encoder, rest], loss
+
+
 def ssvae() -> Written:
     """As the course asks: x and the labels tiled label-major, ten rows an image."""
     classifier, encoder, decoder = mlp(784, 10, nn.ReLU), mlp(794, 128), mlp(74, 784)
@@ -177,4 +196,5 @@ MODELS: dict[str, dict[str, Callable[[], Written]]] = {
     "ae": {"by hand": ae},
     "beta_vae": {"by hand": beta_vae},
     "conv_vae": {"by hand": conv_vae},
+    "ppca": {"by hand": ppca},
 }

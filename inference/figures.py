@@ -122,13 +122,14 @@ def draw_latents_by_label(model: LatentVariableModel, test: HeldOut, path: Path)
 
 def pareto(k_hat: np.ndarray, threshold: float, path: Path) -> None:
     """A histogram of the images' Pareto k-hat, with the line above which their weights cannot be trusted."""
-    finite = k_hat[np.isfinite(k_hat)]
+    finite, equal = k_hat[np.isfinite(k_hat)], np.mean(k_hat == -np.inf)
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     axes.hist(finite, bins=60, color="C0")
     axes.axvline(
         threshold, color="C3", label=f"{threshold}: {np.mean(k_hat > threshold):.1%} of images above"
     )
-    axes.set_xlabel("Pareto k-hat of the importance weights")
+    left_out = f"; {equal:.1%} of images have equal weights, and none" if equal else ""
+    axes.set_xlabel(f"Pareto k-hat of the importance weights{left_out}")
     axes.set_ylabel("test images")
     axes.set_title("How far each image's importance weights can be trusted", fontsize=11)
     axes.legend(frameon=False)

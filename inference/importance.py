@@ -21,6 +21,7 @@ MEMORY = 64  # MiB at a time, by default: what stays in a processor's last cache
 FEWEST = 100  # draws an image: from fewer the weights' tail cannot be judged
 BLOCK = 100  # images at most whose weights are judged at once
 KEPT = 100  # draws an image that are kept
+EQUAL = 1e-9  # nats over which the log-weights of one and the same p(x) may spread
 THRESHOLD = 0.7  # of k-hat: above it an importance-weighted estimate cannot be trusted. Vehtari et al. 2024
 
 
@@ -63,7 +64,7 @@ def weigh(
                 bound, variance = _bound(draw.log_weights, m)
                 bounds[m].append(bound)
                 variances[m].append(variance)
-            k_hat.append(pareto_k(draw.log_weights))
+            k_hat.append(pareto_k(draw.log_weights, next(model.parameters()).dtype))
             kept.append(Draw(draw.latents, draw.log_likelihood[:KEPT], draw.log_weights[:KEPT]))
             bar.update(len(inputs["x"]))
     figures = {
@@ -119,11 +120,17 @@ def _summary(values: Tensor, variances: Tensor) -> dict[str, float]:
     return figure | {"mc_se": (variances.sum().sqrt() / n).item()}
 
 
-def pareto_k(log_w: Tensor) -> np.ndarray:
-    """The Pareto k-hat of each image's importance weights, from log-weights (draws, images): (images,)."""
+def pareto_k(log_w: Tensor, precision: torch.dtype = torch.float64) -> np.ndarray:
+    """The Pareto k-hat of each image's importance weights, from log-weights (draws, images): (images,).
+
+    Weights that are equal to rounding, in the `precision` that they were worked out in, have no tail: their
+    k-hat is minus infinity, as of a guide that is the posterior.
+    """
     arviz = import_arviz()
     _, k = arviz.psislw(log_w.T.numpy())
-    return np.atleast_1d(k)
+    rounding = 64 * torch.finfo(precision).eps * log_w.abs().amax(0)
+    equal = log_w.amax(0) - log_w.amin(0) <= rounding.clamp(min=EQUAL)
+    return np.where(equal.numpy(), -np.inf, np.atleast_1d(k))
 
 
 def _bytes_a_row(model: LatentVariableModel, test: HeldOut) -> int:

@@ -4,7 +4,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from inference.data import PIXELS
 from inference.datasets import NAMES, SMALL, Dataset
@@ -14,6 +14,7 @@ from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
 DATA_DIR = Path("data")  # unless another is named
+SCHEDULES = ("constant", "cosine")  # of the learning rate; cosine takes it to zero at the last step
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,6 +69,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     given = _parser(name).parse_args(arguments)
     if hasattr(given, "elbo") and name and given.elbo not in MODELS[name].estimators:
         raise unknown(f"--elbo for {name}", given.elbo, MODELS[name].estimators)
+    for key, option in MODELS[name].options().items() if name else ():
+        kind = get_args(option.annotation)[0]
+        if get_origin(kind) is Literal and getattr(given, key, option.default) not in get_args(kind):
+            raise unknown(f"--{key.replace('_', '-')} of {name}", vars(given)[key], get_args(kind))
+    if getattr(given, "schedule", "constant") not in SCHEDULES:
+        raise unknown("--schedule", given.schedule, SCHEDULES)
     if name is None and given.resume is None:
         raise BadInput(f"no model: name one with --model, of {', '.join(MODELS)}")
     if given.resume is not None:
@@ -102,6 +109,11 @@ def _parser(name: str | None) -> Parser:
     add("--steps", type=positive(int), metavar="N", help="training steps" + default("steps"))
     add("--batch-size", type=positive(int), metavar="N", help="images a step" + default("batch_size"))
     add("--lr", type=positive(float), metavar="RATE", help="Adam's learning rate" + default("lr"))
+    add(
+        "--schedule",
+        metavar="NAME",
+        help="of the learning rate: " + ", ".join(SCHEDULES) + default("schedule"),
+    )
     add("--elbo", metavar="NAME", help=f"estimator of the bound: {', '.join(estimators)}" + default("elbo"))
     if not name or any(ESTIMATORS[key].particles > 1 for key in estimators):
         usual = {key: ESTIMATORS[key].particles for key in estimators if ESTIMATORS[key].particles > 1}
@@ -121,13 +133,14 @@ def _parser(name: str | None) -> Parser:
         own = parser.add_argument_group(f"options of {name}", _title(cls))
         for key, option in cls.options().items():
             kind, meaning = get_args(option.annotation)[:2]
-            convert = weight if kind is float else positive(kind)
-            own.add_argument(
-                "--" + key.replace("_", "-"),
-                type=convert,
-                metavar="N" if kind is int else "WEIGHT",
-                help=meaning + default(key),
-            )
+            flag = "--" + key.replace("_", "-")
+            if get_origin(kind) is Literal:
+                words = ", ".join(get_args(kind))
+                own.add_argument(flag, metavar="NAME", help=f"{meaning}: {words}" + default(key))
+            else:
+                convert = weight if kind is float else positive(kind)
+                metavar = "N" if kind is int else "WEIGHT"
+                own.add_argument(flag, type=convert, metavar=metavar, help=meaning + default(key))
     return parser
 
 
@@ -151,7 +164,13 @@ def _defaults(cls: type[LatentVariableModel], name: str | None) -> Any:
 
 def defaults(cls: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str, Any]:
     """Every training setting and model option with its default on images of that shape, by name."""
-    settings = {"elbo": cls.estimators[0], "seed": 0, "device": "auto", **cls.defaults}
+    settings = {
+        "elbo": cls.estimators[0],
+        "schedule": "constant",
+        "seed": 0,
+        "device": "auto",
+        **cls.defaults,
+    }
     settings |= {key: option.default for key, option in cls.options().items()}
     return settings | (cls.small if math.prod(shape[1:]) <= SMALL else {})
 

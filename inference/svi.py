@@ -139,6 +139,9 @@ def fit(
             due = (step + 1) % LOG_EVERY == 0 or step + 1 == steps
             values = train_terms(model, batch) if due else {}
             objective.backward()
+            if config.get("schedule") == "cosine":
+                for group in optimizer.param_groups:
+                    group["lr"] = config["lr"] * (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1

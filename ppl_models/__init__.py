@@ -5,6 +5,7 @@ from ppl_models.base import Bound, LatentVariableModel
 from ppl_models.beta_vae import BetaVAE
 from ppl_models.conv_vae import ConvVAE
 from ppl_models.gmvae import GMVAE
+from ppl_models.ppca import PPCA
 from ppl_models.ssvae import SSVAE
 from ppl_models.vae import VAE
 
@@ -15,6 +16,18 @@ MODELS: dict[str, type[LatentVariableModel]] = {
     "ae": AE,
     "beta_vae": BetaVAE,
     "conv_vae": ConvVAE,
+    "ppca": PPCA,
 }
 
-__all__ = ["AE", "GMVAE", "MODELS", "SSVAE", "VAE", "BetaVAE", "Bound", "ConvVAE", "LatentVariableModel"]
+__all__ = [
+    "AE",
+    "GMVAE",
+    "MODELS",
+    "PPCA",
+    "SSVAE",
+    "VAE",
+    "BetaVAE",
+    "Bound",
+    "ConvVAE",
+    "LatentVariableModel",
+]

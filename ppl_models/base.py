@@ -152,6 +152,10 @@ class LatentVariableModel(nn.Module):
         """Logits of q(y | x), (batch, classes), where the guide has such a factor; None elsewhere."""
         return None
 
+    def log_likelihood(self, x: Tensor) -> Tensor | None:
+        """log p(x) of images (batch, *shape) in closed form, (batch,); None where it has none."""
+        return None
+
     def remark(self) -> str | None:
         """What is worth saying of the model's options when training begins, in one line."""
         return None
@@ -169,14 +173,14 @@ class LatentVariableModel(nn.Module):
     @torch.no_grad()
     def prior(self, n: int) -> dict[str, Tensor]:
         """n draws of the latents from the generative process: name -> (n, ...)."""
-        latents = latents_of(self._generate(n, {}, None))
+        latents = latents_of(self.generate(n))
         return {name: value for name, value in latents.items() if name != "x"}
 
     @torch.no_grad()
     def decode(self, latents: Mapping[str, Tensor], y: Tensor | None = None) -> Tensor:
         """The mean image of p(x | latents, y), (batch, *shape). Latents not given come from the prior."""
         n = len(next(iter(latents.values())))
-        return self._generate(n, latents, y).nodes["x"]["fn"].mean
+        return self.generate(n, latents, y).nodes["x"]["fn"].mean
 
     @torch.no_grad()
     def sample(
@@ -186,7 +190,7 @@ class LatentVariableModel(nn.Module):
 
         y (n,) holds labels, for a model that has them; `latents`, by name, are taken as given.
         """
-        site = self._generate(n, latents or {}, y).nodes["x"]
+        site = self.generate(n, latents, y).nodes["x"]
         return site["value"] if noise else site["fn"].mean
 
     @torch.no_grad()
@@ -194,9 +198,14 @@ class LatentVariableModel(nn.Module):
         """The mean image decoded from the guide's most probable latents, (batch, *shape)."""
         return self.decode(self.encode(x, y), y)
 
-    def _generate(self, n: int, latents: Mapping[str, Tensor], y: Tensor | None) -> poutine.Trace:
-        """Run the model with x unobserved and the given latents held, and return its trace."""
-        given, inputs, like = dict(latents), {}, next(self.parameters())
+    def generate(
+        self, n: int, latents: Mapping[str, Tensor] | None = None, y: Tensor | None = None
+    ) -> poutine.Trace:
+        """The trace of the model run with x unobserved, n images, and the given latents held.
+
+        Raises ValueError where labels y are given to a model that has none.
+        """
+        given, inputs, like = dict(latents or {}), {}, next(self.parameters())
         if y is not None and not self.has_label:
             raise ValueError(f"{type(self).__name__} has no label: sample it without y")
         if y is not None and "y" in self.inputs:

@@ -19,6 +19,12 @@ def normal(x: Tensor, loc: Tensor | float, scale: Tensor | float) -> Tensor:
     return (-0.5 * ((x - loc) / scale) ** 2 - scale.log() - 0.5 * LOG_2PI).sum(-1)
 
 
+def multivariate_normal(x: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
+    """log N(x; loc, L L^T), with scale_tril L (d, d) lower triangular: log|det L| is the sum of log L_ii."""
+    e = torch.linalg.solve_triangular(scale_tril, (x - loc).unsqueeze(-1), upper=False).squeeze(-1)
+    return normal(e, 0.0, 1.0) - scale_tril.diagonal().log().sum()
+
+
 def bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     """log p(x) of independent pixels with p(x_i = 1) = 1 / (1 + exp(-logits_i)).
 
@@ -44,6 +50,21 @@ def kl_normal_standard(loc: Tensor, scale: Tensor) -> Tensor:
     Kingma and Welling 2014, appendix B.
     """
     return 0.5 * (loc**2 + scale**2 - 2 * scale.log() - 1).sum(-1)
+
+
+def kl_multivariate_normal_standard(loc: Tensor, scale_tril: Tensor) -> Tensor:
+    """KL(N(loc, L L^T) || N(0, I)) = 1/2 (|loc|^2 + |L|^2 - d) - sum log L_ii, for scale_tril L (d, d)."""
+    trace = (scale_tril**2).sum()
+    return 0.5 * ((loc**2).sum(-1) + trace - loc.shape[-1]) - scale_tril.diagonal().log().sum()
+
+
+def kl_multivariate_normals(
+    loc: Tensor, scale_tril: Tensor, prior_loc: Tensor, prior_scale_tril: Tensor
+) -> Tensor:
+    """KL(N(loc, L L^T) || N(prior_loc, P P^T)): that of N(P^-1 (loc - prior_loc), ...) from N(0, I)."""
+    e = torch.linalg.solve_triangular(prior_scale_tril, (loc - prior_loc).unsqueeze(-1), upper=False)
+    tril = torch.linalg.solve_triangular(prior_scale_tril, scale_tril, upper=False)  # lower triangular too
+    return kl_multivariate_normal_standard(e.squeeze(-1), tril)
 
 
 def kl_categorical_uniform(logits: Tensor) -> Tensor:

@@ -74,6 +74,10 @@ class BernoulliImage(TorchDistribution):
             self._validate_sample(value)
         sign = (1 - 2 * value).flatten(-len(self.event_shape))
         if not torch.is_grad_enabled():
+            if sign.dim() == 2 < self.logits.dim() and self.logits.shape[-2] == 1 < len(sign):
+                # every image under every row of logits: x . l - sum log(1 + e^l), a matrix product
+                ones = value.flatten(1)
+                return self.logits.squeeze(-2) @ ones.T + _log_prob(torch.ones_like(self.logits), self.logits)
             return _log_prob(sign, self.logits)
         batch = torch.broadcast_shapes(sign.shape, self.logits.shape)
         return _LogProb.apply(sign, self.logits.expand(batch))

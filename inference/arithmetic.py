@@ -1,6 +1,8 @@
 """Where the sums are done, and how the processor is asked to do them."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -45,6 +47,17 @@ def _keep_memory() -> None:
         return
     mallopt(mmap_threshold, gigabyte)
     mallopt(trim_threshold, 2 * gigabyte - 1)
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Tensors are float64 unless they say otherwise, for as long as it lasts."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def choose_device(name: str) -> torch.device:

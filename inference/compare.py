@@ -2,14 +2,17 @@
 
 python -m inference.compare                    every model, every estimator that applies to it
 python -m inference.compare --model ssvae      one model
+python -m inference.compare --run RUN_DIR      a run's parameters, on its own test images
 python -m inference.compare --json             the same as JSON
 
 Both sides see the same noise: Pyro's estimator runs the guide, and the bound by hand is worked out from the
 values that it sampled, with their graph. In float64 they agree to rounding, or the exit status is 1.
 """
 
+import inspect
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -19,9 +22,12 @@ from pyro import poutine
 from torch import Tensor
 from torch.nn import Parameter
 
-from inference.errors import run_command, unknown
+from inference.arithmetic import double_precision
+from inference.data import PIXELS, HeldOut
+from inference.errors import BadInput, run_command, unknown
 from inference.estimators import ESTIMATORS, divergence
 from inference.options import Parser, positive, seed
+from inference.runs import Run
 from ppl_models import MODELS
 from ppl_models.base import KL, LatentVariableModel, latents_of
 
@@ -34,6 +40,8 @@ def main(arguments: list[str]) -> int:
     """Print the comparison. Returns 0 where everything agrees, else 1."""
     parser = Parser(prog="python -m inference.compare", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", metavar="NAME", help=f"one of {', '.join(MODELS)} (default: all)")
+    parser.add_argument("--run", type=Path, metavar="RUN_DIR", help="take parameters and images from a run")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where its data set is now")
     parser.add_argument(
         "--batch-size", type=positive(int), default=7, metavar="N", help="images (default: 7)"
     )
@@ -44,18 +52,54 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     if given.model not in (None, *MODELS):
         raise unknown("model", given.model, MODELS)
+    if given.run and given.model:
+        raise BadInput("--run names the model already: leave out --model")
+    if given.run and given.model:
+        raise BadInput("--run names the model already: leave out --model")
+    with double_precision():
+        if given.run:
+            results = of_run(given.run, given.data_dir, given.batch_size, given.seed)
+        else:
+            names = [given.model] if given.model else MODELS
+            results = [
+                of_model(name, estimator, given.batch_size, given.seed)
+                for name in names
+                for estimator in MODELS[name].estimators
+            ]
+    agree = sum(result["agrees"] for result in results)
+    pages = [*map(page, results), f"{agree} of {len(results)} agree"]
+    print(json.dumps(results, indent=2) if given.json else "\n\n".join(pages))
+    return 0 if agree == len(results) else 1
+
+
+def of_model(name: str, estimator: str, batch: int, seed: int) -> dict[str, Any]:
+    """A model with random parameters and random images; beta is 1 where the estimator takes no weight."""
+    pyro.set_rng_seed(seed)
+    cls = MODELS[name]
+    options = {"beta": 1.0} if ESTIMATORS[estimator].particles > 1 and "beta" in cls.options() else {}
+    model = cls(cls.padded((1, 28, 28)), 10, **options)
+    model.train(batch > 1)  # batch norm needs two
+    return {"model": name, **compare(model, example_inputs(model, batch), estimator)}
+
+
+def of_run(folder: Path, data_dir: Path | None, batch: int, seed: int) -> list[dict[str, Any]]:
+    """A run's parameters on its first test images, and on its labelled images if it has any.
+
+    Under every estimator that applies: with a beta other than 1 the importance-weighted ones do not.
+    """
+    _, config, data, model = Run.restore(folder, data_dir)
+    model.double()
+    inputs, _, _ = next(HeldOut(data, type(model), torch.device("cpu")).chunks(batch))
+    if "x_labelled" in model.inputs and data.y_train is not None:
+        labels = torch.tensor(config["labelled"])
+        seen = PIXELS[model.pixels].test(data.x_train[labels])
+        inputs |= {"x_labelled": seen.to(inputs["x"]), "y_labelled": data.y_train[labels]}
     results = []
-    for name in [given.model] if given.model else MODELS:
-        pyro.set_rng_seed(given.seed)
-        model = MODELS[name](MODELS[name].padded((1, 28, 28)), 10).double()
-        if given.batch_size == 1:
-            model.eval()  # batch norm needs two
-        inputs = example_inputs(model, given.batch_size)
-        for estimator in model.estimators:
-            if not (ESTIMATORS[estimator].particles > 1 and getattr(model, "beta", 1.0) != 1.0):
-                results.append({"model": name, **compare(model, inputs, estimator)})
-    print(json.dumps(results, indent=2) if given.json else "\n\n".join(map(page, results)))
-    return 0 if all(result["agrees"] for result in results) else 1
+    for estimator in model.estimators:
+        if ESTIMATORS[estimator].particles == 1 or getattr(model, "beta", 1.0) == 1.0:
+            pyro.set_rng_seed(seed)
+            results.append({"model": f"{config['model']} of {folder}", **compare(model, inputs, estimator)})
+    return results
 
 
 def example_inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
@@ -125,6 +169,7 @@ def compare(model: LatentVariableModel, inputs: dict[str, Tensor], estimator: st
         if importance
         else next(cls.__name__ for cls in type(elbo).__mro__ if cls.__module__.startswith("pyro.")),
         "batch": len(inputs["x"]),
+        "formula": formula(type(model), importance),
         "terms": {
             name: {"by_hand": hand_terms[name].item(), "pyro": pyro_terms[name].item()} for name in hand_terms
         },
@@ -201,10 +246,22 @@ def terms_of(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: KL) -> 
     return terms
 
 
+def formula(cls: type[LatentVariableModel], importance: bool) -> list[str]:
+    """What is compared, as the model's own docstring writes it: its bound, and what is minimised."""
+    paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
+    lines = [
+        line for part in paragraphs if part.startswith(("-ELBO", "objective")) for line in part.split("\n")
+    ]
+    if importance:
+        lines = [f"objective = -log 1/{PARTICLES} sum_k p(x, z_k) / q(z_k | x),   z_k ~ q(z | x)"]
+    return lines
+
+
 def page(result: dict[str, Any]) -> str:
     """The comparison as a student reads it."""
     lines = [
         f"{result['model']}, {result['elbo']}, {result['batch']} images, float64, nats per image",
+        *(f"  {line}" for line in result["formula"]),
         f"  {'term':16} {'by hand':>22} {'Pyro':>22} {'difference':>12}",
     ]
     for name, term in result["terms"].items():

@@ -21,6 +21,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from inference.arithmetic import double_precision
 from inference.data import HeldOut
 from inference.datasets import Dataset
 from inference.errors import BadInput, run_command
@@ -53,12 +54,8 @@ def main(arguments: list[str]) -> int:
     results = run.results()
     if "negative_elbo" not in results["test"]:
         raise BadInput(f"{config['model']} has no prior that it was trained with: nothing here is log p(x)")
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
+    with double_precision():
         results["exact"] = measure(model.double(), data, given.images)
-    finally:
-        torch.set_default_dtype(usual)
     run.write("results.json", results)
     print(json.dumps(results["exact"], indent=2) if given.json else page(config, results["exact"]))
     return 0

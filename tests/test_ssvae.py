@@ -4,6 +4,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
@@ -86,6 +87,35 @@ def test_enumeration_is_the_mean_of_sampling_y() -> None:
         draws = (sum(guide.nodes[name]["log_prob"] for name in ("y", "z")) - log_p).unflatten(0, (2, n))
     error = (exact.var(0) / len(exact) + draws.var(1) / n).sqrt()
     assert ((exact.mean(0) - draws.mean(1)).abs() < 4 * error).all()
+
+
+def test_the_enumerated_gradient_is_the_mean_of_the_score_function_s(float64: None) -> None:
+    """y drawn and the score-function gradient of `Trace_ELBO`: noisier, and the same in mean."""
+    pyro.set_rng_seed(0)
+    model, n, rounds = SSVAE((1, 2, 2), 3, z_dim=1, hidden=3), 2_000, 100
+    with torch.no_grad():  # labels and z that matter, and a classifier that is wrong about them
+        for net in (model.decoder, model.classifier):
+            for layer in net.layers:
+                layer.weight *= 3
+    x = example_inputs(model, 1)["x"].expand(n, -1, -1, -1)
+    means, errors = [], []
+    drawn = poutine.infer_config(model.guide, lambda site: {"enumerate": None})
+    enumerated, sampled = TraceEnum_ELBO(max_plate_nesting=1), Trace_ELBO(max_plate_nesting=1)
+    for elbo, guide in ((enumerated, model.guide), (sampled, drawn)):
+        gradients = []
+        for _ in range(rounds):
+            loss = elbo.differentiable_loss(model.model, guide, x) / n
+            parts = torch.autograd.grad(loss, list(model.parameters()))
+            gradients.append(torch.cat([part.flatten() for part in parts]))
+        means.append(torch.stack(gradients).mean(0))
+        errors.append(torch.stack(gradients).std(0) / rounds**0.5)
+    error = (errors[0] ** 2 + errors[1] ** 2).sqrt()
+    assert ((means[0] - means[1]).abs() / error).nan_to_num().max() < 4.5
+    size = sum(p.numel() for p in model.classifier.parameters())
+    assert errors[1].norm() < 0.05 * means[0].norm()  # so that a missing part would be seen
+    assert (
+        errors[1][:size].norm() > 3 * errors[0][:size].norm()
+    )  # the sum over y is what takes the noise away
 
 
 def test_samples_have_the_class_asked_for() -> None:

@@ -33,7 +33,7 @@ def places(graph: Relations, fixed: Places) -> Places:
             start = left + ACROSS * (width - len(names)) / 2
             found |= {name: (start + ACROSS * i, -DOWN * row) for i, name in enumerate(names)}
         left += ACROSS * width + 0.6
-    edge = min(x for x, _ in found.values())
+    edge = min((x for x, _ in found.values()), default=0.0)
     for node in graph.nodes.values():
         if node.kind == "parameter":
             child = next(edge.child for edge in graph.edges if edge.parent == node.name)

@@ -21,8 +21,13 @@ def normal(x: Tensor, loc: Tensor | float, scale: Tensor | float) -> Tensor:
 
 def multivariate_normal(x: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
     """log N(x; loc, L L^T), with scale_tril L (d, d) lower triangular: log|det L| is the sum of log L_ii."""
-    e = torch.linalg.solve_triangular(scale_tril, (x - loc).unsqueeze(-1), upper=False).squeeze(-1)
-    return normal(e, 0.0, 1.0) - scale_tril.diagonal().log().sum()
+    return normal(whitened(x - loc, scale_tril), 0.0, 1.0) - scale_tril.diagonal().log().sum()
+
+
+def whitened(e: Tensor, scale_tril: Tensor) -> Tensor:
+    """L^-1 e, for e (..., d) and scale_tril L (d, d) lower triangular: (..., d)."""
+    rows = e.reshape(-1, e.shape[-1])
+    return torch.linalg.solve_triangular(scale_tril, rows.T, upper=False).T.reshape(e.shape)
 
 
 def bernoulli(x: Tensor, logits: Tensor) -> Tensor:
@@ -62,9 +67,8 @@ def kl_multivariate_normals(
     loc: Tensor, scale_tril: Tensor, prior_loc: Tensor, prior_scale_tril: Tensor
 ) -> Tensor:
     """KL(N(loc, L L^T) || N(prior_loc, P P^T)): that of N(P^-1 (loc - prior_loc), ...) from N(0, I)."""
-    e = torch.linalg.solve_triangular(prior_scale_tril, (loc - prior_loc).unsqueeze(-1), upper=False)
-    tril = torch.linalg.solve_triangular(prior_scale_tril, scale_tril, upper=False)  # lower triangular too
-    return kl_multivariate_normal_standard(e.squeeze(-1), tril)
+    tril = whitened(scale_tril.T, prior_scale_tril).T  # P^-1 L, lower triangular too
+    return kl_multivariate_normal_standard(whitened(loc - prior_loc, prior_scale_tril), tril)
 
 
 def kl_categorical_uniform(logits: Tensor) -> Tensor:

@@ -17,6 +17,38 @@ def test_normal(float64: None) -> None:
     assert_close(densities.normal(torch.zeros(2), 0.0, 1.0).item(), -math.log(2 * math.pi))
 
 
+def test_multivariate_normal(float64: None) -> None:
+    x, loc = torch.randn(3, 1, 2, 5), torch.randn(4, 1, 5)
+    tril = torch.randn(5, 5).tril(-1) + torch.diag(torch.rand(5) + 0.1)
+    p = dist.MultivariateNormal(loc, scale_tril=tril)
+    assert_close(densities.multivariate_normal(x, loc, tril), p.log_prob(x))
+    assert densities.multivariate_normal(x[0, 0, 0], loc[0, 0], tril).shape == ()
+
+
+def test_kl_of_multivariate_normals(float64: None) -> None:
+    loc, other = torch.randn(4, 3, 5), torch.randn(3, 5)
+    tril, prior = (torch.randn(5, 5).tril(-1) + torch.diag(torch.rand(5) + 0.1) for _ in range(2))
+    q, p = dist.MultivariateNormal(loc, scale_tril=tril), dist.MultivariateNormal(other, scale_tril=prior)
+    assert_close(densities.kl_multivariate_normals(loc, tril, other, prior), dist.kl_divergence(q, p))
+    standard = dist.MultivariateNormal(torch.zeros(5), torch.eye(5))
+    assert_close(densities.kl_multivariate_normal_standard(loc, tril), dist.kl_divergence(q, standard))
+
+
+def test_closed_divergences_are_never_negative(float64: None) -> None:
+    """And zero at the prior alone."""
+    for _ in range(100):
+        loc, scale = torch.randn(3, 50, 4) * torch.rand(()), (torch.randn(3, 50, 4) * torch.rand(())).exp()
+        assert (densities.kl_normal_standard(loc, scale) > 0).all()
+        tril = torch.randn(4, 4).tril(-1) + scale[0, 0].diag()
+        assert (densities.kl_multivariate_normal_standard(loc, tril) > 0).all()
+        assert (densities.kl_categorical_uniform(10 * torch.rand(()) * torch.randn(3, 50, 7)) > -1e-12).all()
+    zero, one, eye = torch.zeros(2, 4), torch.ones(2, 4), torch.eye(4)
+    assert_close(densities.kl_normal_standard(zero, one), torch.zeros(2))
+    assert_close(densities.kl_multivariate_normal_standard(zero, eye), torch.zeros(2))
+    assert_close(densities.kl_multivariate_normals(one, eye, one, eye), torch.zeros(2))
+    assert_close(densities.kl_categorical_uniform(zero), torch.zeros(2))
+
+
 def test_bernoulli(float64: None) -> None:
     x, logits = torch.rand(3, 5).bernoulli(), 5 * torch.randn(2, 3, 5)
     assert_close(densities.bernoulli(x, logits), dist.Bernoulli(logits=logits).log_prob(x).sum(-1))

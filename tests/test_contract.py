@@ -236,6 +236,14 @@ def test_saving_and_loading_round_trips(model: LatentVariableModel, tmp_path: Pa
     assert torch.equal(other.reconstruct(x), model.reconstruct(x))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_knows_its_data(name: str) -> None:
+    cls = MODELS[name]
+    shape, classes = cls.padded(SHAPE), inspect.signature(cls).parameters["classes"].default
+    assert (cls(shape, 7).shape, cls(shape, 7).classes) == (shape, 7)
+    assert classes in (0, inspect.Parameter.empty)  # images without labels have none
+
+
 def test_options_are_explained(model: LatentVariableModel) -> None:
     for name, option in model.options().items():
         assert option.default is not inspect.Parameter.empty, name

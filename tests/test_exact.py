@@ -61,6 +61,9 @@ def test_log_likelihood_of_ppca_is_that_of_its_marginal(float64: None) -> None:
     w, b, s = model.decoder.weight, model.decoder.bias, model.log_scale.exp()
     marginal = torch.distributions.MultivariateNormal(b, w @ w.T + s**2 * torch.eye(16))
     assert_close(model.log_likelihood(x), marginal.log_prob(x.flatten(1)))
+    torch.set_default_dtype(torch.float32)  # the model's own precision counts
+    assert model.log_likelihood(x).dtype == torch.float64
+    assert_close(model.log_likelihood(x), marginal.log_prob(x.flatten(1)))
 
 
 @pytest.mark.parametrize(("guide", "orthogonal"), [("full", False), ("mean_field", True)])

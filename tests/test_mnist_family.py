@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from inference.compare import example_inputs
 from inference.estimators import Loss
 from inference.evaluate import draw_latents
-from ppl_models import AE, GMVAE, VAE, BetaVAE, ConvVAE
+from ppl_models import AE, GMVAE, MODELS, VAE, BetaVAE, ConvVAE
 from ppl_models.base import LatentVariableModel
 from ppl_models.nets.heads import loc_log_scale, loc_scale
 
@@ -26,6 +26,16 @@ def test_sizes_are_the_courses() -> None:
     ae = AE((1, 28, 28))
     assert (count(ae.encoder), count(ae.decoder)) == (419_744, 419_745)
     assert count(ConvVAE((3, 32, 32))) == 981_411
+
+
+def test_options_are_the_courses() -> None:
+    usual = {name: {key: p.default for key, p in cls.options().items()} for name, cls in MODELS.items()}
+    assert usual["vae"] == {"z_dim": 10, "hidden": 300, "beta": 1.0}
+    assert usual["gmvae"] == {"z_dim": 10, "hidden": 300, "components": 500, "beta": 1.0}
+    weights = {"gen_weight": 1.0, "class_weight": 100.0}
+    assert usual["ssvae"] == {"z_dim": 64, "hidden": 300, "labels": 100, **weights}
+    assert usual["ae"] == {"z_dim": 64} and usual["beta_vae"] == {"z_dim": 64, "beta": 1e-4}
+    assert usual["conv_vae"] == {"z_dim": 16} and usual["ppca"] == {"z_dim": 10, "guide": "full"}
 
 
 def test_images_shrink_and_grow_as_the_courses_say() -> None:
@@ -118,6 +128,10 @@ def test_the_auto_encoder_minimises_the_mean_squared_error(float64: None) -> Non
     assert_close(loss, error)
     for a, b in zip(*(torch.autograd.grad(f, list(model.parameters())) for f in (loss, error)), strict=True):
         assert_close(a, b)
+    aside = model.bound(x, draw_latents(model, x=x)).asides["mean_squared_error"]
+    assert aside.shape == (6,)
+    assert_close(aside.mean(), error)
+    assert model.prior(2_000)["z"].std().item() == pytest.approx(1, abs=0.01)  # what samples are drawn from
 
 
 @pytest.mark.parametrize("beta", [0.0, 1e-4, 10.0])
@@ -143,7 +157,8 @@ def test_beta_vae_minimises_the_mean_squared_error_and_beta_times_the_divergence
         assert_close(loss, beta * bound.negative_elbo.mean())
         assert f"scale {model.scale:.4g}" in (model.remark() or "")
     else:
-        assert bound.kl is not None and "no Gaussian scale" in (model.remark() or "")
+        assert bound.kl is not None and (model.remark() or "").startswith("beta 0: no Gaussian scale")
+        assert 2 * math.pi * model.scale**2 == pytest.approx(1)  # -log p has no constant
 
 
 def test_conv_vae_reports_the_course_s_number_beside_the_bound(float64: None) -> None:

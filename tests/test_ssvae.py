@@ -5,7 +5,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, relu
 from torch.testing import assert_close
 
 from inference.compare import compare, example_inputs
@@ -68,6 +68,32 @@ def test_without_generative_weight_it_is_a_classifier(float64: None) -> None:
     assert all(p.grad is None for p in [*model.encoder.parameters(), *model.decoder.parameters()])
     assert compare(model, inputs, "enum")["agrees"]
     assert model.bound(inputs["x"], {}).negative_elbo is None
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.0), (0.0, 0.5), (1.0, 0.5)])
+def test_either_weight_may_be_left_out(weights: tuple[float, float], float64: None) -> None:
+    model = SSVAE(SHAPE, 3, z_dim=2, hidden=16, gen_weight=weights[0], class_weight=weights[1])
+    inputs = example_inputs(model, 5)
+    result = compare(model, inputs, "enum")
+    assert result["agrees"] and ("classification" in result["terms"]) == (weights[1] > 0)
+    assert ("reconstruction" in result["terms"]) == (weights[0] > 0)
+    bound = model.bound(inputs["x"], draw_latents(model, x=inputs["x"]))
+    assert bound.penalties == {}  # without labelled images there is nothing to classify
+    assert bound.weights == {**dict.fromkeys(bound.terms, weights[0]), "classification": weights[1]}
+
+
+def test_both_weights_left_out_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^gen_weight and class_weight are both 0: nothing is left to train$"
+    ):
+        SSVAE(SHAPE, 3, gen_weight=0.0, class_weight=0.0)
+
+
+def test_networks_are_the_course_s() -> None:
+    model = SSVAE(SHAPE, 3, z_dim=2, hidden=16)
+    x = torch.rand(5, *SHAPE)
+    first, second, last = model.classifier.layers
+    assert_close(model.classify(x), last(relu(second(relu(first(x.flatten(1)))))))  # the others have ELU
 
 
 def test_enumeration_is_the_mean_of_sampling_y() -> None:

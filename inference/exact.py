@@ -34,8 +34,8 @@ from ppl_models.densities import kl_multivariate_normals
 
 PARTICLES = [1, 10, 100, 1000]  # of the bounds beside log p(x); of one it is the ELBO
 POINTS = 64  # of the first grid, along each axis
-MOST_POINTS = 2048  # of the last
-TOLERANCE = 1e-5  # nats by which twice as many points along each axis may change an image's log p(x)
+MOST_POINTS = 4096  # of the last
+TOLERANCE = 1e-4  # nats by which twice as many points along each axis may change an image's log p(x)
 OUTSIDE = 1e-9  # the share of p(x) that may lie on the grid's edge
 AT_A_TIME = 2**25  # numbers in the largest tensor
 
@@ -122,7 +122,7 @@ def quadrature(model: LatentVariableModel, x: Tensor) -> Quadrature:
     while points <= MOST_POINTS:
         log_p, edge = _sum_over_grid(model, x, name, finite, low, high, points)
         if edge > OUTSIDE:
-            low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
+            low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
             last = None
             continue
         if last is not None:

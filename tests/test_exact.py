@@ -194,7 +194,7 @@ def test_bounds_climb_towards_log_p_and_never_pass_it(
     model = trained(MODELS[name]((1, 8, 8), 10, z_dim=2, hidden=32), digits, 300)
     x = (digits.x_test[:15].double() / 255).bernoulli()
     found = quadrature(model, x)
-    assert found.change <= 1e-5 and found.values == (10 if name == "ssvae" else 1)
+    assert found.change <= 1e-4 and found.values == (10 if name == "ssvae" else 1)
     means, errors = bounds(model, x, (1, 10, 100, 1_000), 4_000)
     gaps = found.log_p.mean() - means
     assert (gaps[:-1] - gaps[1:] > 0).all()  # tighter with every m

@@ -141,6 +141,16 @@ def families(graph: Relations, letter: str) -> str:
     )
 
 
+def describe(shown: Iterable[View]) -> str:
+    """What a diagram shows, in words: they are kept in its file, so that it can be held against the code."""
+    lines = []
+    for view in shown:
+        for title, graph in (("model", view.model), ("guide", view.guide)):
+            lines += [f"{title}: {view.title}".rstrip(": "), *map(str, graph.nodes.values())]
+            lines += [*map(str, graph.edges), str(graph.plates)]
+    return "\n".join(lines)
+
+
 def draw(model: LatentVariableModel, path: Path) -> None:
     """Draw every view of a model, a row each, the model at the left and the guide at the right."""
     rows, shown = [], views(model)
@@ -174,7 +184,8 @@ def draw(model: LatentVariableModel, path: Path) -> None:
                 axes.text(centre, low - 0.2 - 0.42 * i, line, fontsize=12.5, **middle)
             small = {"fontsize": 9, "color": "0.35", **middle}
             axes.text(centre, low - 0.2 - 0.42 * len(formulae), families(graph, letter), **small)
-    figure.savefig(path, dpi=200)
+    where = "Subject" if path.suffix.lower() == ".pdf" else "Description"
+    figure.savefig(path, dpi=150, metadata={where: describe(shown)})
     plt.close(figure)
 
 

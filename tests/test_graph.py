@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from inference import diagram, graph
@@ -206,6 +207,17 @@ def test_the_command_writes_a_file(ending: str, tmp_path: Path, capsys: pytest.C
         assert min(picture.shape[:2]) > 1_000
         for row in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
             assert (row == 1).all()  # nothing is cut off at the edges
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_diagrams_in_docs_are_of_the_code_as_it_is(name: str) -> None:
+    cls = MODELS[name]
+    words = Image.open(Path(graph.__file__).parents[1] / "docs" / "diagrams" / f"{name}.png").text[
+        "Description"
+    ]
+    assert words == graph.describe(views(cls(cls.padded((1, 28, 28)), 10).eval())), (
+        f"draw it again: python -m inference.graph --model {name} --out docs/diagrams/{name}.png"
+    )
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def system(result: dict[str, Any]) -> str:
     config = result["config"]
     usual = defaults(MODELS[config["model"]], tuple(config["shape"]))
     settings = {key: config[key] for key in ("elbo", "steps", "batch_size", "lr")}
+    settings |= {"schedule": config.get("schedule", "constant")}
     if ESTIMATORS[config["elbo"]].particles > 1:
         settings |= {"particles": config["particles"]}
     settings |= config["options"]
@@ -105,11 +106,11 @@ def system(result: dict[str, Any]) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """All tables, in Markdown: what bounds log p(x) of binary images, squared errors, and labels."""
+    """All tables, in Markdown: what bounds log p(x) of binary images, squared errors, labels, likelihoods."""
     binary = [result for result in results if MODELS[result["model"]].pixels == "binary"]
-    grey = [result for result in results if MODELS[result["model"]].pixels != "binary"]
+    grey = [result for result in results if {"mean_squared_error", "squared_error"} & result["test"].keys()]
     parts = [("Bounds", BOUNDS, binary), ("Squared errors", ERRORS, grey), ("Labels", LABELS, results)]
-    tables = [rows(title, columns, runs) for title, columns, runs in parts]
+    tables = [*(rows(title, columns, runs) for title, columns, runs in parts), likelihoods(results)]
     return "\n\n".join(part for part in tables if part)
 
 
@@ -137,6 +138,40 @@ def rows(title: str, columns: dict[str, Column], results: list[dict[str, Any]]) 
         beside = REFERENCES[title].get((name, data), "")
         lines.append(f"| {' | '.join([f'`{name}`', data, seeds, *cells, beside])} |")
     return "\n".join(lines)
+
+
+def likelihoods(results: list[dict[str, Any]]) -> str:
+    """The runs whose log p(x) was worked out: bounds beside it, each with its Monte-Carlo error."""
+    lines = []
+    for run in sorted(results, key=lambda run: (list(MODELS).index(run["model"]), system(run), run["data"])):
+        if "exact" in run:
+            test, how = run["exact"]["test"], run["exact"]["how"]
+            cells = [
+                f"{test[f'iwae_{m}']['value']:.4f} ± {test[f'iwae_{m}']['mc_se']:.4f}"
+                for m in (1, 10, 100, 1000)
+            ]
+            log_p = f"{test['negative_log_p']['value']:.4f}"
+            lines.append(f"| {' | '.join([f'`{system(run)}`', run['data'], *cells, log_p, how])} |")
+    head = ["system", "data", "-ELBO", "-IWAE-10", "-IWAE-100", "-IWAE-1000", "-log p(x)", "by"]
+    title = ["**Where log p(x) is known**", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    return "\n".join([*title, *lines, *_linear(results)]) if lines else ""
+
+
+def _linear(results: list[dict[str, Any]]) -> list[str]:
+    """What else is known of the linear models."""
+    lines = []
+    for run in sorted(results, key=lambda run: (system(run), run["data"])):
+        test = {name: figure["value"] for name, figure in run.get("exact", {"test": {}})["test"].items()}
+        if "gap" in test:
+            short = test["train_negative_log_p"] - test["train_negative_log_p_at_maximum_likelihood"]
+            gap = f"{test['iwae_1'] - test['negative_log_p']:.5f} | {test['gap']:.5f}"
+            spread = f"{test['spread_with_exact_guide']:.0e}"
+            lines.append(f"| `{system(run)}` | {run['data']} | {gap} | {short:.1e} | {spread} |")
+    head = [
+        *("system", "data", "log p(x) - ELBO", "KL(q, posterior) in closed form"),
+        *("mean log p(x) of the training set below its maximum", "spread of log-weights, exact guide"),
+    ]
+    return ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines] if lines else []
 
 
 def _cell(runs: list[dict[str, Any]], column: Column) -> str:

@@ -1,4 +1,4 @@
-"""The README's table of results, made from runs/published: one results.json a run, each under its own name.
+"""The README's tables of results, made from runs/published: one results.json a run, each under its own name.
 
 python -m inference.table              print it
 python -m inference.table --write      put it into README.md, between its marks
@@ -17,6 +17,10 @@ from ppl_models import MODELS
 
 ROOT = Path(__file__).parent.parent
 MARKS = "<!-- results: made by python -m inference.table --write -->", "<!-- end of results -->"
+LIKELIHOOD_MARKS = (
+    "<!-- likelihoods: made by python -m inference.table --write -->",
+    "<!-- end of likelihoods -->",
+)
 
 
 class Column(NamedTuple):
@@ -79,8 +83,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write", action="store_true", help="write it into README.md")
     if parser.parse_args(arguments).write:
         write_readme(MARKS, table(published()))
+        write_readme(LIKELIHOOD_MARKS, likelihoods(published()))
     else:
-        print(table(published()))
+        print(table(published()), likelihoods(published()), sep="\n\n")
     return 0
 
 
@@ -106,11 +111,11 @@ def system(result: dict[str, Any]) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """All tables, in Markdown: what bounds log p(x) of binary images, squared errors, labels, likelihoods."""
+    """All tables, in Markdown: what bounds log p(x) of binary images, squared errors, and labels."""
     binary = [result for result in results if MODELS[result["model"]].pixels == "binary"]
     grey = [result for result in results if {"mean_squared_error", "squared_error"} & result["test"].keys()]
     parts = [("Bounds", BOUNDS, binary), ("Squared errors", ERRORS, grey), ("Labels", LABELS, results)]
-    tables = [*(rows(title, columns, runs) for title, columns, runs in parts), likelihoods(results)]
+    tables = [rows(title, columns, runs) for title, columns, runs in parts]
     return "\n\n".join(part for part in tables if part)
 
 
@@ -153,7 +158,7 @@ def likelihoods(results: list[dict[str, Any]]) -> str:
             log_p = f"{test['negative_log_p']['value']:.4f}"
             lines.append(f"| {' | '.join([f'`{system(run)}`', run['data'], *cells, log_p, how])} |")
     head = ["system", "data", "-ELBO", "-IWAE-10", "-IWAE-100", "-IWAE-1000", "-log p(x)", "by"]
-    title = ["**Where log p(x) is known**", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    title = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     return "\n".join([*title, *lines, *_linear(results)]) if lines else ""
 
 

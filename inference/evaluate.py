@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from inference import figures, importance
@@ -23,7 +22,7 @@ from inference.options import Parser, positive
 from inference.probe import probe
 from inference.progress import table
 from inference.runs import Run
-from ppl_models.base import LatentVariableModel, latents_of
+from ppl_models.base import LatentVariableModel, draw_latents
 
 PARTICLES = [1, 10, 100, 1000]
 CHUNK = 500  # test images at a time
@@ -72,14 +71,6 @@ def main(arguments: list[str]) -> int:
     run.write("results.json", results)
     print(json.dumps(results["test"], indent=2) if given.json else table(results["test"]))
     return 0
-
-
-@torch.no_grad()
-def draw_latents(model: LatentVariableModel, **inputs: Tensor) -> dict[str, Tensor]:
-    """Latents from the guide, every value of an enumerated one: name -> (..., batch, event)."""
-    with poutine.trace() as tracer, poutine.enum(first_available_dim=-2):
-        model.guide(**inputs)
-    return latents_of(tracer.trace)
 
 
 @torch.no_grad()

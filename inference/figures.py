@@ -12,6 +12,7 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from inference import point_figures
 from inference.data import Batches, HeldOut
 from inference.runs import Run
 from ppl_models.base import LatentVariableModel
@@ -26,8 +27,15 @@ LABELS = {
     "mean_squared_error": "mean squared error",
     "squared_error": "squared error",
     "squared_error_and_kl": "squared error + KL",
+    "bits_per_dim": "negative ELBO, bits per dimension",
+    "negative_log_p": "-log p(x)",
 }
-UNITS = {"accuracy": "share", "mean_squared_error": "per pixel", "squared_error": "per image"}
+UNITS = {
+    "bits_per_dim": "bits per dimension",
+    "accuracy": "share",
+    "mean_squared_error": "per pixel",
+    "squared_error": "per image",
+}
 
 
 def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
@@ -38,6 +46,10 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
     model.eval()
     with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []):
         torch.manual_seed(0)
+        if model.pixels == "points":
+            draw_points(model, batches, test, run.figures)
+            model.train(was_training)
+            return
         title = "5 training images as the model sees them"
         save_grid(batches(0)["x"][:5], 5, run.figures / "training.png", title)
         if "reconstruction" in run.metrics()[-1]:  # a classifier alone generates nothing
@@ -53,6 +65,16 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
                 draw_interpolations(model, test, run.figures / "interpolations.png")
             draw_latents_by_label(model, test, run.figures / "latents.png")
     model.train(was_training)
+
+
+def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, folder: Path) -> None:
+    """Samples beside the data; where the training points' latents are; the density where it is known."""
+    point_figures.draw_samples(model, test.x, folder / "samples.png")
+    point_figures.draw_latents_of_data(model, batches.x, batches.y, folder / "latents.png")
+    box = point_figures.box_around(test.x)
+    log_p = model.log_likelihood(point_figures.on_a_grid(box, 200).to(test.x))
+    if log_p is not None:
+        point_figures.draw_density(log_p.unflatten(0, (200, 200)), box, folder / "density.png")
 
 
 def draw_reconstructions(model: LatentVariableModel, test: HeldOut, folder: Path) -> None:

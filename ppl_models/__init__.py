@@ -8,6 +8,7 @@ from ppl_models.gmvae import GMVAE
 from ppl_models.ppca import PPCA
 from ppl_models.ssvae import SSVAE
 from ppl_models.vae import VAE
+from ppl_models.vae2d import VAE2D
 
 MODELS: dict[str, type[LatentVariableModel]] = {
     "vae": VAE,
@@ -17,6 +18,7 @@ MODELS: dict[str, type[LatentVariableModel]] = {
     "beta_vae": BetaVAE,
     "conv_vae": ConvVAE,
     "ppca": PPCA,
+    "vae2d": VAE2D,
 }
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "PPCA",
     "SSVAE",
     "VAE",
+    "VAE2D",
     "BetaVAE",
     "Bound",
     "ConvVAE",

@@ -16,12 +16,11 @@ from inference import datasets
 from inference.compare import compare, example_inputs
 from inference.data import Batches, HeldOut, labelled
 from inference.estimators import ESTIMATORS, Loss
-from inference.evaluate import draw_latents
 from inference.options import defaults
 from inference.runs import Run
 from inference.svi import fit
 from ppl_models import MODELS
-from ppl_models.base import LatentVariableModel, latents_of
+from ppl_models.base import LatentVariableModel, draw_latents, latents_of
 
 SHAPE, CLASSES = (1, 8, 8), 10
 PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.estimators]

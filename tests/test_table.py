@@ -62,6 +62,12 @@ def test_likelihoods_have_a_table_of_their_own() -> None:
     assert (
         table.likelihoods([run]).splitlines()[-1] == "| `vae` | mnist | 0.29990 | 0.31000 | 4.0e-04 | 2e-13 |"
     )
+    run["config"]["options"]["guide"] = "full"
+    other = {name: {**figure, "value": figure["value"] + 1} for name, figure in test.items()}
+    run["exact"]["mean_field"] = {**other, "gap": {"value": 1.25}}
+    added = [line for line in table.likelihoods([run]).splitlines() if "best mean-field" in line]
+    assert "| 25.4999 ± 0.0100 |" in added[0] and "| 24.2000 |" in added[0]
+    assert "| 1.29990 | 1.25000 |" in added[1]
     assert table.likelihoods([result("vae", 1, {})]) == ""
 
 

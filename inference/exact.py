@@ -236,7 +236,7 @@ def page(config: dict[str, Any], exact: dict[str, Any]) -> str:
     names["iwae_1"] = "-ELBO"
     lines = [f"{config['model']} on {config['data']}, {exact['images']} test images, float64, nats per image"]
     for name, label in names.items():
-        error = f" ± {test[name]['mc_se']:.4f}" if "mc_se" in test[name] else ""
+        error = f" ± {test[name]['mc_se']:.2g}" if "mc_se" in test[name] else ""
         lines.append(f"  {label:12} {test[name]['value']:14.6f}{error}")
     lines.append(f"  by {exact['how']}")
     if "gap" in test:
@@ -253,7 +253,7 @@ def page(config: dict[str, Any], exact: dict[str, Any]) -> str:
         ]
         for name, label in list(names.items())[:-1]:
             figure = exact["mean_field"][name]
-            lines.append(f"  {label:12} {figure['value']:14.6f} ± {figure['mc_se']:.4f}")
+            lines.append(f"  {label:12} {figure['value']:14.6f} ± {figure['mc_se']:.2g}")
         lines.append(f"  KL(q || posterior) in closed form is {exact['mean_field']['gap']['value']:.6f}")
     return "\n".join(lines)
 

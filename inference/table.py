@@ -183,7 +183,7 @@ def likelihoods(results: list[dict[str, Any]]) -> str:
 def _beside(name: str, data: str, test: dict[str, Any], how: str) -> str:
     """A line of bounds, their Monte-Carlo errors, and log p(x)."""
     figures = [test[f"iwae_{m}"] for m in (1, 10, 100, 1000)]
-    cells = [f"{figure['value']:.4f} ± {figure['mc_se']:.4f}" for figure in figures]
+    cells = [f"{figure['value']:.4f} ± {figure['mc_se']:.2g}" for figure in figures]
     return f"| {' | '.join([name, data, *cells, format(test['negative_log_p']['value'], '.4f'), how])} |"
 
 

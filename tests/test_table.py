@@ -55,13 +55,19 @@ def test_likelihoods_have_a_table_of_their_own() -> None:
     run["exact"] = {"images": 100, "how": "a sum", "test": {**test, "negative_log_p": {"value": 24.2}}}
     head, _, line = table.likelihoods([run, result("vae", 1, {})]).splitlines()
     assert head == "| system | data | -ELBO | -IWAE-10 | -IWAE-100 | -IWAE-1000 | -log p(x) | by |"
-    assert line.startswith("| `vae` | mnist | 24.4999 ± 0.0100 | 24.4990") and "| 24.2000 | a sum |" in line
+    assert line.startswith("| `vae` | mnist | 24.4999 ± 0.01 | 24.4990") and "| 24.2000 | a sum |" in line
     linear = {"gap": 0.31, "spread_with_exact_guide": 2e-13, "train_negative_log_p": -5.0}
     linear |= {"train_negative_log_p_at_maximum_likelihood": -5.0004}
     run["exact"]["test"] |= {name: {"value": value} for name, value in linear.items()}
     assert (
         table.likelihoods([run]).splitlines()[-1] == "| `vae` | mnist | 0.29990 | 0.31000 | 4.0e-04 | 2e-13 |"
     )
+    run["config"]["options"]["guide"] = "full"
+    other = {name: {**figure, "value": figure["value"] + 1} for name, figure in test.items()}
+    run["exact"]["mean_field"] = {**other, "gap": {"value": 1.25}}
+    added = [line for line in table.likelihoods([run]).splitlines() if "best mean-field" in line]
+    assert "| 25.4999 ± 0.01 |" in added[0] and "| 24.2000 |" in added[0]
+    assert "| 1.29990 | 1.25000 |" in added[1]
     assert table.likelihoods([result("vae", 1, {})]) == ""
 
 

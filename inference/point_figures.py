@@ -77,7 +77,8 @@ def draw_density(log_density: Tensor, box: tuple[float, float, float, float], pa
 
 
 def _scatter(axes: Axes, points: Tensor, **style: Any) -> None:
-    axes.scatter(*points.cpu().numpy().T, s=5, alpha=0.5, linewidths=0, **style)
+    across, up = points.cpu().numpy().T
+    axes.scatter(across, up, s=5, alpha=0.5, linewidths=0, **style)
     axes.set_aspect("equal", adjustable="box")
     axes.grid(alpha=0.25)
 

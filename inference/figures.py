@@ -73,6 +73,7 @@ def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run
     draw_latents_by_label(model, test, run.figures / "latents.png")
 
 
+@torch.no_grad()
 def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, folder: Path) -> None:
     """Samples beside the data; where the training points' latents are; the density where it is known."""
     point_figures.draw_samples(model, test.x, folder / "samples.png")

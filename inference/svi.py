@@ -21,12 +21,14 @@ from inference.errors import BadInput, Diverged, run_command
 from inference.estimators import Loss
 from inference.evaluate import evaluate
 from inference.options import DATA_DIR, configuration, eval_every, parse
+from inference.probe import active_units
 from inference.progress import Progress, StopSignals, table
 from inference.runs import Run, provenance
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel, draw_latents
 
 LOG_EVERY = 100  # steps between the training lines of metrics.jsonl
+DRAWS_OF_POINTS = 100  # which cost little
 DRAWS = 10  # of the latents, an image, for the figures at the end
 
 
@@ -169,9 +171,13 @@ def fit(
     results |= {"seconds": seconds(), "device": str(device)}
     here = ("command", "data_dir")  # of this machine alone: results are for others too
     settings = {key: value for key, value in config.items() if key not in here}
-    results |= {"test": evaluate(model, test, DRAWS), "config": settings}
+    draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
+    results |= {"test": evaluate(model, test, draws), "config": settings}
     if test.independent is not None:
-        results["independent"] = evaluate(model, test.independent, DRAWS)
+        results["independent"] = evaluate(model, test.independent, draws)
+    units = active_units(model, test.grey)
+    if units is not None:
+        results["active_units"] = units
     run.write("results.json", results)
     print(table(results["test"]))
     figures.draw_all(model, batches, test, run)

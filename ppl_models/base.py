@@ -225,7 +225,9 @@ class LatentVariableModel(nn.Module):
 
     @classmethod
     def padded(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of images (channels, height, width) once they are zero-padded as the model asks."""
+        """The shape of images (channels, height, width) as the model takes them; of points (2,)."""
+        if cls.pixels == "points":
+            return (2,)
         return tuple(shape) if cls.side is None else (shape[0], cls.side, cls.side)
 
     @classmethod

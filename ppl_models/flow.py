@@ -8,10 +8,20 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import transforms
+from pyro.nn import DenseNN
 from torch import Tensor, nn
 
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel
+
+BINS, BOUND = 16, 4.0  # of a spline, which is the identity outside of [-BOUND, BOUND]
+
+
+def _spline_coupling(d: int, hidden: int) -> transforms.SplineCoupling:
+    """Moves the second half of the axes, as the first half says, which it leaves alone."""
+    kept, moved = d // 2, d - d // 2
+    network = DenseNN(kept, [hidden, hidden], [moved * BINS, moved * BINS, moved * (BINS - 1), moved * BINS])
+    return transforms.SplineCoupling(d, kept, network, BINS, BOUND, identity=True)
 
 
 class Flow(LatentVariableModel):
@@ -48,10 +58,7 @@ class Flow(LatentVariableModel):
         (d,) = shape
         self.loc, self.log_scale = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
         if kind == "coupling":
-            self.layers = nn.ModuleList(
-                transforms.spline_coupling(d, hidden_dims=[hidden, hidden], count_bins=16, bound=4.0)
-                for _ in range(layers)
-            )
+            self.layers = nn.ModuleList(_spline_coupling(d, hidden) for _ in range(layers))
         else:
             self.layers = nn.ModuleList(
                 transforms.affine_autoregressive(d, hidden_dims=[hidden, hidden]) for _ in range(layers)

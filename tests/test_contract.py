@@ -258,6 +258,8 @@ def test_a_model_knows_its_data(name: str) -> None:
     shape, classes = cls.padded(SHAPE), inspect.signature(cls).parameters["classes"].default
     assert (cls(shape, 7).shape, cls(shape, 7).classes) == (shape, 7)
     assert classes in (0, inspect.Parameter.empty)  # images without labels have none
+    if classes == 0:
+        assert cls(shape).classes == 0
 
 
 def test_options_are_explained(model: LatentVariableModel) -> None:

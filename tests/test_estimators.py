@@ -55,6 +55,22 @@ def test_the_shorter_way_is_pyro_s_own_sum(prior, handler: str, kind: str) -> No
         torch.testing.assert_close(gradient, found[0][1])
 
 
+@pytest.mark.parametrize(("theirs", "mine"), [(Trace_ELBO, Trace), (TraceMeanField_ELBO, MeanField)])
+def test_pyro_s_own_way_is_gone_with_validation_alone(
+    theirs: type, mine: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(theirs, "differentiable_loss", lambda *_, **__: "Pyro's own")
+
+    def program(x: torch.Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", normal_prior())
+
+    for validated in (True, False):
+        with pyro.validation_enabled(validated):
+            loss = mine(max_plate_nesting=1).differentiable_loss(program, program, X)
+        assert (loss == "Pyro's own") if validated else (loss == 0)
+
+
 def test_a_latent_that_is_not_reparameterised_takes_pyro_s_own_way() -> None:
     """Its gradient needs the score function, which the shorter sum does not have."""
     w = torch.tensor(0.3, requires_grad=True)

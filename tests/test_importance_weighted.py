@@ -32,6 +32,8 @@ def test_the_value_is_pyro_s_own(float64: None) -> None:
     for doubly in (False, True):
         pyro.set_rng_seed(1)
         ours = ImportanceWeighted(7, doubly)
+        torch.testing.assert_close(ours.loss_and_grads(model.model, model.guide, x), value)
+        pyro.set_rng_seed(1)
         torch.testing.assert_close(ours.differentiable_loss(model.model, model.guide, x).item(), value)
         pyro.set_rng_seed(1)
         torch.testing.assert_close(ours.loss(model.model, model.guide, x), value)
@@ -82,8 +84,15 @@ def test_a_common_scale_stands_outside_of_the_logarithm(float64: None) -> None:
 def test_weights_are_refused() -> None:
     model = small(beta=2.0)
     x = example_inputs(model, 6)["x"]
-    with pytest.raises(ValueError, match="beta must be 1"):
+    with pytest.raises(ValueError, match=r"^an importance-weighted bound takes no weights: beta must be 1$"):
         ImportanceWeighted(5).differentiable_loss(model.model, model.guide, x)
+    plain = small()
+    halves = [(poutine.scale(plain.model, 0.5), plain.guide), (plain.model, poutine.scale(plain.guide, 0.5))]
+    for pair in halves:  # a scale on one side alone is no common scale
+        for elbo in (ImportanceWeighted(5), ImportanceWeighted(5, doubly=True)):
+            for loss in (elbo.differentiable_loss, elbo.loss):
+                with pytest.raises(ValueError, match="takes no weights"):
+                    loss(*pair, x)
     with pytest.raises(ValueError, match="iwae takes no weights: beta must be 1, not 2"):
         Loss(model, "iwae")
     with pytest.raises(ValueError, match="trace takes one sample an image"):

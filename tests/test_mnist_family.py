@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from inference.compare import example_inputs
 from inference.estimators import Loss
-from ppl_models import AE, GMVAE, MODELS, VAE, BetaVAE, ConvVAE
+from ppl_models import AE, GMVAE, MODELS, PPCA, VAE, BetaVAE, ConvVAE
 from ppl_models.base import LatentVariableModel, draw_latents
 from ppl_models.nets.heads import loc_log_scale, loc_scale
 
@@ -35,6 +35,7 @@ def test_options_are_the_courses() -> None:
     assert usual["ssvae"] == {"z_dim": 64, "hidden": 300, "labels": 100, **weights}
     assert usual["ae"] == {"z_dim": 64} and usual["beta_vae"] == {"z_dim": 64, "beta": 1e-4}
     assert usual["conv_vae"] == {"z_dim": 16} and usual["ppca"] == {"z_dim": 10, "guide": "full"}
+    assert BetaVAE((1, 28, 28)).beta == 1e-4 and PPCA((1, 28, 28)).z_dim == 10  # and that is what one gets
 
 
 def test_images_shrink_and_grow_as_the_courses_say() -> None:

@@ -34,10 +34,12 @@ def places(graph: Relations, fixed: Places) -> Places:
             found |= {name: (start + ACROSS * i, -DOWN * row) for i, name in enumerate(names)}
         left += ACROSS * width + 0.6
     edge = min((x for x, _ in found.values()), default=0.0)
+    stacked: dict[str, int] = {}  # how many parameters a node has already
     for node in graph.nodes.values():
         if node.kind == "parameter":
             child = next(edge.child for edge in graph.edges if edge.parent == node.name)
-            found[node.name] = (edge - ACROSS, found[child][1])
+            order = stacked[child] = stacked.get(child, -1) + 1
+            found[node.name] = (edge - ACROSS, found[child][1] + 0.6 * order)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
+from pyro.distributions import ExpandedDistribution, Independent, MaskedDistribution
 from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -166,6 +166,6 @@ def _read(trace: poutine.Trace, parameters: set[str]) -> Relations:
 
 def _distribution(fn: Any) -> str:
     """The name of a distribution's family, under whatever makes it an event or spreads it over a plate."""
-    while hasattr(fn, "base_dist") and not isinstance(fn, Delta):
+    while isinstance(fn, Independent | ExpandedDistribution | MaskedDistribution):
         fn = fn.base_dist
-    return type(fn).__name__.removeprefix("Expanded").removesuffix("Distribution") or type(fn).__name__
+    return type(fn).__name__

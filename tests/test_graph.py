@@ -163,11 +163,13 @@ class Density(LatentVariableModel):
 
     def __init__(self) -> None:
         super().__init__((1, 1, 2))
-        self.loc = nn.Parameter(torch.zeros(2))
+        self.loc, self.log_scale = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
 
     def model(self, x: Tensor) -> None:
+        noise = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        move = dist.transforms.AffineTransform(self.loc, self.log_scale.exp(), event_dim=1)
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(self.loc, 1.0).to_event(1), obs=x.flatten(1))
+            pyro.sample("x", dist.TransformedDistribution(noise, [move]), obs=x.flatten(1))
 
     def guide(self, x: Tensor) -> None:
         pass
@@ -177,6 +179,9 @@ def test_without_latents_the_guide_is_empty(tmp_path: Path) -> None:
     (view,) = views(Density())
     assert factorisation(view.guide, "q") == [] and view.guide == Relations()
     assert factorisation(view.model, "p") == ["$p(x)$"]
+    assert view.model.nodes["x"].distribution == "TransformedDistribution"
+    at = places(view.model, {})
+    assert len(set(at.values())) == len(at) == 3  # no two in one place
     graph.draw(Density(), tmp_path / "density.png")
     assert matplotlib.image.imread(tmp_path / "density.png").std() > 0.03
 

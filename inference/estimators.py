@@ -104,7 +104,7 @@ class ImportanceWeighted(ELBO):
     """
 
     def __init__(self, particles: int, doubly: bool = False):
-        super().__init__(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
+        super().__init__(num_particles=particles)
         self.doubly = doubly
 
     def draw(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Draw:

@@ -89,7 +89,11 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
     with torch.random.fork_rng(devices), pyro.validation_enabled(False):
         torch.manual_seed(0)
         for inputs, grey, y in test.chunks(CHUNK):
-            bounds = [model.bound(**inputs, latents=draw_latents(model, **inputs)) for _ in range(draws)]
+            latents = draw_latents(model, **inputs)
+            bounds = [model.bound(**inputs, latents=latents)]
+            if latents:  # or else one is as good as many
+                more = (draw_latents(model, **inputs) for _ in range(draws - 1))
+                bounds += [model.bound(**inputs, latents=latents) for latents in more]
             reports = [bound.report() for bound in bounds]
             figures = {
                 name: torch.stack([report[name].expand(len(grey)) for report in reports])  # (draws, chunk)

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from inference import point_figures
-from inference.data import Batches, HeldOut
+from inference.data import Batches, HeldOut, as_they_are
 from inference.runs import Run
 from ppl_models.base import LatentVariableModel
 
@@ -76,10 +76,11 @@ def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run
 @torch.no_grad()
 def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, folder: Path) -> None:
     """Samples beside the data; where the training points' latents are; the density where it is known."""
-    point_figures.draw_samples(model, test.x, folder / "samples.png")
-    point_figures.draw_latents_of_data(model, batches.x, batches.y, folder / "latents.png")
-    box = point_figures.box_around(test.x)
-    log_p = model.log_likelihood(point_figures.on_a_grid(box, 200).to(test.x))
+    x, seen = (as_they_are(points) for points in (test.x, batches.x))
+    point_figures.draw_samples(model, x, folder / "samples.png")
+    point_figures.draw_latents_of_data(model, seen, batches.y, folder / "latents.png")
+    box = point_figures.box_around(x)
+    log_p = model.log_likelihood(point_figures.on_a_grid(box, 200).to(x))
     if log_p is not None:
         point_figures.draw_density(log_p.unflatten(0, (200, 200)), box, folder / "density.png")
 

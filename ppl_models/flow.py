@@ -21,7 +21,9 @@ def _spline_coupling(d: int, hidden: int) -> transforms.SplineCoupling:
     """Moves the second half of the axes, as the first half says, which it leaves alone."""
     kept, moved = d // 2, d - d // 2
     network = DenseNN(kept, [hidden, hidden], [moved * BINS, moved * BINS, moved * (BINS - 1), moved * BINS])
-    return transforms.SplineCoupling(d, kept, network, BINS, BOUND, identity=True)
+    layer = transforms.SplineCoupling(d, kept, network, BINS, BOUND, identity=True)
+    del layer.lower_spline  # of the half that is left alone, which nothing reads
+    return layer
 
 
 class Flow(LatentVariableModel):

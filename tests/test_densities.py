@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch import distributions as dist
 from torch.testing import assert_close
@@ -47,6 +48,13 @@ def test_closed_divergences_are_never_negative(float64: None) -> None:
     assert_close(densities.kl_multivariate_normal_standard(zero, eye), torch.zeros(2))
     assert_close(densities.kl_multivariate_normals(one, eye, one, eye), torch.zeros(2))
     assert_close(densities.kl_categorical_uniform(zero), torch.zeros(2))
+
+
+def test_a_scale_given_as_a_number_keeps_its_figures() -> None:
+    """Float64 in, float64 out, whatever the default precision: 0.1 in float32 would be off by 1e-8."""
+    x = torch.full((1,), 3.0, dtype=torch.float64)
+    exact = -0.5 * (3 / 0.1) ** 2 - math.log(0.1) - 0.5 * math.log(2 * math.pi)
+    assert densities.normal(x, 0.0, 0.1).item() == pytest.approx(exact, rel=1e-14)
 
 
 def test_bernoulli(float64: None) -> None:

@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable
 
 import torch
+from pyro.distributions import transforms
+from pyro.nn import DenseNN
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -188,6 +190,62 @@ def ssvae_split() -> Written:
     return [classifier, encoder, decoder], loss
 
 
+def vae2d() -> Written:
+    def net(outputs: int) -> nn.Sequential:
+        layers = [nn.Linear(2, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, outputs)]
+        return nn.Sequential(*layers)
+
+    encoder, decoder = net(4), net(4)
+
+    def loss(x: Tensor) -> Tensor:
+        z, kl = reparameterised(encoder(x))
+        mean, log_std = decoder(z).chunk(2, -1)
+        return (0.5 * ((x - mean) / log_std.exp()) ** 2 + log_std + 0.5 * math.log(2 * math.pi)).sum(
+            -1
+        ).mean() + kl.mean()
+
+    return [encoder, decoder], loss
+
+
+def flow() -> Written:
+    """Its splines are Pyro's own here too: nobody writes these by hand."""
+    splines = [
+        transforms.SplineCoupling(2, 1, DenseNN(1, [64, 64], [16, 16, 15, 16]), 16, 4.0, identity=True)
+        for _ in range(4)
+    ]
+    for spline in splines:
+        del spline.lower_spline
+    affine = nn.ParameterList([torch.zeros(2), torch.zeros(2)])
+
+    def loss(x: Tensor) -> Tensor:
+        loc, log_scale = affine
+        e = (x - loc) * (-log_scale).exp()
+        log_det = -log_scale.sum()
+        for spline in splines:
+            after = spline(e)
+            log_det = log_det + spline.log_abs_det_jacobian(e, after)
+            e = after.flip(-1)
+        return (0.5 * (e**2).sum(-1) + math.log(2 * math.pi) - log_det).mean()
+
+    return [nn.ModuleList(splines), affine], loss
+
+
+def made() -> Written:
+    """One hidden layer, the natural order."""
+    first, second = nn.Linear(784, 500), nn.Linear(500, 784)
+    generator = torch.Generator().manual_seed(0)
+    order, numbers = torch.arange(1, 785), torch.randint(1, 784, (500,), generator=generator)
+    into, out = (numbers[:, None] >= order).float(), (order[:, None] > numbers).float()
+
+    def loss(x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        weight = first.weight * into.to(x)
+        logits = F.linear(F.linear(x, weight, first.bias).relu(), second.weight * out.to(x), second.bias)
+        return error(logits, x).mean()
+
+    return [first, second], loss
+
+
 # What each model is measured against: how it is written -> the function that writes it.
 MODELS: dict[str, dict[str, Callable[[], Written]]] = {
     "vae": {"by hand": vae},
@@ -197,4 +255,7 @@ MODELS: dict[str, dict[str, Callable[[], Written]]] = {
     "beta_vae": {"by hand": beta_vae},
     "conv_vae": {"by hand": conv_vae},
     "ppca": {"by hand": ppca},
+    "vae2d": {"by hand": vae2d},
+    "flow": {"by hand": flow},
+    "made": {"by hand": made},
 }

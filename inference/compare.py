@@ -107,6 +107,8 @@ def example_inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
     dtype, classes = next(model.parameters()).dtype, model.classes
 
     def images(n: int) -> Tensor:
+        if model.pixels == "points":
+            return torch.randn(n, *model.shape, dtype=dtype)
         grey = torch.rand(n, *model.shape)
         return (grey.bernoulli() if model.pixels == "binary" else grey).to(dtype)
 

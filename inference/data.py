@@ -1,6 +1,7 @@
 """What a model is given: batches of a data set, its pixels made into what the model observes."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,11 @@ def unit(x: Tensor) -> Tensor:
     return x.to(torch.get_default_dtype()) / 255
 
 
+def as_they_are(x: Tensor) -> Tensor:
+    """Points, in the default precision."""
+    return x.to(torch.get_default_dtype())
+
+
 class Pixels(NamedTuple):
     """How grey levels become what a model observes: in training, and once and for all in the test set."""
 
@@ -66,6 +72,7 @@ class Pixels(NamedTuple):
 PIXELS = {
     "binary": Pixels(binarise, binarise_once, "dynamic in training, the test set once by RandomState(0)"),
     "unit": Pixels(unit, unit, "none, grey levels from 0 to 1"),
+    "points": Pixels(as_they_are, as_they_are, "none, points as they are"),
 }
 
 
@@ -116,20 +123,27 @@ class HeldOut:
     """The whole test set as a model is judged on it: x made once and for all, grey levels, labels if any."""
 
     def __init__(self, data: Dataset, model: type[LatentVariableModel], device: torch.device):
-        self.grey = data.x_test.to(device)
+        self.grey, self.levels = data.x_test.to(device), as_they_are if data.points else unit
         self.x = PIXELS[model.pixels].test(self.grey)
         self.y = None if data.y_test is None else data.y_test.to(device)
         self.inputs = model.inputs
+        self.independent: HeldOut | None = None  # of the same process, where x repeats training data
+        if data.x_independent is not None:
+            other = replace(data, x_test=data.x_independent, y_test=None, x_independent=None)
+            self.independent = HeldOut(other, model, device)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def chunks(self, size: int) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor | None]]:
-        """By chunks: the model's inputs, x (size, *shape) and y if it takes it; grey levels 0..1; labels."""
+        """By chunks: the model's inputs, x (size, *shape) and y if it takes it; grey levels 0..1; labels.
+
+        Of points, themselves in place of grey levels.
+        """
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             y = None if self.y is None else self.y[part]
             inputs = {"x": self.x[part].to(torch.get_default_dtype())}
             if y is not None and "y" in self.inputs:
                 inputs |= {"y": y}
-            yield inputs, unit(self.grey[part]), y
+            yield inputs, self.levels(self.grey[part]), y

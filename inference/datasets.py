@@ -23,13 +23,22 @@ SMALL = 16 * 16  # images of at most so many pixels take a model's smaller defau
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images x (n, channels, height, width), uint8, and labels y (n,), int64, or None if there are none."""
+    """Images x (n, channels, height, width), uint8, or points (n, d), float32; labels y (n,), or None.
+
+    Where the test set repeats training data, as a course's does, `x_independent` is one that does not.
+    """
 
     name: str
     x_train: Tensor
     y_train: Tensor | None
     x_test: Tensor
     y_test: Tensor | None
+    x_independent: Tensor | None = None
+
+    @property
+    def points(self) -> bool:
+        """Whether these are points, not images."""
+        return self.x_train.dim() == 2
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,6 +83,8 @@ def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
     Returns the data set and that line, or None. Raises BadInput where the name is not known, or the data
     cannot be had.
     """
+    from inference import points  # which knows what a Dataset is
+
     if name is None:
         if _on_disk("mnist", data_dir) or _download("mnist", data_dir):
             return load("mnist", data_dir)
@@ -84,8 +95,10 @@ def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
         return load("digits", data_dir)[0], line
     if name.endswith(".npz"):
         return _npz(Path(name)), None
+    if name in points.NAMES:
+        return points.load(name), None
     if name not in NAMES:
-        raise unknown("data", name, [*NAMES, "path/to/file.npz"])
+        raise unknown("data", name, [*NAMES, *points.NAMES, "path/to/file.npz"])
     return (_digits() if name == "digits" else _torchvision(name, data_dir)), None
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from inference import figures, importance
@@ -23,7 +22,7 @@ from inference.options import Parser, positive
 from inference.probe import probe
 from inference.progress import table
 from inference.runs import Run
-from ppl_models.base import LatentVariableModel, latents_of
+from ppl_models.base import LatentVariableModel, draw_latents
 
 PARTICLES = [1, 10, 100, 1000]
 CHUNK = 500  # test images at a time
@@ -75,14 +74,6 @@ def main(arguments: list[str]) -> int:
 
 
 @torch.no_grad()
-def draw_latents(model: LatentVariableModel, **inputs: Tensor) -> dict[str, Tensor]:
-    """Latents from the guide, every value of an enumerated one: name -> (..., batch, event)."""
-    with poutine.trace() as tracer, poutine.enum(first_available_dim=-2):
-        model.guide(**inputs)
-    return latents_of(tracer.trace)
-
-
-@torch.no_grad()
 def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[str, dict[str, float]]:
     """The negative ELBO and its terms over the whole test set, and accuracy where the model classifies.
 
@@ -98,7 +89,11 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
     with torch.random.fork_rng(devices), pyro.validation_enabled(False):
         torch.manual_seed(0)
         for inputs, grey, y in test.chunks(CHUNK):
-            bounds = [model.bound(**inputs, latents=draw_latents(model, **inputs)) for _ in range(draws)]
+            latents = draw_latents(model, **inputs)
+            bounds = [model.bound(**inputs, latents=latents)]
+            if latents:  # or else one is as good as many
+                more = (draw_latents(model, **inputs) for _ in range(draws - 1))
+                bounds += [model.bound(**inputs, latents=latents) for latents in more]
             reports = [bound.report() for bound in bounds]
             figures = {
                 name: torch.stack([report[name].expand(len(grey)) for report in reports])  # (draws, chunk)

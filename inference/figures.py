@@ -12,7 +12,8 @@ import torch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from inference.data import Batches, HeldOut
+from inference import point_figures
+from inference.data import Batches, HeldOut, as_they_are
 from inference.runs import Run
 from ppl_models.base import LatentVariableModel
 
@@ -26,33 +27,62 @@ LABELS = {
     "mean_squared_error": "mean squared error",
     "squared_error": "squared error",
     "squared_error_and_kl": "squared error + KL",
+    "bits_per_dim": "negative ELBO, bits per dimension",
+    "negative_log_p": "-log p(x)",
 }
-UNITS = {"accuracy": "share", "mean_squared_error": "per pixel", "squared_error": "per image"}
+UNITS = {
+    "bits_per_dim": "bits per dimension",
+    "accuracy": "share",
+    "mean_squared_error": "per pixel",
+    "squared_error": "per image",
+}
 
 
 def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
     """Draw every picture that the model can give into the run's folder; torch's generator stays as it was."""
     run.figures.mkdir(exist_ok=True)
-    curves(run.metrics(), run.figures / "curves.png")
+    what = "point" if model.pixels == "points" else "image"
+    curves(run.metrics(), run.figures / "curves.png", what)
     was_training = model.training
     model.eval()
     with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []):
         torch.manual_seed(0)
-        title = "5 training images as the model sees them"
-        save_grid(batches(0)["x"][:5], 5, run.figures / "training.png", title)
-        if "reconstruction" in run.metrics()[-1]:  # a classifier alone generates nothing
-            for name, noise in (("samples", True), ("sample_means", False)):
-                torch.manual_seed(0)  # the same latents in both pictures
-                draw_samples(model, run.figures / f"{name}.png", noise)
-            torch.manual_seed(1)
-            save_grid(
-                model.sample(16, noise=False), 4, run.figures / "samples_16.png", "16 samples, mean images"
-            )
-            draw_reconstructions(model, test, run.figures)
-            if not model.has_label:  # half way between two labels there is nothing
-                draw_interpolations(model, test, run.figures / "interpolations.png")
-            draw_latents_by_label(model, test, run.figures / "latents.png")
+        if model.pixels == "points":
+            draw_points(model, batches, test, run.figures)
+        else:
+            draw_images(model, batches, test, run)
     model.train(was_training)
+
+
+def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
+    """What the model sees; what it generates; and, where there are latents, what they are good for."""
+    title = "5 training images as the model sees them"
+    save_grid(batches(0)["x"][:5], 5, run.figures / "training.png", title)
+    if "negative_log_p" in run.metrics()[-1]:  # nothing is latent
+        draw_samples(model, run.figures / "samples.png", noise=True)
+    if "reconstruction" not in run.metrics()[-1]:
+        return  # a classifier alone generates nothing
+    for name, noise in (("samples", True), ("sample_means", False)):
+        torch.manual_seed(0)  # the same latents in both pictures
+        draw_samples(model, run.figures / f"{name}.png", noise)
+    torch.manual_seed(1)
+    save_grid(model.sample(16, noise=False), 4, run.figures / "samples_16.png", "16 samples, mean images")
+    draw_reconstructions(model, test, run.figures)
+    if not model.has_label:  # half way between two labels there is nothing
+        draw_interpolations(model, test, run.figures / "interpolations.png")
+    draw_latents_by_label(model, test, run.figures / "latents.png")
+
+
+@torch.no_grad()
+def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, folder: Path) -> None:
+    """Samples beside the data; where the training points' latents are; the density where it is known."""
+    x, seen = (as_they_are(points) for points in (test.x, batches.x))
+    point_figures.draw_samples(model, x, folder / "samples.png")
+    point_figures.draw_latents_of_data(model, seen, batches.y, folder / "latents.png")
+    box = point_figures.box_around(x)
+    log_p = model.log_likelihood(point_figures.on_a_grid(box, 200).to(x))
+    if log_p is not None:
+        point_figures.draw_density(log_p.unflatten(0, (200, 200)), box, folder / "density.png")
 
 
 def draw_reconstructions(model: LatentVariableModel, test: HeldOut, folder: Path) -> None:
@@ -188,7 +218,7 @@ def save_grid(
     plt.close(figure)
 
 
-def curves(metrics: list[dict[str, float]], path: Path) -> None:
+def curves(metrics: list[dict[str, float]], path: Path, what: str = "image") -> None:
     """Every term over training, one panel each: minibatches of the training set, and the whole test set."""
     train, test = ([line for line in metrics if line["split"] == split] for split in ("train", "test"))
     skip = {"step", "split", "seconds"}
@@ -217,7 +247,7 @@ def curves(metrics: list[dict[str, float]], path: Path) -> None:
         panel.set_title(LABELS.get(name, f"KL of {latent}, q({latent} | x) from p({latent})"), fontsize=10)
         panel.set_xlabel("step")
         panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.set_ylabel(UNITS.get(name, "nats per image"))
+        panel.set_ylabel(UNITS.get(name, f"nats per {what}"))
         panel.grid(alpha=0.3)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()

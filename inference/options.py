@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from inference import points
 from inference.data import PIXELS
 from inference.datasets import NAMES, SMALL, Dataset
 from inference.errors import BadInput, unknown
@@ -103,7 +104,7 @@ def _parser(name: str | None) -> Parser:
     add(
         "--data",
         metavar="NAME",
-        help=f"{', '.join(NAMES)}, or a .npz file of one's own (default: mnist, else digits)",
+        help=_data_help(cls),
     )
     add("--data-dir", type=Path, metavar="DIR", help=f"where data sets are, or go (default: {DATA_DIR})")
     add("--steps", type=positive(int), metavar="N", help="training steps" + default("steps"))
@@ -114,6 +115,9 @@ def _parser(name: str | None) -> Parser:
         metavar="NAME",
         help="of the learning rate: " + ", ".join(SCHEDULES) + default("schedule"),
     )
+    if not name or "beta" in cls.options():
+        about = "steps over which beta grows from zero to what it is"
+        add("--warmup", type=positive(int), metavar="N", help=about + (" (default: none)" if name else ""))
     add("--elbo", metavar="NAME", help=f"estimator of the bound: {', '.join(estimators)}" + default("elbo"))
     if not name or any(ESTIMATORS[key].particles > 1 for key in estimators):
         usual = {key: ESTIMATORS[key].particles for key in estimators if ESTIMATORS[key].particles > 1}
@@ -144,6 +148,15 @@ def _parser(name: str | None) -> Parser:
     return parser
 
 
+def _data_help(cls: type[LatentVariableModel]) -> str:
+    """What --data may name, for a model or for any."""
+    images = f"{', '.join(NAMES)}, or a .npz file of one's own (default: mnist, else digits)"
+    plane = ", ".join(points.NAMES)
+    if cls is LatentVariableModel:
+        return f"{images}; of points {plane}"
+    return f"{plane} (default: {cls.usual_data})" if cls.pixels == "points" else images
+
+
 def _title(cls: type[LatentVariableModel]) -> str:
     """What a model is, in one line: the first of its file."""
     return (sys.modules[cls.__module__].__doc__ or "").splitlines()[0]
@@ -167,6 +180,7 @@ def defaults(cls: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str
     settings = {
         "elbo": cls.estimators[0],
         "schedule": "constant",
+        "warmup": 0,
         "seed": 0,
         "device": "auto",
         **cls.defaults,

@@ -4,13 +4,14 @@ import statistics
 
 import torch
 
-from inference.data import labelled, unit
+from inference.data import as_they_are, labelled, unit
 from inference.datasets import Dataset
 from inference.figures import codes
 from ppl_models.base import LatentVariableModel
 
 LABELS = (10, 100, 1_000)
 DRAWS = 10  # of the labelled images
+ACTIVE = 0.01  # variance of a latent's mean over a data set, above which it is in use
 CHUNK = 1_000  # images encoded at a time
 
 
@@ -45,7 +46,20 @@ def probe(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, floa
     return figures
 
 
+@torch.no_grad()
+def active_units(model: LatentVariableModel, x: torch.Tensor) -> int | None:
+    """How many dimensions of the latents say something of x: those whose mean varies over a data set.
+
+    By more than a hundredth in variance: Burda, Grosse and Salakhutdinov 2016 (arXiv 1509.00519), section 5.
+    None where nothing continuous is latent.
+    """
+    was_training = model.training
+    z = _codes(model.eval(), x)
+    model.train(was_training)
+    return int((z.var(0) > ACTIVE).sum()) if z.shape[1] else None
+
+
 def _codes(model: LatentVariableModel, x: torch.Tensor) -> torch.Tensor:
-    """The continuous latents of images 0..255, laid end to end: (n, d); d is 0 where there are none."""
-    device = next(model.parameters()).device
-    return torch.cat([codes(model, x=unit(part.to(device))) for part in x.split(CHUNK)]).cpu()
+    """The continuous latents of images 0..255, or of points: (n, d), laid end to end; d is 0 without any."""
+    device, levels = next(model.parameters()).device, as_they_are if x.dim() == 2 else unit
+    return torch.cat([codes(model, x=levels(part.to(device))) for part in x.split(CHUNK)]).cpu()

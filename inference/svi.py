@@ -19,14 +19,16 @@ from inference.arithmetic import choose_device, fast_float32
 from inference.data import Batches, HeldOut, labelled
 from inference.errors import BadInput, Diverged, run_command
 from inference.estimators import Loss
-from inference.evaluate import draw_latents, evaluate
+from inference.evaluate import evaluate
 from inference.options import DATA_DIR, configuration, eval_every, parse
+from inference.probe import active_units
 from inference.progress import Progress, StopSignals, table
 from inference.runs import Run, provenance
 from ppl_models import MODELS
-from ppl_models.base import LatentVariableModel
+from ppl_models.base import LatentVariableModel, draw_latents
 
 LOG_EVERY = 100  # steps between the training lines of metrics.jsonl
+DRAWS_OF_POINTS = 100  # which cost little
 DRAWS = 10  # of the latents, an image, for the figures at the end
 
 
@@ -48,11 +50,16 @@ def main(arguments: list[str]) -> int:
         config["device"] = getattr(given, "device", config["device"])
         data = run.data(config, getattr(given, "data_dir", None))
     else:
-        data, line = datasets.load(getattr(given, "data", None), getattr(given, "data_dir", DATA_DIR))
+        named = getattr(given, "data", MODELS[given.model].usual_data)
+        data, line = datasets.load(named, getattr(given, "data_dir", DATA_DIR))
         if line:
             print(line)
         config = configuration(given, data)
     device, cls = choose_device(config["device"]), MODELS[config["model"]]
+    if data.points != (cls.pixels == "points"):
+        kinds = ("points in the plane", f"try --data {cls.usual_data}")
+        takes, advice = kinds if cls.pixels == "points" else ("images", "try --data digits")
+        raise BadInput(f"{config['model']} takes {takes}, and {data.name} has none: {advice}")
     data = data.padded(cls.side)
     labels = torch.empty(0, dtype=torch.long)
     if "x_labelled" in cls.inputs:
@@ -132,6 +139,8 @@ def fit(
             measure()
         while step < steps and not stopped:
             batch = batches(step)
+            if config.get("warmup"):
+                model.beta = config["options"]["beta"] * min(step / config["warmup"], 1.0)
             first = step == start  # Pyro checks the first step, and the others do not pay for it
             with pyro.validation_enabled(first):
                 objective = loss(**batch)
@@ -162,7 +171,13 @@ def fit(
     results |= {"seconds": seconds(), "device": str(device)}
     here = ("command", "data_dir")  # of this machine alone: results are for others too
     settings = {key: value for key, value in config.items() if key not in here}
-    results |= {"test": evaluate(model, test, DRAWS), "config": settings}
+    draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
+    results |= {"test": evaluate(model, test, draws), "config": settings}
+    if test.independent is not None:
+        results["independent"] = evaluate(model, test.independent, draws)
+    units = active_units(model, test.grey)
+    if units is not None:
+        results["active_units"] = units
     run.write("results.json", results)
     print(table(results["test"]))
     figures.draw_all(model, batches, test, run)

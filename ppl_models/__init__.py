@@ -4,10 +4,13 @@ from ppl_models.ae import AE
 from ppl_models.base import Bound, LatentVariableModel
 from ppl_models.beta_vae import BetaVAE
 from ppl_models.conv_vae import ConvVAE
+from ppl_models.flow import Flow
 from ppl_models.gmvae import GMVAE
+from ppl_models.made import MADE
 from ppl_models.ppca import PPCA
 from ppl_models.ssvae import SSVAE
 from ppl_models.vae import VAE
+from ppl_models.vae2d import VAE2D
 
 MODELS: dict[str, type[LatentVariableModel]] = {
     "vae": VAE,
@@ -17,17 +20,23 @@ MODELS: dict[str, type[LatentVariableModel]] = {
     "beta_vae": BetaVAE,
     "conv_vae": ConvVAE,
     "ppca": PPCA,
+    "vae2d": VAE2D,
+    "flow": Flow,
+    "made": MADE,
 }
 
 __all__ = [
     "AE",
     "GMVAE",
+    "MADE",
     "MODELS",
     "PPCA",
     "SSVAE",
     "VAE",
+    "VAE2D",
     "BetaVAE",
     "Bound",
     "ConvVAE",
+    "Flow",
     "LatentVariableModel",
 ]

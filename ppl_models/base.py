@@ -71,7 +71,12 @@ class Bound:
         return math.log(len(self.negative_elbo)) - (-self.negative_elbo).logsumexp(0)
 
     def report(self) -> dict[str, Tensor]:
-        """Every figure by name: `negative_elbo`, terms, `kl` and asides, (..., batch); penalties, scalars."""
+        """Every figure by name: `negative_elbo`, terms, `kl` and asides, (..., batch); penalties, scalars.
+
+        Where nothing is latent, `negative_log_p` in place of the bound and its terms.
+        """
+        if self.complete and self.kl is None:  # nothing is latent: it is no bound, but the thing itself
+            return {"negative_log_p": self.terms["reconstruction"], **self.asides, **self.penalties}
         first = {
             "negative_elbo": self.negative_elbo,
             "reconstruction": self.terms.get("reconstruction"),
@@ -118,7 +123,9 @@ class LatentVariableModel(nn.Module):
 
     inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
-    pixels: ClassVar[str] = "binary"  # how grey levels become x: drawn as zeros and ones, or "unit", 0 to 1
+    pixels: ClassVar[str] = "binary"  # how grey levels become x: drawn as zeros and ones, or "unit", 0 to 1;
+    # or "points": x is no image, and its shape is (d,)
+    usual_data: ClassVar[str | None] = None  # where no data set is named; None is MNIST, or else digits
     side: ClassVar[int | None] = None  # images are zero-padded to side x side; None takes them as they are
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
@@ -218,7 +225,9 @@ class LatentVariableModel(nn.Module):
 
     @classmethod
     def padded(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of images (channels, height, width) once they are zero-padded as the model asks."""
+        """The shape of images (channels, height, width) as the model takes them; of points (2,)."""
+        if cls.pixels == "points":
+            return (2,)
         return tuple(shape) if cls.side is None else (shape[0], cls.side, cls.side)
 
     @classmethod
@@ -235,3 +244,11 @@ def latents_of(trace: poutine.Trace) -> dict[str, Tensor]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
     }
+
+
+@torch.no_grad()
+def draw_latents(model: LatentVariableModel, **inputs: Tensor) -> dict[str, Tensor]:
+    """Latents from the guide, every value of an enumerated one: name -> (..., batch, event)."""
+    with poutine.trace() as tracer, poutine.enum(first_available_dim=-2):
+        model.guide(**inputs)
+    return latents_of(tracer.trace)

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks import bound, by_hand, step
 from inference.compare import example_inputs
-from inference.evaluate import draw_latents
 from ppl_models import MODELS
+from ppl_models.base import draw_latents
 
 WRITTEN = [(name, written) for name, ways in by_hand.MODELS.items() for written in ways]
 

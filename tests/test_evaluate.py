@@ -8,8 +8,9 @@ import torch
 from inference import datasets
 from inference.data import Batches, HeldOut
 from inference.estimators import Loss
-from inference.evaluate import draw_latents, evaluate
+from inference.evaluate import evaluate
 from ppl_models import MODELS
+from ppl_models.base import draw_latents
 
 
 def test_evaluation_errors_are_what_they_say(small_npz: Path) -> None:

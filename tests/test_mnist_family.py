@@ -10,9 +10,8 @@ from torch.testing import assert_close
 
 from inference.compare import example_inputs
 from inference.estimators import Loss
-from inference.evaluate import draw_latents
 from ppl_models import AE, GMVAE, MODELS, PPCA, VAE, BetaVAE, ConvVAE
-from ppl_models.base import LatentVariableModel
+from ppl_models.base import LatentVariableModel, draw_latents
 from ppl_models.nets.heads import loc_log_scale, loc_scale
 
 

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from inference.compare import compare, example_inputs
 from inference.estimators import Loss
-from inference.evaluate import draw_latents
 from ppl_models import SSVAE, VAE, densities
+from ppl_models.base import draw_latents
 from ppl_models.nets.heads import loc_scale
 
 SHAPE = (1, 8, 8)

@@ -18,7 +18,7 @@ from inference import datasets, figures
 from inference.arithmetic import choose_device, fast_float32
 from inference.data import Batches, HeldOut, labelled
 from inference.errors import BadInput, Diverged, run_command
-from inference.estimators import Loss
+from inference.estimators import ESTIMATORS, Loss
 from inference.evaluate import evaluate
 from inference.options import DATA_DIR, configuration, eval_every, parse
 from inference.probe import active_units
@@ -71,6 +71,8 @@ def main(arguments: list[str]) -> int:
         if state:
             model.load_state_dict(state["parameters"])
         Loss(model, config["elbo"], config.get("particles"))  # refuses what does not go together
+        if config.get("warmup") and ESTIMATORS[config["elbo"]].particles > 1:
+            raise ValueError(f"{config['elbo']} takes no weights: leave out --warmup")
         if config["batch_size"] == 1 and any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
             raise ValueError("it normalises over the batch: --batch-size 2 or more")
     except (TypeError, ValueError) as error:

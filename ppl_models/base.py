@@ -123,8 +123,8 @@ class LatentVariableModel(nn.Module):
 
     inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
-    pixels: ClassVar[str] = "binary"  # how grey levels become x: drawn as zeros and ones, or "unit", 0 to 1;
-    # or "points": x is no image, and its shape is (d,)
+    # How grey levels become x: "binary", drawn as zeros and ones; "unit", 0 to 1. "points" are no images.
+    pixels: ClassVar[str] = "binary"
     usual_data: ClassVar[str | None] = None  # where no data set is named; None is MNIST, or else digits
     side: ClassVar[int | None] = None  # images are zero-padded to side x side; None takes them as they are
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class

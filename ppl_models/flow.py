@@ -32,14 +32,14 @@ class Flow(LatentVariableModel):
     p(x) = N(f(x); 0, I) |det df/dx|                    x (batch, d)
 
     f is a chain of layers that turn points into noise: a shift and scale of each axis, then couplings by
-    rational-quadratic splines, each of which moves one half of the axes as the other half says, or masked
+    linear rational splines, each of which moves one half of the axes as the other half says, or masked
     autoregressive layers, each of which scales and shifts an axis as the axes before it say. Noise goes back
     through their inverses. Nothing is latent and the guide is empty: the bound is the likelihood itself,
     and its gradient that of maximum likelihood. By hand the determinant is autograd's Jacobian's.
 
     Rezende and Mohamed 2015, Variational Inference with Normalizing Flows (arXiv 1505.05770); Papamakarios,
-    Pavlakou and Murray 2017, Masked Autoregressive Flow (arXiv 1705.07057); Durkan, Bekasov, Murray and
-    Papamakarios 2019, Neural Spline Flows (arXiv 1906.04032).
+    Pavlakou and Murray 2017, Masked Autoregressive Flow (arXiv 1705.07057); Dolatabadi, Erfani and
+    Leckie 2020, Invertible Generative Modeling using Linear Rational Splines (arXiv 2001.05168).
     """
 
     estimators = ("trace",)
@@ -95,7 +95,10 @@ class Flow(LatentVariableModel):
             e = x
             for layer in self.chain():
                 e = layer(e)
-            rows = [torch.autograd.grad(column.sum(), x, create_graph=True)[0] for column in e.unbind(-1)]
+            rows = [
+                torch.autograd.grad(column.sum(), x, retain_graph=True, create_graph=keep)[0]
+                for column in e.unbind(-1)
+            ]
             log_p = densities.normal(e, 0.0, 1.0) + torch.stack(rows, dim=-2).slogdet().logabsdet
         if not keep:
             log_p = log_p.detach()

@@ -33,6 +33,10 @@ REFUSED = {
         ["--model", "ssvae", "--gen-weight", "0", "--class-weight", "0", "--data", "digits"],
         "nothing is left to train",
     ),
+    "weights in iwae": (
+        ["--model", "vae", "--elbo", "iwae", "--warmup", "9", "--data", "digits"],
+        "iwae takes no weights: leave out --warmup",
+    ),
     "a batch of one": (
         ["--model", "beta_vae", "--batch-size", "1", "--data", "digits"],
         "it normalises over the batch: --batch-size 2 or more",

@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> int:
     run, config, data, model = Run.restore(given.run, given.data_dir)
     results = run.results()
     if "negative_log_p" in results["test"]:
-        raise BadInput(f"{config['model']} has no latents: its own figures are of log p(x), see inference.svi")
+        raise BadInput(
+            f"{config['model']} has no latents: its own figures are of log p(x), see inference.svi"
+        )
     if "negative_elbo" not in results["test"]:
         raise BadInput(f"{config['model']} has no prior that it was trained with: nothing here is log p(x)")
     with double_precision():

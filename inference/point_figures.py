@@ -12,17 +12,18 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ppl_models.base import LatentVariableModel, draw_latents
+from ppl_models.base import LatentVariableModel, draw_latents, latents_of
 
 SHOWN = 1_000  # points of each kind
 COLOURED = 4_000  # training points whose latents are shown
 
 
 def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
-    """Data beside samples with the decoder's noise and, where there are latents, without it: (n, 2) each."""
-    panels = {f"{SHOWN} test points": x[:SHOWN], f"{SHOWN} samples": model.sample(SHOWN)}
-    if model.prior(1):
-        panels[f"{SHOWN} samples without noise: means of p(x | z)"] = model.sample(SHOWN, noise=False)
+    """Data (n, 2) beside samples and, where there are latents, the same without the decoder's noise."""
+    trace = model.generate(SHOWN)
+    panels = {f"{SHOWN} test points": x[:SHOWN], f"{SHOWN} samples": trace.nodes["x"]["value"]}
+    if latents_of(trace).keys() - {"x"}:
+        panels["the same without noise: means of p(x | z)"] = trace.nodes["x"]["fn"].mean
     figure, axes = plt.subplots(
         1, len(panels), figsize=(4.4 * len(panels), 4.5), sharex=True, sharey=True, layout="constrained"
     )

@@ -1,9 +1,15 @@
-"""Small runs, and what they leave behind."""
+"""Small runs, and what they leave behind; bounds of a model that is trained."""
 
 import json
+import math
 from pathlib import Path
 
+import pyro
 import torch
+from torch import Tensor
+
+from inference.importance import draw_pool
+from ppl_models.base import LatentVariableModel
 
 TINY = ["--steps", "40", "--batch-size", "20", "--hidden", "16", "--z-dim", "2"]
 
@@ -30,3 +36,17 @@ def same(a: object, b: object) -> bool:
 
 def checkpoint(run: Path) -> dict:
     return torch.load(run / "checkpoint.pt", weights_only=True)
+
+
+def bounds(
+    model: LatentVariableModel, x: Tensor, particles: tuple[int, ...], draws: int
+) -> tuple[Tensor, Tensor]:
+    """IWAE-m of each m on average over the images, and its Monte-Carlo error; m divides the draws."""
+    with torch.no_grad(), pyro.validation_enabled(False):
+        log_w = draw_pool(model, {"x": x}, draws, 2_000).log_weights
+    means, errors = [], []
+    for m in particles:
+        groups = log_w.unflatten(0, (-1, m)).logsumexp(1).mean(-1) - math.log(m)  # (groups,), over images
+        means.append(groups.mean())
+        errors.append(groups.std() / len(groups) ** 0.5)
+    return torch.stack(means), torch.stack(errors)

@@ -44,7 +44,8 @@ class VAE2D(LatentVariableModel):
         classes: int = 0,
         *,
         z_dim: Annotated[int, "dimensions of the latent z"] = 2,
-        hidden: Annotated[int, "width of the two hidden layers of each network"] = 128,
+        hidden: Annotated[int, "width of each hidden layer"] = 128,
+        layers: Annotated[int, "hidden layers of each network"] = 2,
         decoder: Annotated[Literal["diag", "scalar"], "scales of p(x | z): one an axis, or one"] = "diag",
         beta: Annotated[float, "weight of the divergence in the objective"] = 1.0,
     ):
@@ -52,8 +53,8 @@ class VAE2D(LatentVariableModel):
         (d,) = shape
         self.z_dim, self.beta = z_dim, beta
         scales = d if decoder == "diag" else 1
-        self.encoder = MLP(d, [hidden, hidden], 2 * z_dim, activation=relu)
-        self.decoder = MLP(z_dim, [hidden, hidden], d + scales, activation=relu)
+        self.encoder = MLP(d, [hidden] * layers, 2 * z_dim, activation=relu)
+        self.decoder = MLP(z_dim, [hidden] * layers, d + scales, activation=relu)
 
     def _decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The decoder's loc (..., d) and scale (..., d or 1)."""

@@ -1,5 +1,6 @@
 """The pictures of a run: curves, samples, reconstructions."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,11 +28,9 @@ LABELS = {
     "mean_squared_error": "mean squared error",
     "squared_error": "squared error",
     "squared_error_and_kl": "squared error + KL",
-    "bits_per_dim": "negative ELBO, bits per dimension",
     "negative_log_p": "-log p(x)",
 }
 UNITS = {
-    "bits_per_dim": "bits per dimension",
     "accuracy": "share",
     "mean_squared_error": "per pixel",
     "squared_error": "per image",
@@ -42,7 +41,7 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
     """Draw every picture that the model can give into the run's folder; torch's generator stays as it was."""
     run.figures.mkdir(exist_ok=True)
     what = "point" if model.pixels == "points" else "image"
-    curves(run.metrics(), run.figures / "curves.png", what)
+    curves(run.metrics(), run.figures / "curves.png", what, math.prod(model.shape))
     was_training = model.training
     model.eval()
     with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []):
@@ -218,13 +217,18 @@ def save_grid(
     plt.close(figure)
 
 
-def curves(metrics: list[dict[str, float]], path: Path, what: str = "image") -> None:
-    """Every term over training, one panel each: minibatches of the training set, and the whole test set."""
+def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dims: int = 1) -> None:
+    """Every term over training, one panel each: minibatches of the training set, and the whole test set.
+
+    Where bits per dimension are measured, of `dims` dimensions, every term has an axis of them too.
+    """
     train, test = ([line for line in metrics if line["split"] == split] for split in ("train", "test"))
     skip = {"step", "split", "seconds"}
     names = [name for name in dict.fromkeys(key for line in train + test for key in line) if name not in skip]
     if sum(name.startswith("kl_") for name in names) == 1:
         names.remove("kl")  # it is the only divergence there is
+    if in_bits := "bits_per_dim" in names:
+        names.remove("bits_per_dim")  # it is an axis of the others
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
     figure, panels = plt.subplots(
@@ -248,7 +252,13 @@ def curves(metrics: list[dict[str, float]], path: Path, what: str = "image") -> 
         panel.set_xlabel("step")
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.set_ylabel(UNITS.get(name, f"nats per {what}"))
+        if in_bits and name not in UNITS:
+            bit = math.log(2) * dims
+            axis = panel.secondary_yaxis("right", functions=(lambda v, b=bit: v / b, lambda v, b=bit: v * b))
+            axis.set_ylabel("bits per dimension")
         panel.grid(alpha=0.3)
+    if in_bits:
+        figure.get_layout_engine().set(wspace=0.06)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()
     handles = [plt.Line2D([], [], color="0.6"), plt.Line2D([], [], color="C0", marker="o", ms=3)]

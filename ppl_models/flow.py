@@ -45,7 +45,7 @@ class Flow(LatentVariableModel):
     estimators = ("trace",)
     pixels = "points"
     usual_data = "smiley"
-    defaults = {"steps": 8_000, "batch_size": 128, "lr": 3e-3, "schedule": "cosine"}
+    defaults = {"steps": 4_000, "batch_size": 128, "lr": 3e-3, "schedule": "cosine"}
 
     def __init__(
         self,

@@ -51,6 +51,23 @@ def test_rows_are_classes_and_columns_are_styles(tmp_path: Path, monkeypatch) ->
     assert len(style[0].unique()) == 20
 
 
+def test_nats_and_bits_stand_side_by_side(tmp_path: Path, monkeypatch) -> None:
+    """An axis of bits per dimension: of a point of two dimensions, 2 ln 2 nats are one bit a dimension."""
+    drawn = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: drawn.append(self))
+    metrics = [
+        {"step": step, "split": "test", "seconds": 1.0, "negative_elbo": 4.0, "bits_per_dim": 2.885}
+        for step in range(0, 50, 5)
+    ]
+    figures.curves(metrics, tmp_path / "curves.png", "point", dims=2)
+    (panel,) = drawn[0].axes
+    (axis,) = panel.child_axes
+    assert (panel.get_ylabel(), axis.get_ylabel()) == ("nats per point", "bits per dimension")
+    low, high = panel.get_ylim()
+    drawn[0].canvas.draw()
+    np.testing.assert_allclose(axis.get_ylim(), (low / (2 * np.log(2)), high / (2 * np.log(2))))
+
+
 def test_curves_are_drawn(tmp_path: Path) -> None:
     metrics = [
         {"step": step, "split": split, "seconds": 1.0, "negative_elbo": 100.0 - step, "kl": 3.0, "kl_z": 3.0}

@@ -43,6 +43,18 @@ def test_squared_errors_have_a_table_of_their_own() -> None:
     assert line.startswith("| `beta_vae steps=2345 beta=10` | mnist | 0 | 0.0051 | the mean digit")
 
 
+def test_points_have_a_table_of_their_own() -> None:
+    run = result("vae", 0, {"negative_elbo": 4.43})
+    run["config"] |= {"model": "vae2d", "shape": [2], "options": {}, "warmup": 500, "schedule": "cosine"}
+    run["config"] |= {"steps": 8_000, "batch_size": 128}
+    run |= {"model": "vae2d", "independent": {"negative_elbo": {"value": 4.46}}, "active_units": 1}
+    title, _, head, _, line = table.table([run, run | {"active_units": 2, "seed": 1}]).splitlines()
+    names = "| system | data | seeds | -ELBO | -ELBO, independent points | active units | beside it |"
+    assert (title, head) == ("**Points**", names)
+    cells = "4.4300 ± 0.0000 | 4.4600 ± 0.0000 | 1.5 ± 0.7"
+    assert line.startswith(f"| `vae2d warmup=500` | mnist | 0, 1 | {cells} |")
+
+
 def test_particles_are_named_where_they_count() -> None:
     run = result("vae", 0, {"negative_elbo": 98.0})
     run["config"] |= {"elbo": "iwae", "particles": 50}

@@ -64,7 +64,7 @@ def test_nats_and_bits_stand_side_by_side(tmp_path: Path, monkeypatch) -> None:
     (axis,) = panel.child_axes
     assert (panel.get_ylabel(), axis.get_ylabel()) == ("nats per point", "bits per dimension")
     low, high = panel.get_ylim()
-    drawn[0].canvas.draw()
+    drawn[0].draw_without_rendering()
     np.testing.assert_allclose(axis.get_ylim(), (low / (2 * np.log(2)), high / (2 * np.log(2))))
 
 

@@ -56,23 +56,64 @@ def unit(x: Tensor) -> Tensor:
     return x.to(torch.get_default_dtype()) / 255
 
 
+def centred(x: Tensor) -> Tensor:
+    """Levels 0..255 to -1..1."""
+    return 2 * unit(x) - 1
+
+
+def dequantise(x: Tensor) -> Tensor:
+    """Levels 0..255 to -1..1, each drawn anew at each call from the 1/128 that it stands for."""
+    return (x + torch.rand(x.shape, dtype=torch.get_default_dtype(), device=x.device)) / 128 - 1
+
+
+def dequantise_once(x: Tensor) -> Tensor:
+    """The same of test images, fixed for good: NumPy's RandomState(0) draws the uniform noise."""
+    noise = np.random.RandomState(0).uniform(size=x.shape).astype(np.float32)
+    return (x + torch.from_numpy(noise).to(x.device)) / 128 - 1
+
+
 def as_they_are(x: Tensor) -> Tensor:
     """Points, in the default precision."""
     return x.to(torch.get_default_dtype())
 
 
 class Pixels(NamedTuple):
-    """How grey levels become what a model observes: in training, and once and for all in the test set."""
+    """How levels 0..255 become what a model observes, and how what it generates is seen."""
 
-    train: Callable[[Tensor], Tensor]
-    test: Callable[[Tensor], Tensor]
+    train: Callable[[Tensor], Tensor]  # in training
+    test: Callable[[Tensor], Tensor]  # once and for all, in the test set
+    levels: Callable[[Tensor], Tensor]  # as near to the levels themselves as the model's scale has it
+    shown: Callable[[Tensor], Tensor]  # from the model's scale to one of 0..1, where it has one
     label: str  # what a result says of it
 
 
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _shifted(x: Tensor) -> Tensor:
+    return (x + 1) / 2
+
+
+NOISE = "drawn anew in training, the test set once by RandomState(0)"
 PIXELS = {
-    "binary": Pixels(binarise, binarise_once, "dynamic in training, the test set once by RandomState(0)"),
-    "unit": Pixels(unit, unit, "none, grey levels from 0 to 1"),
-    "points": Pixels(as_they_are, as_they_are, "none, points as they are"),
+    "binary": Pixels(
+        binarise,
+        binarise_once,
+        unit,
+        _same,
+        f"0 or 1: {NOISE}",
+    ),
+    "unit": Pixels(unit, unit, unit, _same, "0 to 1"),
+    "centred": Pixels(centred, centred, centred, _shifted, "-1 to 1"),
+    "dequantised": Pixels(
+        dequantise,
+        dequantise_once,
+        centred,
+        _shifted,
+        f"-1 to 1, with uniform noise of a level's width: {NOISE}",
+    ),
+    "points": Pixels(as_they_are, as_they_are, as_they_are, _same, "points as they are"),
 }
 
 
@@ -123,8 +164,8 @@ class HeldOut:
     """The whole test set as a model is judged on it: x made once and for all, grey levels, labels if any."""
 
     def __init__(self, data: Dataset, model: type[LatentVariableModel], device: torch.device):
-        self.grey, self.levels = data.x_test.to(device), as_they_are if data.points else unit
-        self.x = PIXELS[model.pixels].test(self.grey)
+        self.grey, self.pixels = data.x_test.to(device), PIXELS[model.pixels]
+        self.x = self.pixels.test(self.grey)
         self.y = None if data.y_test is None else data.y_test.to(device)
         self.inputs = model.inputs
         self.independent: HeldOut | None = None  # of the same process, where x repeats training data
@@ -136,14 +177,11 @@ class HeldOut:
         return len(self.x)
 
     def chunks(self, size: int) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor | None]]:
-        """By chunks: the model's inputs, x (size, *shape) and y if it takes it; grey levels 0..1; labels.
-
-        Of points, themselves in place of grey levels.
-        """
+        """By chunks: the model's inputs, x (size, *shape) and y if it takes it; x without noise; labels."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             y = None if self.y is None else self.y[part]
             inputs = {"x": self.x[part].to(torch.get_default_dtype())}
             if y is not None and "y" in self.inputs:
                 inputs |= {"y": y}
-            yield inputs, self.levels(self.grey[part]), y
+            yield inputs, self.pixels.levels(self.grey[part]), y

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from inference import point_figures
-from inference.data import Batches, HeldOut, as_they_are
+from inference.data import PIXELS, Batches, HeldOut
 from inference.runs import Run
 from ppl_models.base import LatentVariableModel
 
@@ -56,7 +56,7 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
 def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
     """What the model sees; what it generates; and, where there are latents, what they are good for."""
     title = "5 training images as the model sees them"
-    save_grid(batches(0)["x"][:5], 5, run.figures / "training.png", title)
+    save_images(model, batches(0)["x"][:5], 5, run.figures / "training.png", title)
     if "negative_log_p" in run.metrics()[-1]:  # nothing is latent
         draw_samples(model, run.figures / "samples.png", noise=True)
     if "reconstruction" not in run.metrics()[-1]:
@@ -65,7 +65,8 @@ def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run
         torch.manual_seed(0)  # the same latents in both pictures
         draw_samples(model, run.figures / f"{name}.png", noise)
     torch.manual_seed(1)
-    save_grid(model.sample(16, noise=False), 4, run.figures / "samples_16.png", "16 samples, mean images")
+    means = model.sample(16, noise=False)
+    save_images(model, means, 4, run.figures / "samples_16.png", "16 samples, mean images")
     draw_reconstructions(model, test, run.figures)
     if not model.has_label:  # half way between two labels there is nothing
         draw_interpolations(model, test, run.figures / "interpolations.png")
@@ -75,7 +76,7 @@ def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run
 @torch.no_grad()
 def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, folder: Path) -> None:
     """Samples beside the data; where the training points' latents are; the density where it is known."""
-    x, seen = (as_they_are(points) for points in (test.x, batches.x))
+    x, seen = (PIXELS["points"].levels(points) for points in (test.x, batches.x))
     point_figures.draw_samples(model, x, folder / "samples.png")
     point_figures.draw_latents_of_data(model, seen, batches.y, folder / "latents.png")
     box = point_figures.box_around(x)
@@ -89,9 +90,10 @@ def draw_reconstructions(model: LatentVariableModel, test: HeldOut, folder: Path
     inputs, _, _ = next(test.chunks(PAIRS))
     both = torch.stack([inputs["x"], model.reconstruct(**inputs)], dim=1)  # (50, 2, *shape)
     five = both[:5].transpose(0, 1).flatten(0, 1)
-    save_grid(five, 5, folder / "reconstructions_5.png", "5 test images, and their reconstructions below")
+    below = "5 test images, and their reconstructions below"
+    save_images(model, five, 5, folder / "reconstructions_5.png", below)
     title = f"{len(both)} test images as the model sees them, each with its reconstruction at its right"
-    save_grid(both.flatten(0, 1), 20, folder / "reconstructions.png", title, pair=True)
+    save_images(model, both.flatten(0, 1), 20, folder / "reconstructions.png", title, pair=True)
 
 
 def draw_interpolations(model: LatentVariableModel, test: HeldOut, path: Path) -> None:
@@ -100,7 +102,7 @@ def draw_interpolations(model: LatentVariableModel, test: HeldOut, path: Path) -
     title = "10 pairs of test images: decoded from ten steps between their codes, ends included"
     codes = model.encode(**inputs)
     if len(inputs["x"]) == 20:
-        save_grid(model.decode(between(codes, torch.linspace(0, 1, 10))), 10, path, title)
+        save_images(model, model.decode(between(codes, torch.linspace(0, 1, 10))), 10, path, title)
 
 
 def between(codes: dict[str, Tensor], alpha: Tensor) -> dict[str, Tensor]:
@@ -177,7 +179,14 @@ def draw_samples(model: LatentVariableModel, path: Path, noise: bool) -> None:
     else:
         images = model.sample(200, noise=noise)
         title = f"200 samples of p(x), {what}"
-    save_grid(images, 20, path, title)
+    save_images(model, images, 20, path, title)
+
+
+def save_images(
+    model: LatentVariableModel, images: Tensor, columns: int, path: Path, title: str, pair: bool = False
+) -> None:
+    """Save a grid of images that are on the model's own scale."""
+    save_grid(PIXELS[model.pixels].shown(images), columns, path, title, pair)
 
 
 def grid(images: Tensor, columns: int, pair: bool = False) -> np.ndarray:

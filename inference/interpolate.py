@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
 
 def walk(model: LatentVariableModel, data: Dataset, pair: tuple[int, int], number: int) -> Tensor:
-    """An image of each label, drawn by the seed `number`, and five decodings between: (7, *shape).
+    """An image of each label, drawn by the seed `number`, and five decodings between, 0 to 1: (7, *shape).
 
     Raises BadInput where the data have no such labels.
     """
@@ -81,7 +81,7 @@ def walk(model: LatentVariableModel, data: Dataset, pair: tuple[int, int], numbe
         ends.append(data.x_train[generator.choice(members)])
     x = PIXELS[model.pixels].test(torch.stack(ends)).to(torch.get_default_dtype())
     decoded = model.decode(figures.between(model.encode(x), STEPS))
-    return torch.cat([x[:1], decoded, x[1:]])
+    return PIXELS[model.pixels].shown(torch.cat([x[:1], decoded, x[1:]]))
 
 
 if __name__ == "__main__":

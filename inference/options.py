@@ -212,7 +212,7 @@ def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
         "checksum": data.checksum(),
         "shape": list(data.shape),
         "classes": data.classes,
-        "binarisation": PIXELS[cls.pixels].label,
+        "pixels": PIXELS[cls.pixels].label,
         "options": {key: settings.pop(key) for key in cls.options()},
         **settings,
         "eval_every": eval_every(settings["steps"]),

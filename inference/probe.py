@@ -4,7 +4,7 @@ import statistics
 
 import torch
 
-from inference.data import as_they_are, labelled, unit
+from inference.data import PIXELS, labelled
 from inference.datasets import Dataset
 from inference.figures import codes
 from ppl_models.base import LatentVariableModel
@@ -61,5 +61,5 @@ def active_units(model: LatentVariableModel, x: torch.Tensor) -> int | None:
 
 def _codes(model: LatentVariableModel, x: torch.Tensor) -> torch.Tensor:
     """The continuous latents of images 0..255, or of points: (n, d), laid end to end; d is 0 without any."""
-    device, levels = next(model.parameters()).device, as_they_are if x.dim() == 2 else unit
+    device, levels = next(model.parameters()).device, PIXELS[model.pixels].levels
     return torch.cat([codes(model, x=levels(part.to(device))) for part in x.split(CHUNK)]).cpu()

@@ -21,7 +21,7 @@ from ppl_models.base import LatentVariableModel
 
 # What a run's config.json must name for the run to go on.
 NEEDED = {
-    *("model", "data", "data_dir", "checksum", "binarisation", "options", "eval_every"),
+    *("model", "data", "data_dir", "checksum", "pixels", "options", "eval_every"),
     *("steps", "batch_size", "lr", "elbo", "seed", "device"),
 }
 

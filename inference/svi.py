@@ -169,7 +169,7 @@ def fit(
         print(f"stopped at step {step} of {steps}; go on with: {again}")
         return 130
 
-    results = {key: config[key] for key in ("model", "data", "binarisation", "steps", "seed")}
+    results = {key: config[key] for key in ("model", "data", "pixels", "steps", "seed")}
     results |= {"seconds": seconds(), "device": str(device)}
     here = ("command", "data_dir")  # of this machine alone: results are for others too
     settings = {key: value for key, value in config.items() if key not in here}

@@ -180,7 +180,7 @@ def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path
     labels = labelled(data, 20 if data.classes == 10 else 3, seed=0)
     batches = Batches(data, cls, 5 if cls.side else 31, 0, labels, device)
     config = {**defaults(cls, SHAPE), "model": name, "data": "digits", "elbo": estimator, "steps": 3}
-    config |= {"eval_every": 1, "binarisation": "dynamic", "particles": 4 if "iwae" in estimator else 1}
+    config |= {"eval_every": 1, "pixels": "0 or 1", "particles": 4 if "iwae" in estimator else 1}
     config |= {"schedule": "constant", "warmup": 0}
 
     options = options_for(name, estimator)

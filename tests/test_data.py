@@ -43,6 +43,22 @@ def test_unit_pixels_are_grey_levels() -> None:
     assert torch.equal(data.PIXELS["unit"].test(levels), torch.arange(256) / 255)
 
 
+def test_centred_pixels_and_their_noise() -> None:
+    """Levels 0..255 lie 1/128 apart, noise fills exactly the width of one, and both are shown as levels."""
+    levels = torch.arange(256, dtype=torch.uint8)
+    centred, noisy = data.PIXELS["centred"], data.PIXELS["dequantised"]
+    torch.testing.assert_close(centred.train(levels), torch.linspace(-1, 1, 256))
+    torch.testing.assert_close(centred.test(levels), torch.linspace(-1, 1, 256))
+    torch.testing.assert_close(centred.shown(centred.test(levels)), levels / 255)
+    many = levels.repeat(20_000, 1)
+    for drawn in (noisy.train(many), noisy.test(many)):
+        above = (drawn + 1) * 128 - levels  # of its level, in levels
+        assert above.min() > -1e-4 and above.max() < 1 + 1e-4
+        assert abs(above.mean() - 0.5) < 1e-3 and abs(above.var() - 1 / 12) < 1e-3
+    assert torch.equal(noisy.test(many), noisy.test(many))
+    assert not torch.equal(noisy.train(many), noisy.train(many))
+
+
 def test_an_epoch_sees_every_image_once(small_npz: Path) -> None:
     small, _ = datasets.load(str(small_npz), Path("nowhere"))
     numbered = torch.arange(90, dtype=torch.uint8)[:, None, None, None].expand(90, 1, 6, 6)

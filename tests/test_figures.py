@@ -32,7 +32,9 @@ def test_colour_comes_last() -> None:
 
 def test_rows_are_classes_and_columns_are_styles(tmp_path: Path, monkeypatch) -> None:
     drawn = {}
-    monkeypatch.setattr(figures, "save_grid", lambda images, columns, path, title: drawn.update(locals()))
+    monkeypatch.setattr(
+        figures, "save_grid", lambda images, columns, path, title, pair: drawn.update(locals())
+    )
     torch.manual_seed(0)
     model = SSVAE((1, 4, 4), 10, z_dim=2, hidden=8)
     with torch.no_grad():  # make the decoder write the label into its first ten pixels, and nothing else

@@ -93,7 +93,7 @@ def test_published_files_are_results_and_nothing_else() -> None:
     files = list((table.ROOT / "runs" / "published").iterdir())
     for path in files:
         content = json.loads(path.read_text())
-        needed = {"model", "data", "binarisation", "steps", "seed", "seconds", "device", "test", "config"}
+        needed = {"model", "data", "pixels", "steps", "seed", "seconds", "device", "test", "config"}
         assert path.suffix == ".json" and content.keys() - {"exact", "independent", "active_units"} == needed
         assert not {"command", "data_dir"} & content["config"].keys()  # of one machine alone
         assert all({"value", "se"} <= figure.keys() for figure in content["test"].values())

@@ -54,8 +54,6 @@ def main(arguments: list[str]) -> int:
         raise unknown("model", given.model, MODELS)
     if given.run and given.model:
         raise BadInput("--run names the model already: leave out --model")
-    if given.run and given.model:
-        raise BadInput("--run names the model already: leave out --model")
     with double_precision():
         if given.run:
             results = of_run(given.run, given.data_dir, given.batch_size, given.seed)
@@ -109,8 +107,8 @@ def example_inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
     def images(n: int) -> Tensor:
         if model.pixels == "points":
             return torch.randn(n, *model.shape, dtype=dtype)
-        grey = torch.rand(n, *model.shape)
-        return (grey.bernoulli() if model.pixels == "binary" else grey).to(dtype)
+        levels = torch.randint(256, (n, *model.shape), dtype=torch.uint8)
+        return PIXELS[model.pixels].train(levels).to(dtype)
 
     makers = {
         "x": lambda: images(batch),

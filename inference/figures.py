@@ -28,9 +28,11 @@ LABELS = {
     "mean_squared_error": "mean squared error",
     "squared_error": "squared error",
     "squared_error_and_kl": "squared error + KL",
+    "bits_per_dim": "negative ELBO",
     "negative_log_p": "-log p(x)",
 }
 UNITS = {
+    "bits_per_dim": "bits per dimension",
     "accuracy": "share",
     "mean_squared_error": "per pixel",
     "squared_error": "per image",
@@ -41,7 +43,9 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
     """Draw every picture that the model can give into the run's folder; torch's generator stays as it was."""
     run.figures.mkdir(exist_ok=True)
     what = "point" if model.pixels == "points" else "image"
-    curves(run.metrics(), run.figures / "curves.png", what, math.prod(model.shape))
+    curves(
+        run.metrics(), run.figures / "curves.png", what, math.prod(model.shape) if what == "point" else None
+    )
     was_training = model.training
     model.eval()
     with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []):
@@ -97,23 +101,15 @@ def draw_reconstructions(model: LatentVariableModel, test: HeldOut, folder: Path
 
 
 def draw_interpolations(model: LatentVariableModel, test: HeldOut, path: Path) -> None:
-    """Ten rows of ten: images decoded on the way from test image i's code to image 10 + i's."""
+    """Rows of ten: images decoded on the way from test image i's code to image 10 + i's."""
     inputs, _, _ = next(test.chunks(20))
-    title = "10 pairs of test images: decoded from ten steps between their codes, ends included"
-    codes = model.encode(**inputs)
-    if len(inputs["x"]) == 20:
-        save_images(model, model.decode(between(codes, torch.linspace(0, 1, 10))), 10, path, title)
-
-
-def between(codes: dict[str, Tensor], alpha: Tensor) -> dict[str, Tensor]:
-    """Codes on the line from the first half of a batch to its second: (pairs * steps, ...), by pairs."""
-
-    def line(z: Tensor) -> Tensor:
-        start, end = z.chunk(2)
-        share = alpha.to(z).view(-1, *[1] * (z.dim() - 1))
-        return torch.cat([(1 - share) * a + share * b for a, b in zip(start, end, strict=True)])
-
-    return {name: line(z) for name, z in codes.items()}
+    pairs = model.interpolations
+    if len(inputs["x"]) < 20:
+        return
+    ends = torch.cat([inputs["x"][:pairs], inputs["x"][10 : 10 + pairs]])
+    steps = model.between(model.encode(ends), torch.linspace(0, 1, 10))
+    title = f"{pairs} pairs of test images: decoded from ten steps between their codes, ends included"
+    save_images(model, model.decode(steps), 10, path, title)
 
 
 def codes(model: LatentVariableModel, **inputs: Tensor) -> Tensor:
@@ -169,17 +165,21 @@ def pareto(k_hat: np.ndarray, threshold: float, path: Path) -> None:
 
 
 def draw_samples(model: LatentVariableModel, path: Path, noise: bool) -> None:
-    """200 samples in rows of 20; where there are labels one class a row, and the same z down a column."""
-    what = "draws of x" if noise else "mean images"
+    """200 samples in rows of 20; where there are labels one class a row, and the same z down a column.
+
+    Of images that are not binary 100, in rows of 10.
+    """
+    what, columns = "draws of x" if noise else "mean images", 20
     if model.has_label:
         style = {name: torch.cat([z] * model.classes) for name, z in model.prior(20).items() if name != "y"}
         y = torch.arange(model.classes, device=next(model.parameters()).device).repeat_interleave(20)
         images = model.sample(len(y), y=y, latents=style, noise=noise)
         title = f"{len(images)} samples of p(x | y, z), {what}: one class a row, the same z down a column"
     else:
-        images = model.sample(200, noise=noise)
-        title = f"200 samples of p(x), {what}"
-    save_images(model, images, 20, path, title)
+        n, columns = (200, 20) if model.pixels == "binary" else (100, 10)
+        images = model.sample(n, noise=noise)
+        title = f"{n} samples of p(x), {what}"
+    save_images(model, images, columns, path, title)
 
 
 def save_images(
@@ -226,17 +226,17 @@ def save_grid(
     plt.close(figure)
 
 
-def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dims: int = 1) -> None:
+def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dims: int | None = None) -> None:
     """Every term over training, one panel each: minibatches of the training set, and the whole test set.
 
-    Where bits per dimension are measured, of `dims` dimensions, every term has an axis of them too.
+    With `dims` dimensions an event, every term has an axis of bits per dimension too.
     """
     train, test = ([line for line in metrics if line["split"] == split] for split in ("train", "test"))
     skip = {"step", "split", "seconds"}
     names = [name for name in dict.fromkeys(key for line in train + test for key in line) if name not in skip]
     if sum(name.startswith("kl_") for name in names) == 1:
         names.remove("kl")  # it is the only divergence there is
-    if in_bits := "bits_per_dim" in names:
+    if dims and "bits_per_dim" in names:
         names.remove("bits_per_dim")  # it is an axis of the others
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
@@ -261,12 +261,12 @@ def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dim
         panel.set_xlabel("step")
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.set_ylabel(UNITS.get(name, f"nats per {what}"))
-        if in_bits and name not in UNITS:
+        if dims and name not in UNITS:
             bit = math.log(2) * dims
             axis = panel.secondary_yaxis("right", functions=(lambda v, b=bit: v / b, lambda v, b=bit: v * b))
             axis.set_ylabel("bits per dimension")
         panel.grid(alpha=0.3)
-    if in_bits:
+    if dims:
         figure.get_layout_engine().set(wspace=0.06)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()

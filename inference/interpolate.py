@@ -80,7 +80,7 @@ def walk(model: LatentVariableModel, data: Dataset, pair: tuple[int, int], numbe
             raise BadInput(f"{data.name} has no training image of label {label}: choose others with --labels")
         ends.append(data.x_train[generator.choice(members)])
     x = PIXELS[model.pixels].test(torch.stack(ends)).to(torch.get_default_dtype())
-    decoded = model.decode(figures.between(model.encode(x), STEPS))
+    decoded = model.decode(model.between(model.encode(x), STEPS))
     return PIXELS[model.pixels].shown(torch.cat([x[:1], decoded, x[1:]]))
 
 

@@ -5,7 +5,10 @@ from ppl_models.base import Bound, LatentVariableModel
 from ppl_models.beta_vae import BetaVAE
 from ppl_models.conv_vae import ConvVAE
 from ppl_models.flow import Flow
+from ppl_models.fsvae import FSVAE
+from ppl_models.gated_vae import GatedVAE
 from ppl_models.gmvae import GMVAE
+from ppl_models.hvae import HVAE
 from ppl_models.made import MADE
 from ppl_models.ppca import PPCA
 from ppl_models.ssvae import SSVAE
@@ -19,6 +22,9 @@ MODELS: dict[str, type[LatentVariableModel]] = {
     "ae": AE,
     "beta_vae": BetaVAE,
     "conv_vae": ConvVAE,
+    "hvae": HVAE,
+    "fsvae": FSVAE,
+    "gated_vae": GatedVAE,
     "ppca": PPCA,
     "vae2d": VAE2D,
     "flow": Flow,
@@ -27,7 +33,9 @@ MODELS: dict[str, type[LatentVariableModel]] = {
 
 __all__ = [
     "AE",
+    "FSVAE",
     "GMVAE",
+    "HVAE",
     "MADE",
     "MODELS",
     "PPCA",
@@ -38,5 +46,6 @@ __all__ = [
     "Bound",
     "ConvVAE",
     "Flow",
+    "GatedVAE",
     "LatentVariableModel",
 ]

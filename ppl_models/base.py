@@ -127,6 +127,7 @@ class LatentVariableModel(nn.Module):
     pixels: ClassVar[str] = "binary"
     usual_data: ClassVar[str | None] = None  # where no data set is named; None is MNIST, or else digits
     side: ClassVar[int | None] = None  # images are zero-padded to side x side; None takes them as they are
+    interpolations: ClassVar[int] = 10  # how many pairs of test images are joined in a picture
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
     small: ClassVar[dict[str, Any]] = {}  # what changes on images of at most 16 x 16
@@ -195,7 +196,8 @@ class LatentVariableModel(nn.Module):
     ) -> Tensor:
         """n images from the generative process, (n, *shape): draws of x, or mean images without `noise`.
 
-        y (n,) holds labels, for a model that has them; `latents`, by name, are taken as given.
+        y (n,) holds labels, for a model that has them; where it must be given one and is not, classes are
+        drawn evenly. `latents`, by name, are taken as given.
         """
         site = self.generate(n, latents, y).nodes["x"]
         return site["value"] if noise else site["fn"].mean
@@ -204,6 +206,20 @@ class LatentVariableModel(nn.Module):
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean image decoded from the guide's most probable latents, (batch, *shape)."""
         return self.decode(self.encode(x, y), y)
+
+    @torch.no_grad()
+    def between(self, codes: Mapping[str, Tensor], share: Tensor) -> dict[str, Tensor]:
+        """Codes on the line from the first half of a batch to its second, at each share of the way.
+
+        Name -> (pairs * steps, ...), pair by pair, for codes (2 * pairs, ...) and share (steps,).
+        """
+
+        def line(z: Tensor) -> Tensor:
+            start, end = (half.unsqueeze(1) for half in z.chunk(2))
+            t = share.to(z).view(-1, *[1] * (z.dim() - 1))
+            return ((1 - t) * start + t * end).flatten(0, 1)
+
+        return {name: line(z) for name, z in codes.items()}
 
     def generate(
         self, n: int, latents: Mapping[str, Tensor] | None = None, y: Tensor | None = None
@@ -215,8 +231,8 @@ class LatentVariableModel(nn.Module):
         given, inputs, like = dict(latents or {}), {}, next(self.parameters())
         if y is not None and not self.has_label:
             raise ValueError(f"{type(self).__name__} has no label: sample it without y")
-        if y is not None and "y" in self.inputs:
-            inputs["y"] = y
+        if "y" in self.inputs:
+            inputs["y"] = torch.randint(self.classes, (n,), device=like.device) if y is None else y
         elif y is not None:  # the label is a latent like others, one-hot
             given["y"] = one_hot(y, self.classes).to(like.dtype)
         x = like.new_empty(n, *self.shape)

@@ -20,7 +20,7 @@ class ConvVAE(LatentVariableModel):
     """p(x, z) = p(z) p(x | z);  q(z | x).
 
     p(z)     = N(z; 0, I)                               z (batch, z_dim)
-    p(x | z) = N(x; decoder(z), I / 2)                  x (batch, *shape), grey levels 0 to 1
+    p(x | z) = N(x; decoder(z), I / 2)                  x (batch, *shape), levels from -1 to 1
     q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_dim)
 
     -ELBO(x) = -log p(x | z) + KL(q(z | x) || p(z)),    z ~ q(z | x)
@@ -33,7 +33,7 @@ class ConvVAE(LatentVariableModel):
     """
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
-    pixels, side = "unit", 32
+    pixels, side = "centred", 32
     defaults = {"steps": 4_690, "batch_size": 128, "lr": 1e-3}  # 10 epochs of MNIST
     small = {"steps": 500}
 

@@ -45,7 +45,7 @@ def test_a_probe_needs_labels_and_a_code() -> None:
 
 def test_between_walks_from_each_code_to_its_partner() -> None:
     z = torch.tensor([[0.0, 1.0], [2.0, 2.0], [4.0, 1.0], [2.0, -2.0]])
-    line = figures.between({"z": z}, torch.linspace(0, 1, 3))["z"]
+    line = MODELS["vae"]((1, 4, 4)).between({"z": z}, torch.linspace(0, 1, 3))["z"]
     assert line.tolist() == [[0, 1], [2, 1], [4, 1], [2, 2], [2, 0], [2, -2]]
 
 

@@ -15,7 +15,10 @@ def loc_scale(h: Tensor) -> tuple[Tensor, Tensor]:
     return loc, torch.sqrt(softplus(raw) + 1e-8)
 
 
-def loc_log_scale(h: Tensor) -> tuple[Tensor, Tensor]:
-    """The two halves of (..., 2 d) as mean and standard deviation, the second given by its logarithm."""
-    loc, log_scale = h.chunk(2, dim=-1)
+def loc_log_scale(h: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """The two halves of (..., 2 d) as mean and standard deviation, the second given by its logarithm.
+
+    Of maps (..., 2 d, height, width) along `dim` -3.
+    """
+    loc, log_scale = h.chunk(2, dim=dim)
     return loc, log_scale.exp()

@@ -9,7 +9,7 @@ The network drawn is the one that `--model made` trains, at this size, and its o
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import matplotlib
 
@@ -117,7 +117,7 @@ def _draw_network(axes: Axes, units: list[Tensor], connections: list[Tensor], se
             face = SHADE if layer in (0, len(units) - 1) else "white"
             axes.add_patch(Circle(at, RADIUS, facecolor=face, edgecolor=LINE, lw=1.2, zorder=2))
             axes.text(*at, str(number), ha="center", va="center", fontsize=10, zorder=3)
-    beside = {"va": "center", "fontsize": 11}
+    beside: dict[str, Any] = {"va": "center", "fontsize": 11}
     for i, (x, y) in enumerate(places[0]):
         axes.text(x - 0.45, y, f"$x_{{{i + 1}}}$", ha="right", **beside)
     for i, (x, y) in enumerate(places[-1]):

@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel
 from ppl_models.nets.gated import GatedDecoder, GatedEncoder
-from ppl_models.nets.heads import loc_log_scale
+from ppl_models.nets.heads import loc_scale
 
 LEVEL = 1 / 128  # the width of one of 256 levels from -1 to 1
 LEAST = LEVEL / 4  # of the decoder's scales
@@ -35,7 +35,7 @@ class GatedVAE(LatentVariableModel):
 
     Part 2 of Berkeley's CS294-158, homework 3 (2019). What it leaves open: z has 16 channels, as in Chen et
     al. 2017, Variational Lossy Autoencoder (arXiv 1611.02731); a convolution of 1 x 1 makes the guide's locs
-    and log-scales; and one takes the 256 channels down to 64 before the residual blocks, so that the 64 gated
+    and variances; and one takes the 256 channels down to 64 before the residual blocks, so that the 64 gated
     channels of each can be added to what came in.
     """
 
@@ -69,12 +69,12 @@ class GatedVAE(LatentVariableModel):
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            loc, scale = loc_log_scale(self.encoder(x), dim=-3)
+            loc, scale = loc_scale(self.encoder(x), dim=-3)
             pyro.sample("z", dist.Normal(loc, scale).to_event(3))
 
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
         z = latents["z"]
-        loc, scale = loc_log_scale(self.encoder(x).flatten(-3))
+        loc, scale = loc_scale(self.encoder(x).flatten(-3))
         mean, noise = (part.flatten(-3) for part in self._decode(z))
         x, z = x.flatten(-3), z.flatten(-3)
         reconstruction = -densities.normal(x, mean, noise)

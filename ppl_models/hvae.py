@@ -31,8 +31,8 @@ class HVAE(LatentVariableModel):
     The decoder sees z2 alone. As in `conv_vae` the course's figure, squared error and divergences, is
     `squared_error_and_kl`.
 
-    Question 2b of Berkeley's CS294-158, homework 2 (2024), which leaves the prior's network open: a small form
-    of Vahdat and Kautz 2020, NVAE: A Deep Hierarchical Variational Autoencoder (arXiv 2007.03898).
+    Question 2b of Berkeley's CS294-158, homework 2 (2024), which leaves the prior's network open: a small
+    form of Vahdat and Kautz 2020, NVAE: A Deep Hierarchical Variational Autoencoder (arXiv 2007.03898).
     """
 
     estimators = ("mean_field", "trace", "iwae")

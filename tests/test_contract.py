@@ -131,6 +131,7 @@ def test_particles_are_bounds_of_their_own(model: LatentVariableModel, float64: 
     latents = latents_of(tracer.trace)
     if not latents:
         return
+    events = {name: tracer.trace.nodes[name]["fn"].event_dim for name in latents}
     for kl in ("closed", "sampled"):
         bound = model.bound(**inputs, latents=latents, kl=kl)
         assert {name: term.shape for name, term in bound.terms.items()} == dict.fromkeys(bound.terms, (3, 4))
@@ -138,7 +139,10 @@ def test_particles_are_bounds_of_their_own(model: LatentVariableModel, float64: 
             bound.asides, (3, 4)
         )
         for k in range(3):  # an enumerated latent has one value for all particles
-            one = {name: z[..., min(k, z.shape[-3] - 1), :, :] for name, z in latents.items()}
+            one = {}
+            for name, z in latents.items():
+                particles = z.dim() - events[name] - 2
+                one[name] = z.select(particles, min(k, z.shape[particles] - 1))
             for name, term in model.bound(**inputs, latents=one, kl=kl).terms.items():
                 assert_close(bound.terms[name][k], term)
 
@@ -146,11 +150,14 @@ def test_particles_are_bounds_of_their_own(model: LatentVariableModel, float64: 
 def test_permuting_the_batch_permutes_the_terms(model: LatentVariableModel, float64: None) -> None:
     model = model.double()
     inputs, order = example_inputs(model, 6), torch.tensor([3, 0, 5, 1, 4, 2])
-    latents = draw_latents(model, **inputs)
+    with torch.no_grad(), poutine.trace() as tracer, poutine.enum(first_available_dim=-2):
+        model.guide(**inputs)
+    latents, shuffled = latents_of(tracer.trace), {}
     bound = model.bound(**inputs, latents=latents)
-    # the batch is the dimension before the event's; an enumerated latent has one value for all images there
-    shuffled = {n: z if z.shape[-2] == 1 else z[..., order, :] for n, z in latents.items()}
-    inputs["x"] = inputs["x"][order]
+    for name, z in latents.items():  # an enumerated latent has one value for all images
+        batch = z.dim() - tracer.trace.nodes[name]["fn"].event_dim - 1
+        shuffled[name] = z if z.shape[batch] == 1 else z.index_select(batch, order)
+    inputs |= {name: inputs[name][order] for name in ("x", "y") if name in inputs}
     for name, term in model.bound(**inputs, latents=shuffled).terms.items():
         assert_close(term, bound.terms[name][order])
 

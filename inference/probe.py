@@ -4,7 +4,7 @@ import statistics
 
 import torch
 
-from inference.data import PIXELS, labelled
+from inference.data import PIXELS, HeldOut, labelled
 from inference.datasets import Dataset
 from inference.figures import codes
 from ppl_models.base import LatentVariableModel
@@ -20,13 +20,13 @@ def probe(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, floa
 
     `value` is the mean over ten draws of the labelled training images, as many of each class, and `se` its
     standard error over them. Codes are read off grey levels, as accuracy is, and standardised. Nothing comes
-    back where there are no labels, or nothing continuous is latent.
+    back where there are no labels, where the guide is given them, or where nothing continuous is latent.
     """
     from sklearn.linear_model import LogisticRegression  # imported late: it takes a second
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if data.y_train is None or data.y_test is None:
+    if data.y_train is None or data.y_test is None or "y" in model.inputs:
         return {}
     test, figures = _codes(model, data.x_test), {}
     if not test.shape[1]:
@@ -47,14 +47,15 @@ def probe(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, floa
 
 
 @torch.no_grad()
-def active_units(model: LatentVariableModel, x: torch.Tensor) -> int | None:
-    """How many dimensions of the latents say something of x: those whose mean varies over a data set.
+def active_units(model: LatentVariableModel, test: HeldOut) -> int | None:
+    """How many dimensions of the latents say something of x: those whose mean varies over a test set.
 
     By more than a hundredth in variance: Burda, Grosse and Salakhutdinov 2016 (arXiv 1509.00519), section 5.
     None where nothing continuous is latent.
     """
     was_training = model.training
-    z = _codes(model.eval(), x)
+    model.eval()
+    z = torch.cat([codes(model, **inputs | {"x": x}) for inputs, x, _ in test.chunks(CHUNK)])
     model.train(was_training)
     return int((z.var(0) > ACTIVE).sum()) if z.shape[1] else None
 

@@ -177,7 +177,7 @@ def fit(
     results |= {"test": evaluate(model, test, draws), "config": settings}
     if test.independent is not None:
         results["independent"] = evaluate(model, test.independent, draws)
-    units = active_units(model, test.grey)
+    units = active_units(model, test)
     if units is not None:
         results["active_units"] = units
     run.write("results.json", results)

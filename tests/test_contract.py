@@ -218,19 +218,20 @@ def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path
 
 
 def test_images_come_out_as_they_went_in(model: LatentVariableModel) -> None:
-    x = example_inputs(model, 5)["x"]
+    inputs = example_inputs(model, 5)
+    x, given = inputs["x"], inputs.get("y")
     if not model.prior(1):
         assert model.sample(4).shape == (4, *model.shape) and model.encode(x) == {}
         return
-    assert model.reconstruct(x).shape == x.shape
-    assert {name: len(z) for name, z in model.encode(x).items()} == dict.fromkeys(model.prior(3), 5)
+    assert model.reconstruct(x, given).shape == x.shape
+    assert {name: len(z) for name, z in model.encode(x, given).items()} == dict.fromkeys(model.prior(3), 5)
     draws, means = model.sample(4), model.sample(4, noise=False)
     assert draws.shape == means.shape == (4, *model.shape)
     if model.pixels == "binary":
         assert set(draws.unique().tolist()) <= {0.0, 1.0}
         assert means.min() > 0 and means.max() < 1
-    latents = model.prior(4)
-    assert_close(model.decode(latents), model.sample(4, latents=latents, noise=False))
+    latents, y = model.prior(4), None if given is None else given[:4]
+    assert_close(model.decode(latents, y), model.sample(4, y, latents, noise=False))
     if not model.has_label:
         with pytest.raises(ValueError, match="no label"):
             model.sample(4, y=torch.arange(4))
@@ -240,19 +241,20 @@ def test_draws_follow_their_means(model: LatentVariableModel) -> None:
     if not model.prior(1):
         return  # what is drawn pixel by pixel has no mean image
     n = 4000 if model.side is None else 1000  # convolutions take longer
-    latents = {name: z.expand(n, -1) for name, z in model.prior(1).items()}
-    draws = model.sample(n, latents=latents)
+    latents = {name: z.expand(n, *z.shape[1:]) for name, z in model.prior(1).items()}
+    y = torch.ones(n, dtype=torch.long) if "y" in model.inputs else None
+    draws = model.sample(n, y, latents)
     error = 5.5 * draws.std(0).max().item() / n**0.5
-    assert_close(draws.mean(0), model.decode(latents)[0], rtol=0, atol=error)
+    assert_close(draws.mean(0), model.decode(latents, y)[0], rtol=0, atol=error)
 
 
 def test_saving_and_loading_round_trips(model: LatentVariableModel, tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "model.pt")
     other = build(next(name for name, cls in MODELS.items() if cls is type(model))).eval()
-    x = example_inputs(model, 3)["x"]
+    inputs = {name: value for name, value in example_inputs(model, 3).items() if name in ("x", "y")}
 
     def said(model: LatentVariableModel) -> torch.Tensor:
-        return model.reconstruct(x) if model.prior(1) else model.log_likelihood(x)
+        return model.reconstruct(**inputs) if model.prior(1) else model.log_likelihood(**inputs)
 
     assert not torch.equal(said(other), said(model))
     other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))

@@ -113,25 +113,6 @@ def beta_vae() -> Written:
     return [encoder, decoder], loss
 
 
-def conv_vae() -> Written:
-    encoder = nn.Sequential(
-        *(nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
-        *(nn.Conv2d(64, 128, 3, 2, 1), nn.ReLU(), nn.Conv2d(128, 256, 3, 2, 1), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(4096, 32)),
-    )
-    decoder = nn.Sequential(
-        *(nn.Linear(16, 2048), nn.ReLU(), nn.Unflatten(1, (128, 4, 4))),
-        *(nn.ConvTranspose2d(128, 128, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(128, 64, 4, 2, 1), nn.ReLU()),
-        *(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ReLU(), nn.Conv2d(32, 1, 3, 1, 1)),
-    )
-
-    def loss(x: Tensor) -> Tensor:
-        z, kl = reparameterised(encoder(x))
-        return (((decoder(z) - x) ** 2).sum((1, 2, 3)) + kl).mean()
-
-    return [encoder, decoder], loss
-
-
 def ppca() -> Written:
     decoder, encoder = nn.Linear(10, 784), nn.Linear(784, 10)
     rest = nn.ParameterList([torch.zeros(()), torch.zeros(10, 10)])
@@ -244,18 +225,3 @@ def made() -> Written:
         return error(logits, x).mean()
 
     return [first, second], loss
-
-
-# What each model is measured against: how it is written -> the function that writes it.
-MODELS: dict[str, dict[str, Callable[[], Written]]] = {
-    "vae": {"by hand": vae},
-    "gmvae": {"by hand": gmvae},
-    "ssvae": {"by hand, x tiled": ssvae, "by hand, x once": ssvae_split},
-    "ae": {"by hand": ae},
-    "beta_vae": {"by hand": beta_vae},
-    "conv_vae": {"by hand": conv_vae},
-    "ppca": {"by hand": ppca},
-    "vae2d": {"by hand": vae2d},
-    "flow": {"by hand": flow},
-    "made": {"by hand": made},
-}

@@ -15,7 +15,17 @@ from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
 DATA_DIR = Path("data")  # unless another is named
+PRECISIONS = ("float32", "bfloat16")  # of the networks while they train
 SCHEDULES = ("constant", "cosine")  # of the learning rate; cosine takes it to zero at the last step
+# How training goes where neither the command line nor the model says otherwise.
+TRAINING = {
+    "schedule": "constant",
+    "lr_warmup": 0,
+    "warmup": 0,
+    "clip": 0.0,
+    "ema": 0.0,
+    "precision": "float32",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +59,14 @@ def weight(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """An argparse type: a number from 0 up to, and not, 1."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return number
+
+
 def seed(text: str) -> int:
     """An argparse type: a whole number from 0 to 2^32 - 1."""
     number = int(text)
@@ -74,8 +92,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         kind = get_args(option.annotation)[0]
         if get_origin(kind) is Literal and getattr(given, key, option.default) not in get_args(kind):
             raise unknown(f"--{key.replace('_', '-')} of {name}", vars(given)[key], get_args(kind))
-    if getattr(given, "schedule", "constant") not in SCHEDULES:
-        raise unknown("--schedule", given.schedule, SCHEDULES)
+    for key, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        if getattr(given, key, known[0]) not in known:
+            raise unknown(f"--{key}", vars(given)[key], known)
     if name is None and given.resume is None:
         raise BadInput(f"no model: name one with --model, of {', '.join(MODELS)}")
     if given.resume is not None:
@@ -115,6 +134,14 @@ def _parser(name: str | None) -> Parser:
         metavar="NAME",
         help="of the learning rate: " + ", ".join(SCHEDULES) + default("schedule"),
     )
+    about = "steps over which the learning rate climbs from zero"
+    add("--lr-warmup", type=positive(int), metavar="N", help=about + default("lr_warmup"))
+    about = "longest gradient, in the norm of all parameters' together; 0 clips none"
+    add("--clip", type=weight, metavar="NORM", help=about + default("clip"))
+    about = "decay of an exponential moving average of the parameters, which is what is judged; 0 takes none"
+    add("--ema", type=share, metavar="DECAY", help=about + default("ema"))
+    about = "of the networks while they train: " + ", ".join(PRECISIONS)
+    add("--precision", metavar="NAME", help=about + default("precision"))
     if not name or "beta" in cls.options():
         about = "steps over which beta grows from zero to what it is"
         add("--warmup", type=positive(int), metavar="N", help=about + (" (default: none)" if name else ""))
@@ -177,14 +204,7 @@ def _defaults(cls: type[LatentVariableModel], name: str | None) -> Any:
 
 def defaults(cls: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str, Any]:
     """Every training setting and model option with its default on images of that shape, by name."""
-    settings = {
-        "elbo": cls.estimators[0],
-        "schedule": "constant",
-        "warmup": 0,
-        "seed": 0,
-        "device": "auto",
-        **cls.defaults,
-    }
+    settings = {"elbo": cls.estimators[0], **TRAINING, "seed": 0, "device": "auto", **cls.defaults}
     settings |= {key: option.default for key, option in cls.options().items()}
     return settings | (cls.small if math.prod(shape[1:]) <= SMALL else {})
 

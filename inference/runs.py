@@ -16,6 +16,7 @@ import torch
 from inference import datasets
 from inference.datasets import Dataset
 from inference.errors import BadInput
+from inference.options import TRAINING
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
@@ -72,7 +73,7 @@ class Run:
             config = {}
         if not isinstance(config, dict) or not config.keys() >= NEEDED or config["model"] not in MODELS:
             raise BadInput(f"{folder / 'config.json'} is damaged: the run cannot go on from it")
-        return cls(folder), config
+        return cls(folder), TRAINING | config
 
     def results(self) -> dict[str, Any]:
         """The results so far. Raises BadInput where the run has not come to its end."""
@@ -107,7 +108,7 @@ class Run:
         data = run.data(config, data_dir).padded(model_class.side)
         try:
             model = model_class(data.shape, data.classes, **config["options"])
-            model.load_state_dict(state["parameters"])
+            model.load_state_dict(judged(state))
         except (TypeError, ValueError, RuntimeError):
             raise BadInput(f"{folder}: config.json and checkpoint.pt do not belong together") from None
         return run, config, data, model.eval()
@@ -163,6 +164,14 @@ class Run:
                 f"{path} is a checkpoint of {found}, not of {model}: resume the run that it came from"
             )
         return state
+
+
+def judged(state: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a checkpoint that the run is judged by: their moving average where it has one."""
+    averaged = state.get("averaged")
+    if averaged is None:
+        return state["parameters"]
+    return {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
 
 
 def _fresh(parent: Path, name: str) -> Path:

@@ -8,11 +8,12 @@ python -m inference.svi --resume runs/ssvae/...       go on with a run that was 
 import math
 import shlex
 import time
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference import datasets, figures
 from inference.arithmetic import choose_device, fast_float32
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
         if state:
             model.load_state_dict(state["parameters"])
         Loss(model, config["elbo"], config.get("particles"))  # refuses what does not go together
-        if config.get("warmup") and ESTIMATORS[config["elbo"]].particles > 1:
+        if config["warmup"] and ESTIMATORS[config["elbo"]].particles > 1:
             raise ValueError(f"{config['elbo']} takes no weights: leave out --warmup")
         if config["batch_size"] == 1 and any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
             raise ValueError("it normalises over the batch: --batch-size 2 or more")
@@ -102,11 +103,15 @@ def fit(
     # One optimiser over all parameters, fused into one pass; Pyro's own wrappers would make one a tensor.
     optimizer = torch.optim.Adam(loss.parameters(), lr=config["lr"], fused=True)
     step, steps, before, device = 0, config["steps"], 0.0, test.x.device
+    averaged = average_of(model, config["ema"])
+    judged = cast(LatentVariableModel, averaged.module) if averaged else model
     if state:
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
         if device.type == "cuda" and "cuda_generator" in state:  # a run begun on the CPU has none
             torch.cuda.set_rng_state(state["cuda_generator"])
+        if averaged:
+            averaged.load_state_dict(state["averaged"])
         step, before = state["step"], state["seconds"]
         run.forget_after(step)
     start, began = step, time.perf_counter()
@@ -118,12 +123,14 @@ def fit(
         state = {"model": config["model"], "step": step, "seconds": seconds()}
         state |= {"parameters": model.state_dict(), "optimizer": optimizer.state_dict()}
         state |= {"generator": torch.get_rng_state()}
+        if averaged:
+            state |= {"averaged": averaged.state_dict()}
         if device.type == "cuda":
             state |= {"cuda_generator": torch.cuda.get_rng_state()}
         run.save_checkpoint(state)
 
     def measure() -> None:  # on the whole test set, and keep a checkpoint
-        values = {name: figure["value"] for name, figure in evaluate(model, test).items()}
+        values = {name: figure["value"] for name, figure in evaluate(judged, test).items()}
         check_finite(values, step, run)
         run.log(step=step, split="test", seconds=seconds(), **values)
         checkpoint()
@@ -136,25 +143,30 @@ def fit(
     )
     if model.remark():
         print(model.remark())
+    # The networks may work in bfloat16 while they train; the bound's terms, and all that is measured, do not.
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=config["precision"] == "bfloat16")
     with StopSignals() as stopped, Progress(start, steps) as progress:
         if step == 0:
             measure()
         while step < steps and not stopped:
             batch = batches(step)
-            if config.get("warmup"):
+            if config["warmup"]:
                 model.beta = config["options"]["beta"] * min(step / config["warmup"], 1.0)
             first = step == start  # Pyro checks the first step, and the others do not pay for it
-            with pyro.validation_enabled(first):
+            with pyro.validation_enabled(first), precision:
                 objective = loss(**batch)
             check_finite({"loss": objective.item()}, step + 1, run)
             due = (step + 1) % LOG_EVERY == 0 or step + 1 == steps
             values = train_terms(model, batch) if due else {}
             objective.backward()
-            if config.get("schedule") == "cosine":
-                for group in optimizer.param_groups:
-                    group["lr"] = config["lr"] * (1 + math.cos(math.pi * step / steps)) / 2
+            if config["clip"]:
+                torch.nn.utils.clip_grad_norm_(loss.parameters(), config["clip"])
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step, config)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if averaged:
+                averaged.update_parameters(model)
             step += 1
             progress.advance()
             if due:
@@ -174,17 +186,32 @@ def fit(
     here = ("command", "data_dir")  # of this machine alone: results are for others too
     settings = {key: value for key, value in config.items() if key not in here}
     draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
-    results |= {"test": evaluate(model, test, draws), "config": settings}
+    results |= {"test": evaluate(judged, test, draws), "config": settings}
     if test.independent is not None:
         results["independent"] = evaluate(model, test.independent, draws)
-    units = active_units(model, test)
+    units = active_units(judged, test)
     if units is not None:
         results["active_units"] = units
     run.write("results.json", results)
     print(table(results["test"]))
-    figures.draw_all(model, batches, test, run)
+    figures.draw_all(judged, batches, test, run)
     print(f"results, curves and pictures: {run.folder}")
     return 0
+
+
+def rate(step: int, config: dict[str, Any]) -> float:
+    """The learning rate of a step: it climbs over the first `lr_warmup` steps, and falls by the schedule."""
+    share = min((step + 1) / max(config["lr_warmup"], 1), 1.0)
+    if config["schedule"] == "cosine":
+        share *= (1 + math.cos(math.pi * step / config["steps"])) / 2
+    return config["lr"] * share
+
+
+def average_of(model: LatentVariableModel, decay: float) -> AveragedModel | None:
+    """An exponential moving average of all parameters and buffers over the steps; None where decay is 0."""
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def check_finite(values: dict[str, float], step: int, run: Run) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from inference.errors import BadInput, run_command
 from inference.estimators import ESTIMATORS
-from inference.options import Parser, defaults, plain
+from inference.options import TRAINING, Parser, defaults, plain
 from ppl_models import MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -132,7 +132,7 @@ def system(result: dict[str, Any]) -> str:
     config = result["config"]
     usual = defaults(MODELS[config["model"]], tuple(config["shape"]))
     settings = {key: config[key] for key in ("elbo", "steps", "batch_size", "lr")}
-    settings |= {"schedule": config.get("schedule", "constant"), "warmup": config.get("warmup", 0)}
+    settings |= {key: config.get(key, usually) for key, usually in TRAINING.items()}
     if ESTIMATORS[config["elbo"]].particles > 1:
         settings |= {"particles": config["particles"]}
     settings |= config["options"]

@@ -8,14 +8,17 @@ from torch import Tensor, nn
 
 
 class Leading(nn.Sequential):
-    """Layers in a row, applied to whatever stands in the last `event_dim` dimensions."""
+    """Layers in a row, applied to whatever stands in the last `event_dim` dimensions.
+
+    What comes out has the precision of what went in, also where autocast works in another between.
+    """
 
     event_dim = 1
 
     def forward(self, x: Tensor) -> Tensor:
         lead = x.shape[: -self.event_dim]
-        x = x.flatten(0, len(lead) - 1)
-        return super().forward(channels_last(x)).unflatten(0, lead)
+        images = channels_last(x.flatten(0, len(lead) - 1))
+        return super().forward(images).unflatten(0, lead).to(x.dtype)
 
 
 class ToImage(nn.Unflatten):

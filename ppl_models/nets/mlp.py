@@ -43,4 +43,4 @@ class MLP(nn.Module):
                 h = h + F.linear(part, weight)
         for layer in rest:
             h = layer(self.activation(h))
-        return h
+        return h.to(inputs[0].dtype)  # also where autocast works in another precision

@@ -1,0 +1,117 @@
+"""What may be asked of the training loop: rates that climb and fall, clipping, averages, precision."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from support import TINY, checkpoint, same
+from torch.testing import assert_close
+
+from inference import svi
+from inference.errors import BadInput
+from inference.options import TRAINING
+from inference.runs import Run
+from ppl_models.nets.mlp import MLP
+
+VAE = ["--model", "vae", *TINY]
+
+
+def test_the_rate_climbs_and_falls() -> None:
+    config = {**TRAINING, "lr": 0.1, "steps": 100}
+    assert [svi.rate(step, config) for step in (0, 50, 99)] == [0.1] * 3
+    climbing = config | {"lr_warmup": 10}
+    assert_close([svi.rate(step, climbing) for step in (0, 4, 9, 50)], [0.01, 0.05, 0.1, 0.1])
+    both = climbing | {"schedule": "cosine"}
+    assert_close([svi.rate(step, both) for step in (50, 100)], [0.05, 0.0])
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
+    """At each step of Adam: the length of the gradient, and the parameters after it."""
+    seen: dict[str, list] = {"norms": [], "parameters": [], "rates": []}
+    step = torch.optim.Adam.step
+
+    def watch(self: torch.optim.Adam) -> None:
+        parameters = self.param_groups[0]["params"]
+        seen["norms"].append(sum((p.grad**2).sum() for p in parameters).sqrt().item())
+        seen["rates"].append(self.param_groups[0]["lr"])
+        step(self)
+        seen["parameters"].append([p.detach().clone() for p in parameters])
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watch)
+    return seen
+
+
+def test_gradients_are_clipped(small_npz: Path, tmp_path: Path, watched: dict[str, list]) -> None:
+    run = ["--data", str(small_npz), "--run-dir"]
+    assert svi.main([*VAE, *run, str(tmp_path / "free")]) == 0
+    free = watched["norms"].copy()
+    watched["norms"].clear()
+    assert svi.main([*VAE, *run, str(tmp_path / "clipped"), "--clip", "2"]) == 0
+    assert free[0] > 2.1
+    assert watched["norms"][0] == pytest.approx(2, rel=1e-4) and max(watched["norms"]) < 2.001
+
+
+def test_the_average_is_what_is_judged(small_npz: Path, tmp_path: Path, watched: dict[str, list]) -> None:
+    run = tmp_path / "run"
+    options = ["--ema", "0.9", "--lr-warmup", "10"]
+    assert svi.main([*VAE, *options, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    assert_close(watched["rates"][:12], [min((i + 1) / 10, 1) * 1e-3 for i in range(12)])
+    average, *others = watched["parameters"]
+    for now in others:
+        average = [0.9 * a + 0.1 * p for a, p in zip(average, now, strict=True)]
+    _, _, _, model = Run.restore(run)
+    for p, a in zip(model.parameters(), average, strict=True):
+        assert_close(p.detach(), a)
+    last = checkpoint(run)["parameters"]
+    assert all(torch.equal(a, b) for a, b in zip(last.values(), others[-1], strict=True))
+    # and the figures are of it, not of the last step's
+    said = json.loads((run / "results.json").read_text())["test"]["kl"]["value"]
+    twin = tmp_path / "twin"
+    assert svi.main([*VAE, "--lr-warmup", "10", "--data", str(small_npz), "--run-dir", str(twin)]) == 0
+    assert said != json.loads((twin / "results.json").read_text())["test"]["kl"]["value"]
+
+
+def test_an_average_goes_on_bit_for_bit(small_npz: Path, tmp_path: Path) -> None:
+    options = [*VAE, "--ema", "0.9", "--clip", "5", "--data", str(small_npz), "--run-dir"]
+    assert svi.main([*options, str(tmp_path / "whole")]) == 0
+    assert svi.main([*options, str(tmp_path / "parts"), "--steps", "15"]) == 0
+    assert svi.main(["--resume", str(tmp_path / "parts"), "--steps", "40"]) == 0
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
+
+
+def test_bfloat16_is_of_the_networks_in_training_alone(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside of them, while they train; what they give back, and what is measured, has full precision."""
+    inside, outside = set(), set()
+    forward = MLP.forward
+
+    def watch(self: MLP, *inputs: torch.Tensor) -> torch.Tensor:
+        hook = self.layers[0].register_forward_hook(
+            lambda *given: inside.add((self.training, given[2].dtype))
+        )
+        out = forward(self, *inputs)
+        hook.remove()
+        outside.add(out.dtype)
+        return out
+
+    monkeypatch.setattr(MLP, "forward", watch)
+    options = ["--precision", "bfloat16", "--data", str(small_npz), "--run-dir", str(tmp_path / "run")]
+    assert svi.main([*VAE, *options]) == 0
+    assert outside == {torch.float32}
+    assert {(True, torch.bfloat16), (False, torch.float32)} == inside
+    test = json.loads((tmp_path / "run" / "results.json").read_text())["test"]
+    assert test["negative_elbo"]["value"] < 36 * 0.6931  # below even odds: it has learnt
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    for option, complaint in (
+        (["--ema", "1"], "1 is not from 0 to below 1"),
+        (["--clip", "-1"], "-1 is not a number, zero or more"),
+        (["--precision", "float16"], "unknown --precision 'float16': did you mean bfloat16"),
+    ):
+        with pytest.raises(BadInput, match=complaint):
+            svi.main(["--model", "vae", "--data", "digits", "--run-dir", str(tmp_path / "x"), *option])
+    assert not (tmp_path / "x").exists()

@@ -28,7 +28,7 @@ from inference.errors import BadInput, run_command
 from inference.importance import draw_pool, weigh
 from inference.options import Parser, positive
 from inference.runs import Run
-from ppl_models import PPCA
+from ppl_models import MODELS, PPCA
 from ppl_models.base import LatentVariableModel
 from ppl_models.densities import kl_multivariate_normals
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     """Measure a finished run's log p(x) and the bounds on it; print them, and write them into the run."""
     parser = Parser(prog="python -m inference.exact", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a finished run")
-    about = "the first of the test set (default: 100)"
+    about = "how many, the first of the test set (default: 100)"
     parser.add_argument("--images", type=positive(int), default=100, metavar="N", help=about)
     about = "where the data set is now (default: where it was)"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=about)
@@ -238,7 +238,9 @@ def page(config: dict[str, Any], exact: dict[str, Any]) -> str:
     test = exact["test"]
     names = {f"iwae_{m}": f"-IWAE-{m}" for m in PARTICLES} | {"negative_log_p": "-log p(x)"}
     names["iwae_1"] = "-ELBO"
-    lines = [f"{config['model']} on {config['data']}, {exact['images']} test images, float64, nats per image"]
+    what = "point" if MODELS[config["model"]].pixels == "points" else "image"
+    n = exact["images"]
+    lines = [f"{config['model']} on {config['data']}, {n} test {what}s, float64, nats per {what}"]
     for name, label in names.items():
         error = f" ± {test[name]['mc_se']:.2g}" if "mc_se" in test[name] else ""
         lines.append(f"  {label:12} {test[name]['value']:14.6f}{error}")

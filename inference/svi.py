@@ -136,10 +136,11 @@ def fit(
         checkpoint()
         progress.report(step, values)
 
-    size, count = "x".join(map(str, test.x.shape[2:])), sum(p.numel() for p in model.parameters())
+    what = "points" if model.pixels == "points" else f"images of {'x'.join(map(str, test.x.shape[2:]))}"
+    count = sum(p.numel() for p in model.parameters())
     print(
-        f"{config['model']} on {config['data']}: {len(batches.x)} training and {len(test)} test images of "
-        f"{size}, {count} parameters, {config['elbo']} estimator, {device}. Run: {run.folder}"
+        f"{config['model']} on {config['data']}: {len(batches.x)} training and {len(test)} test {what}, "
+        f"{count} parameters, {config['elbo']} estimator, {device}. Run: {run.folder}"
     )
     if model.remark():
         print(model.remark())

@@ -29,10 +29,11 @@ def places(graph: Relations, fixed: Places) -> Places:
         deepest = max(levels.values(), default=-1)
         rows = [[name for name, level in levels.items() if level == row] for row in range(deepest + 1)]
         width = max(map(len, rows), default=0)
+        aside = ACROSS / 2 if deepest > 1 else 0.0  # between others a row gives way to the edges that pass it
         for row, names in enumerate(rows):
-            start = left + ACROSS * (width - len(names)) / 2
+            start = left + ACROSS * (width - len(names)) / 2 + aside * (row in (0, deepest))
             found |= {name: (start + ACROSS * i, -DOWN * row) for i, name in enumerate(names)}
-        left += ACROSS * width + 0.6
+        left += ACROSS * width + aside + 0.6
     edge = min((x for x, _ in found.values()), default=0.0)
     stacked: dict[str, int] = {}  # how many parameters a node has already
     for node in graph.nodes.values():
@@ -73,10 +74,12 @@ def draw_graph(axes: Axes, graph: Relations, at: Places, letter: str) -> None:
             len(node.plates) - 1 - node.plates.index(plate) for node in inside
         )  # plates in this plate
         _draw_plate(axes, [at[node.name] for node in inside], f"{plate}, n = {size}", within)
+    between: dict[tuple[str, str], list[Edge]] = {}
     for edge in graph.edges:
-        if given(graph.nodes[edge.child], letter):
-            continue  # what is given in a guide is drawn from nothing
-        _draw_edge(axes, edge, graph, at)
+        if not given(graph.nodes[edge.child], letter):  # what is given in a guide is drawn from nothing
+            between.setdefault((edge.parent, edge.child), []).append(edge)
+    for edges in between.values():
+        _draw_edges(axes, edges, graph, at)
     for name, node in graph.nodes.items():
         _draw_node(axes, node, at[name])
 
@@ -121,7 +124,9 @@ def symbol(name: str) -> str:
     return rf"{letter}_{{\mathrm{{{below}}}}}" if below else letter
 
 
-def _draw_edge(axes: Axes, edge: Edge, graph: Relations, at: Places) -> None:
+def _draw_edges(axes: Axes, edges: list[Edge], graph: Relations, at: Places) -> None:
+    """One arrow for all edges between the same two nodes, a line of its label each."""
+    edge = edges[0]
     start, end = at[edge.parent], at[edge.child]
     bend = _bend(edge, at)
     shrink = 0.07 if graph.nodes[edge.parent].kind == "parameter" else RADIUS
@@ -142,12 +147,19 @@ def _draw_edge(axes: Axes, edge: Edge, graph: Relations, at: Places) -> None:
         zorder=2,
     )
     axes.add_patch(arrow)
-    if edge.networks:
+    paths = [", ".join(network.replace("_", " ") for network in edge.networks) for edge in edges]
+    if any(paths):
         middle = ((start[0] + end[0]) / 2 + bend * dy / 2, (start[1] + end[1]) / 2 - bend * dx / 2)
-        words = ", ".join(network.replace("_", " ") for network in edge.networks)
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
         axes.text(
-            *middle, words, ha="center", va="center", fontsize=8.5, style="italic", bbox=paper, zorder=2.5
+            *middle,
+            "\n".join(filter(None, paths)),
+            ha="center",
+            va="center",
+            fontsize=8.5,
+            style="italic",
+            bbox=paper,
+            zorder=2.5,
         )
 
 

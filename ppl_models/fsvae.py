@@ -18,13 +18,13 @@ SCALE = math.sqrt(0.1)  # of a value of x: the variance is a tenth
 
 
 class FSVAE(LatentVariableModel):
-    """p(x, z | y) = p(z) p(x | y, z);  q(z | x, y).
+    """p(x, z | y) = p(z) p(x | z, y);  q(z | x, y).
 
     p(z)        = N(z; 0, I)                            z (batch, z_dim)
-    p(x | y, z) = N(x; decoder(z, y), I / 10)           x (batch, *shape), levels from 0 to 1; y (batch,)
+    p(x | z, y) = N(x; decoder(z, y), I / 10)           x (batch, *shape), levels from 0 to 1; y (batch,)
     q(z | x, y) = N(z; loc(x, y), diag scale(x, y)^2)   loc, scale (batch, z_dim)
 
-    -ELBO(x | y) = -log p(x | y, z) + KL(q(z | x, y) || p(z)),    z ~ q(z | x, y)
+    -ELBO(x | y) = -log p(x | z, y) + KL(q(z | x, y) || p(z)),    z ~ q(z | x, y)
 
     The label is always given: it says which digit, and z is left to say how it looks. Images are laid end to
     end with the channel first. -ELBO may well be negative, as a density of levels from 0 to 1 may exceed one.

@@ -26,6 +26,7 @@ SHAPE = (1, 4, 4)
 def plain(formula: str) -> str:
     """Mathtext as one types it."""
     words = formula.strip("$").replace(r"\mid", "|").replace(r"\,", " ")
+    words = re.sub(r"_\{\\mathrm\{(\d+)\}\}", r"\1", words)
     return re.sub(r"_\{\\mathrm\{(\w+)\}\}", r"_\1", words)
 
 

@@ -2,15 +2,20 @@
 
 python -m benchmarks.step              print the table
 python -m benchmarks.step --write      put it into README.md, between its marks
+python -m benchmarks.step --model hvae --model vae      of some models
 
 Absolute times wobble from machine to machine and from minute to minute: the rivals are timed in turn, in one
-process, on the same batch, and what counts is the ratio. Milliseconds are medians over the rounds.
+process, on the same batch, and what counts is the ratio. Milliseconds are medians over the rounds. Memory is
+what a process of its own grows by at its peak, in its first steps, as Linux counts it.
 """
 
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import pyro
 import torch
@@ -19,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks import by_hand, by_hand_colour
 from inference.arithmetic import fast_float32
 from inference.compare import example_inputs
-from inference.errors import BadInput, run_command
+from inference.errors import BadInput, run_command, unknown
 from inference.estimators import ESTIMATORS, Loss
 from inference.options import Parser, positive
 from inference.table import write_readme
@@ -58,19 +63,33 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--steps", type=positive(int), default=20, metavar="N", help="steps a turn (default: 20)"
     )
+    about = "one of these alone; may be given again (default: all)"
+    parser.add_argument("--model", action="append", metavar="NAME", help=about)
     parser.add_argument("--write", action="store_true", help="write the table into README.md")
     given = parser.parse_args(arguments)
+    for name in given.model or ():
+        if name not in MODELS:
+            raise unknown("model", name, MODELS)
+    if given.write and given.model:
+        raise BadInput("--write is of the whole table: leave out --model")
     if given.rounds < 2:
         raise BadInput("--rounds 1 gives no spread: take 2 or more")
     fast_float32()  # as `fit` does; the rivals have it too
-    lines = ["| model | step | ms | the suite's step takes |", "|---|---|---|---|"]
-    for name, cls in MODELS.items():
+    head = "| model | step | ms | MiB | the suite's step takes | and memory |"
+    lines = [head, "|---" * head.count(" | ") + "|---|"]
+    for name in given.model or MODELS:
         rivals = contenders(name)
-        steps = given.steps if cls.side is None else -(-given.steps // 10)  # convolutions take longer
+        steps = (
+            given.steps if MODELS[name].side is None else -(-given.steps // 10)
+        )  # convolutions take longer
         times = race(rivals, example_inputs(made(name), BATCH), given.rounds, steps)
+        memory = {rival: grown(name, rival) for rival in rivals}
         for rival, measured in times.items():
-            ratio = "" if rival == "the suite" else f"{_ratio(times['the suite'], measured)} times as long"
-            lines.append(f"| `{name}` | {rival} | {statistics.median(measured):.2f} | {ratio} |")
+            cells = [f"`{name}`", rival, f"{statistics.median(measured):.2f}", f"{memory[rival]:.0f}", "", ""]
+            if rival != "the suite":
+                cells[4] = f"{_ratio(times['the suite'], measured)} times as long"
+                cells[5] = f"{memory['the suite'] / memory[rival]:.2f} times as much"
+            lines.append(f"| {' | '.join(cells)} |")
     print("\n".join(lines))
     if given.write:
         write_readme(MARKS, "\n".join(lines))
@@ -152,6 +171,28 @@ def race(
                 step(**batch)
             times[name].append((time.perf_counter() - began) / steps * 1e3)
     return {name: measured[1:] for name, measured in times.items()}
+
+
+def grown(name: str, rival: str) -> float:
+    """MiB by which a process of its own grows at its peak while it makes a few steps."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_grow, name, rival).result()
+
+
+def _grow(name: str, rival: str) -> float:
+    fast_float32()
+    step, batch = contenders(name)[rival], example_inputs(made(name), BATCH)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now: see proc(5)
+    before = _peak()
+    for _ in range(3):
+        step(**batch)
+    return _peak() - before
+
+
+def _peak() -> float:
+    """The most memory that this process has had at once, in MiB, as Linux keeps count of it."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
 
 
 def _ratio(ours: list[float], theirs: list[float]) -> str:

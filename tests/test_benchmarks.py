@@ -1,6 +1,7 @@
 """The rivals of the benchmarks are fair: the same loss by hand, and every rival trains every parameter."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,3 +67,13 @@ def test_operations_of_a_bound_are_those_of_its_networks() -> None:
     encoder, decoder = 784 * 300 + 300 * 300 + 300 * 20, 10 * 300 + 300 * 300 + 300 * 784
     assert counted == 2 * (encoder + 1_000 * decoder)
     assert 10_000 * counted == pytest.approx(6.5e12, rel=0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="counts memory as Linux does")
+def test_memory_is_what_a_step_takes_at_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    def contenders(name: str) -> dict[str, step.Step]:
+        return {"large": lambda **_: torch.ones(2**25).sum(), "small": lambda **_: None}
+
+    monkeypatch.setattr(step, "contenders", contenders)
+    assert step._grow("vae", "large") == pytest.approx(128, abs=16)  # 2^25 numbers of four bytes
+    assert step._grow("vae", "small") < 16

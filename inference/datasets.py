@@ -8,7 +8,7 @@ import time
 import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,14 @@ from torch.nn.functional import pad
 
 from inference.errors import BadInput, unknown
 
-NAMES = ("mnist", "fashion-mnist", "digits")
+SIZES = {  # images to train and to test, of what torchvision has
+    "mnist": (60_000, 10_000),
+    "fashion-mnist": (60_000, 10_000),
+    "svhn": (73_257, 26_032),
+    "svhn-extra": (531_131, 26_032),
+    "cifar10": (50_000, 10_000),
+}
+NAMES = (*SIZES, "digits")
 SMALL = 16 * 16  # images of at most so many pixels take a model's smaller defaults
 
 
@@ -102,30 +109,56 @@ def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
     return (_digits() if name == "digits" else _torchvision(name, data_dir)), None
 
 
-def _torchvision_class(name: str) -> Any:
+class Source(NamedTuple):
+    """What torchvision knows of a data set: how it is made, where it lies, where it comes from."""
+
+    cls: Any
+    parts: tuple[dict[str, Any], dict[str, Any]]  # the arguments of `cls` for the training and the test set
+    labels: str  # the attribute of an instance that holds them
+    shape: tuple[int, int, int]  # of an image
+    folder: str  # in data_dir
+    files: dict[str, str | None]  # in that folder, each with its md5 sum, or None where that is not known
+    urls: list[str]  # of which one that answers is enough
+
+
+def _source(name: str) -> Source:
+    """Torchvision's own tables of the data set of that name, in one form for all."""
     from torchvision import datasets  # imported late: it takes a second
 
-    return {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
+    by_train: Any = ({"train": True}, {"train": False})
+    if name == "cifar10":
+        cls = datasets.CIFAR10
+        files = dict([*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])])
+        return Source(cls, by_train, "targets", (3, 32, 32), cls.base_folder, files, [cls.url])
+    if name in ("svhn", "svhn-extra"):
+        cls, splits = datasets.SVHN, ("extra" if name == "svhn-extra" else "train", "test")
+        known = [cls.split_list[split] for split in splits]  # url, file, md5 sum
+        files, urls = {file: md5 for _, file, md5 in known}, [url for url, _, _ in known]
+        parts = ({"split": splits[0]}, {"split": splits[1]})
+        return Source(cls, parts, "labels", (3, 32, 32), "", files, urls)
+    cls = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
+    files = {Path(file).stem: None for file, _ in cls.resources}  # the sums are those of the archives
+    urls = [mirror + cls.resources[0][0] for mirror in cls.mirrors]
+    return Source(cls, by_train, "targets", (1, 28, 28), f"{cls.__name__}/raw", files, urls)
 
 
 def _on_disk(name: str, data_dir: Path) -> bool:
-    cls = _torchvision_class(name)
-    stems = [Path(file).stem for file, _ in cls.resources]
-    return all((data_dir / cls.__name__ / "raw" / stem).exists() for stem in stems)
+    source = _source(name)
+    return all((data_dir / source.folder / file).exists() for file in source.files)
 
 
 def _reachable(name: str, seconds: float = 8.0) -> bool:
     """Whether a mirror of the data set answers within the given time, name look-up included."""
-    cls, answered = _torchvision_class(name), threading.Event()
+    answered = threading.Event()
 
-    def ask(mirror: str) -> None:
+    def ask(url: str) -> None:
         try:
-            urllib.request.urlopen(mirror + cls.resources[0][0], timeout=seconds).close()
+            urllib.request.urlopen(url, timeout=seconds).close()
             answered.set()
         except (OSError, ValueError, http.client.HTTPException):
             pass
 
-    askers = [threading.Thread(target=ask, args=(mirror,), daemon=True) for mirror in cls.mirrors]
+    askers = [threading.Thread(target=ask, args=(url,), daemon=True) for url in _source(name).urls]
     for asker in askers:
         asker.start()
     deadline = time.monotonic() + seconds
@@ -142,41 +175,64 @@ def _download(name: str, data_dir: Path) -> bool:
     """Have torchvision download the data set; whether it is there now. Gives up at once without a network."""
     if not _reachable(name):
         return False
-    timeout = socket.getdefaulttimeout()
+    source, timeout = _source(name), socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # a mirror that stalls half way raises instead of hanging
     try:
-        _torchvision_class(name)(data_dir, download=True)
-    except (OSError, RuntimeError):
+        for part in source.parts:
+            source.cls(data_dir, **part, download=True)
+    except (OSError, RuntimeError, http.client.HTTPException):
         return False
     finally:
         socket.setdefaulttimeout(timeout)
     return _on_disk(name, data_dir)
 
 
+def _damaged(path: Path, md5: str) -> bool:
+    """Whether a file can be read and has not that sum."""
+    from torchvision.datasets.utils import check_md5
+
+    try:
+        return not check_md5(path, md5)
+    except OSError:
+        return False
+
+
 def _torchvision(name: str, data_dir: Path) -> Dataset:
-    cls = _torchvision_class(name)
-    raw = data_dir / cls.__name__ / "raw"
+    source, sizes = _source(name), SIZES[name]
+    folder = data_dir / source.folder
     if not _on_disk(name, data_dir) and not _download(name, data_dir):
         raise BadInput(
-            f"{name} is not in {raw} and cannot be downloaded: "
-            "name the folder that holds it with --data-dir, or take --data digits, which needs no download"
+            f"{name} is not in {folder} and cannot be downloaded: name the folder that holds it with "
+            "--data-dir, or take --data digits or --data path/to/file.npz, which need no download"
         )
     try:
-        parts = [cls(data_dir, train=train) for train in (True, False)]
-        if [len(part.targets) for part in parts] != [60_000, 10_000]:
-            raise ValueError("not 60 000 and 10 000 labels")
-        if any(part.targets.max() != 9 for part in parts):
+        made = [source.cls(data_dir, **part) for part in source.parts]
+        (x_train, y_train), (x_test, y_test) = (
+            (_channel_first(torch.as_tensor(part.data)), torch.as_tensor(getattr(part, source.labels)))
+            for part in made
+        )
+        if (len(y_train), len(y_test)) != sizes:
+            raise ValueError(f"not {sizes[0]} and {sizes[1]} labels")
+        if any((y.min(), y.max()) != (0, 9) for y in (y_train, y_test)):
             raise ValueError("labels are not 0 to 9")
-        shapes = [tuple(part.data.shape) for part in parts]
-        if shapes != [(60_000, 28, 28), (10_000, 28, 28)]:
+        shapes = [tuple(x.shape) for x in (x_train, x_test)]
+        if shapes != [(size, *source.shape) for size in sizes]:
             raise ValueError(f"images have shapes {shapes}")
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError) as error:
+        wrong = [file for file, md5 in source.files.items() if md5 and _damaged(folder / file, md5)]
+        reason = "wrong md5 sum" if wrong else error or type(error).__name__
         raise BadInput(
-            f"{name} in {raw} cannot be read, a file is damaged ({error or type(error).__name__}): "
-            "delete that folder to have it downloaded again"
+            f"{name} in {folder} cannot be read, a file is damaged ({reason}): "
+            f"delete {', '.join(wrong or source.files)} there to have it downloaded again"
         ) from None
-    train, test = ((part.data.reshape(-1, 1, 28, 28), part.targets) for part in parts)
-    return Dataset(name, *train, *test)
+    return Dataset(name, x_train, y_train, x_test, y_test)
+
+
+def _channel_first(x: Tensor) -> Tensor:
+    """Images (n, height, width), (n, height, width, 3) or (n, 3, height, width), with the channel first."""
+    if x.dim() == 3:
+        return x[:, None]
+    return (x.permute(0, 3, 1, 2) if x.shape[-1] == 3 else x).contiguous()
 
 
 def _digits() -> Dataset:

@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ class Dataset:
     """Images x (n, channels, height, width), uint8, or points (n, d), float32; labels y (n,), or None.
 
     Where the test set repeats training data, as a course's does, `x_independent` is one that does not.
+    `x_valid` and `y_valid` are what `with_validation` has taken out of the training set.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Dataset:
     x_test: Tensor
     y_test: Tensor | None
     x_independent: Tensor | None = None
+    x_valid: Tensor | None = None
+    y_valid: Tensor | None = None
 
     @property
     def points(self) -> bool:
@@ -56,8 +60,34 @@ class Dataset:
         """How many classes there are; 0 without labels."""
         if self.y_train is None:
             return 0
-        labels = [self.y_train] if self.y_test is None else [self.y_train, self.y_test]
+        labels = [y for y in (self.y_train, self.y_valid, self.y_test) if y is not None]
         return int(torch.cat(labels).max()) + 1
+
+    def with_validation(self, share: float, seed: int) -> "Dataset":
+        """The same with a share of the training set, drawn by seed, as a validation part; as it is where 0.
+
+        The training set keeps floor(n (1 - share)), and both parts their order. Raises BadInput where a part
+        would be empty.
+        """
+        if share == 0:
+            return self
+        n = len(self.x_train)
+        kept = int(n * (1 - Fraction(str(share))))  # exactly: in floating point 100 (1 - 0.9) is below 10
+        if not 0 < kept < n:
+            raise BadInput(
+                f"a validation share of {share} of {n} training images leaves one part empty: "
+                "give another --validation"
+            )
+        chosen = torch.zeros(n, dtype=torch.bool)
+        chosen[torch.from_numpy(np.random.RandomState(seed).permutation(n)[kept:])] = True
+        y = self.y_train
+        return replace(
+            self,
+            x_train=self.x_train[~chosen],
+            y_train=None if y is None else y[~chosen],
+            x_valid=self.x_train[chosen],
+            y_valid=None if y is None else y[chosen],
+        )
 
     def padded(self, side: int | None) -> "Dataset":
         """The same with images zero-padded on all sides to side x side; as it is where None.
@@ -74,10 +104,14 @@ class Dataset:
             )
         left, top = (side - width) // 2, (side - height) // 2
         edges = (left, side - width - left, top, side - height - top)
-        return replace(self, x_train=pad(self.x_train, edges), x_test=pad(self.x_test, edges))
+        valid = None if self.x_valid is None else pad(self.x_valid, edges)
+        return replace(self, x_train=pad(self.x_train, edges), x_test=pad(self.x_test, edges), x_valid=valid)
 
     def checksum(self) -> str:
-        """A digest of every pixel and label: runs that name the same one saw the same data."""
+        """A digest of every pixel and label: runs that name the same one saw the same data.
+
+        It is taken before the validation part is.
+        """
         digest = hashlib.sha256()
         for part in (self.x_train, self.y_train, self.x_test, self.y_test):
             digest.update(b"none" if part is None else part.numpy().tobytes())

@@ -49,6 +49,14 @@ def weight(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """An argparse type: a number from 0 on, below 1."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share, from 0 on and below 1")
+    return number
+
+
 def seed(text: str) -> int:
     """An argparse type: a whole number from 0 to 2^32 - 1."""
     number = int(text)
@@ -123,6 +131,8 @@ def _parser(name: str | None) -> Parser:
         usual = {key: ESTIMATORS[key].particles for key in estimators if ESTIMATORS[key].particles > 1}
         words = ", ".join(f"{number} with {key}" for key, number in usual.items())
         add("--particles", type=positive(int), metavar="K", help=f"samples an image (default: {words})")
+    about = "share of the training set that is kept apart for validation, drawn by --seed"
+    add("--validation", type=share, metavar="SHARE", help=about + default("validation"))
     add("--seed", type=seed, metavar="N", help="decides every random draw (default: 0)")
     add("--device", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--run-dir", type=Path, metavar="DIR", help="the run's folder (default: runs/<model>/<when>-<seed>)")
@@ -181,6 +191,7 @@ def defaults(cls: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str
         "elbo": cls.estimators[0],
         "schedule": "constant",
         "warmup": 0,
+        "validation": 0,
         "seed": 0,
         "device": "auto",
         **cls.defaults,

@@ -55,6 +55,7 @@ def main(arguments: list[str]) -> int:
         if line:
             print(line)
         config = configuration(given, data)
+        data = data.with_validation(config["validation"], config["seed"])
     device, cls = choose_device(config["device"]), MODELS[config["model"]]
     if data.points != (cls.pixels == "points"):
         kinds = ("points in the plane", f"try --data {cls.usual_data}")
@@ -102,6 +103,7 @@ def fit(
     # One optimiser over all parameters, fused into one pass; Pyro's own wrappers would make one a tensor.
     optimizer = torch.optim.Adam(loss.parameters(), lr=config["lr"], fused=True)
     step, steps, before, device = 0, config["steps"], 0.0, test.x.device
+    held_out = {"test": test, **test.others}
     if state:
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
@@ -122,16 +124,20 @@ def fit(
             state |= {"cuda_generator": torch.cuda.get_rng_state()}
         run.save_checkpoint(state)
 
-    def measure() -> None:  # on the whole test set, and keep a checkpoint
-        values = {name: figure["value"] for name, figure in evaluate(model, test).items()}
-        check_finite(values, step, run)
-        run.log(step=step, split="test", seconds=seconds(), **values)
+    def measure() -> None:  # on the whole test set and any validation part, and keep a checkpoint
+        found = {}
+        for split, part in held_out.items():
+            if split != "independent":
+                found[split] = {name: figure["value"] for name, figure in evaluate(model, part).items()}
+                check_finite(found[split], step, run)
+                run.log(step=step, split=split, seconds=seconds(), **found[split])
         checkpoint()
-        progress.report(step, values)
+        progress.report(step, found["test"])
 
+    parts = ", ".join(f"{len(part)} {name}" for name, part in held_out.items())
     size, count = "x".join(map(str, test.x.shape[2:])), sum(p.numel() for p in model.parameters())
     print(
-        f"{config['model']} on {config['data']}: {len(batches.x)} training and {len(test)} test images of "
+        f"{config['model']} on {config['data']}: {len(batches.x)} training, {parts} images of "
         f"{size}, {count} parameters, {config['elbo']} estimator, {device}. Run: {run.folder}"
     )
     if model.remark():
@@ -175,8 +181,7 @@ def fit(
     settings = {key: value for key, value in config.items() if key not in here}
     draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
     results |= {"test": evaluate(model, test, draws), "config": settings}
-    if test.independent is not None:
-        results["independent"] = evaluate(model, test.independent, draws)
+    results |= {name: evaluate(model, part, draws) for name, part in test.others.items()}
     units = active_units(model, test.grey)
     if units is not None:
         results["active_units"] = units

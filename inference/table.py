@@ -133,6 +133,7 @@ def system(result: dict[str, Any]) -> str:
     usual = defaults(MODELS[config["model"]], tuple(config["shape"]))
     settings = {key: config[key] for key in ("elbo", "steps", "batch_size", "lr")}
     settings |= {"schedule": config.get("schedule", "constant"), "warmup": config.get("warmup", 0)}
+    settings |= {"validation": config.get("validation", 0)}
     if ESTIMATORS[config["elbo"]].particles > 1:
         settings |= {"particles": config["particles"]}
     settings |= config["options"]

@@ -1,7 +1,7 @@
 """What a model is given: batches of a data set, its pixels made into what the model observes."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -164,17 +164,25 @@ class HeldOut:
     """The whole test set as a model is judged on it: x made once and for all, grey levels, labels if any."""
 
     def __init__(self, data: Dataset, model: type[LatentVariableModel], device: torch.device):
+        self.data, self.model, self.device = data, model, device
         self.grey, self.pixels = data.x_test.to(device), PIXELS[model.pixels]
         self.x = self.pixels.test(self.grey)
         self.y = None if data.y_test is None else data.y_test.to(device)
         self.inputs = model.inputs
-        self.independent: HeldOut | None = None  # of the same process, where x repeats training data
-        if data.x_independent is not None:
-            other = replace(data, x_test=data.x_independent, y_test=None, x_independent=None)
-            self.independent = HeldOut(other, model, device)
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @cached_property
+    def others(self) -> dict[str, "HeldOut"]:
+        """What else the data set holds out, of `independent` and `validation`; made when it is asked for."""
+        data = self.data
+        parts = {"independent": (data.x_independent, None), "validation": (data.x_valid, data.y_valid)}
+        return {
+            name: HeldOut(Dataset(data.name, data.x_train, data.y_train, x, y), self.model, self.device)
+            for name, (x, y) in parts.items()
+            if x is not None
+        }
 
     def chunks(self, size: int) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor | None]]:
         """By chunks: the model's inputs, x (size, *shape) and y if it takes it; x without noise; labels."""

@@ -7,8 +7,9 @@ import threading
 import time
 import urllib.request
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,14 @@ from torch.nn.functional import pad
 
 from inference.errors import BadInput, unknown
 
-NAMES = ("mnist", "fashion-mnist", "digits")
+SIZES = {  # images to train and to test, of what torchvision has
+    "mnist": (60_000, 10_000),
+    "fashion-mnist": (60_000, 10_000),
+    "svhn": (73_257, 26_032),
+    "svhn-extra": (531_131, 26_032),
+    "cifar10": (50_000, 10_000),
+}
+NAMES = (*SIZES, "digits")
 SMALL = 16 * 16  # images of at most so many pixels take a model's smaller defaults
 
 
@@ -26,6 +34,7 @@ class Dataset:
     """Images x (n, channels, height, width), uint8, or points (n, d), float32; labels y (n,), or None.
 
     Where the test set repeats training data, as a course's does, `x_independent` is one that does not.
+    `x_valid` and `y_valid` are what `with_validation` has taken out of the training set.
     """
 
     name: str
@@ -34,6 +43,8 @@ class Dataset:
     x_test: Tensor
     y_test: Tensor | None
     x_independent: Tensor | None = None
+    x_valid: Tensor | None = None
+    y_valid: Tensor | None = None
 
     @property
     def points(self) -> bool:
@@ -49,8 +60,34 @@ class Dataset:
         """How many classes there are; 0 without labels."""
         if self.y_train is None:
             return 0
-        labels = [self.y_train] if self.y_test is None else [self.y_train, self.y_test]
+        labels = [y for y in (self.y_train, self.y_valid, self.y_test) if y is not None]
         return int(torch.cat(labels).max()) + 1
+
+    def with_validation(self, share: float, seed: int) -> "Dataset":
+        """The same with a share of the training set, drawn by seed, as a validation part; as it is where 0.
+
+        The training set keeps floor(n (1 - share)), and both parts their order. Raises BadInput where a part
+        would be empty.
+        """
+        if share == 0:
+            return self
+        n = len(self.x_train)
+        kept = int(n * (1 - Fraction(str(share))))  # exactly: in floating point 100 (1 - 0.9) is below 10
+        if not 0 < kept < n:
+            raise BadInput(
+                f"a validation share of {share} of {n} training images leaves one part empty: "
+                "give another --validation"
+            )
+        chosen = torch.zeros(n, dtype=torch.bool)
+        chosen[torch.from_numpy(np.random.RandomState(seed).permutation(n)[kept:])] = True
+        y = self.y_train
+        return replace(
+            self,
+            x_train=self.x_train[~chosen],
+            y_train=None if y is None else y[~chosen],
+            x_valid=self.x_train[chosen],
+            y_valid=None if y is None else y[chosen],
+        )
 
     def padded(self, side: int | None) -> "Dataset":
         """The same with images zero-padded on all sides to side x side; as it is where None.
@@ -67,10 +104,14 @@ class Dataset:
             )
         left, top = (side - width) // 2, (side - height) // 2
         edges = (left, side - width - left, top, side - height - top)
-        return replace(self, x_train=pad(self.x_train, edges), x_test=pad(self.x_test, edges))
+        valid = None if self.x_valid is None else pad(self.x_valid, edges)
+        return replace(self, x_train=pad(self.x_train, edges), x_test=pad(self.x_test, edges), x_valid=valid)
 
     def checksum(self) -> str:
-        """A digest of every pixel and label: runs that name the same one saw the same data."""
+        """A digest of every pixel and label: runs that name the same one saw the same data.
+
+        It is taken before the validation part is.
+        """
         digest = hashlib.sha256()
         for part in (self.x_train, self.y_train, self.x_test, self.y_test):
             digest.update(b"none" if part is None else part.numpy().tobytes())
@@ -102,30 +143,56 @@ def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
     return (_digits() if name == "digits" else _torchvision(name, data_dir)), None
 
 
-def _torchvision_class(name: str) -> Any:
+class Source(NamedTuple):
+    """What torchvision knows of a data set: how it is made, where it lies, where it comes from."""
+
+    cls: Any
+    parts: tuple[dict[str, Any], dict[str, Any]]  # the arguments of `cls` for the training and the test set
+    labels: str  # the attribute of an instance that holds them
+    shape: tuple[int, int, int]  # of an image
+    folder: str  # in data_dir
+    files: dict[str, str | None]  # in that folder, each with its md5 sum, or None where that is not known
+    urls: list[str]  # of which one that answers is enough
+
+
+def _source(name: str) -> Source:
+    """Torchvision's own tables of the data set of that name, in one form for all."""
     from torchvision import datasets  # imported late: it takes a second
 
-    return {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
+    by_train: Any = ({"train": True}, {"train": False})
+    if name == "cifar10":
+        cls = datasets.CIFAR10
+        files = dict([*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])])
+        return Source(cls, by_train, "targets", (3, 32, 32), cls.base_folder, files, [cls.url])
+    if name in ("svhn", "svhn-extra"):
+        cls, splits = datasets.SVHN, ("extra" if name == "svhn-extra" else "train", "test")
+        known = [cls.split_list[split] for split in splits]  # url, file, md5 sum
+        files, urls = {file: md5 for _, file, md5 in known}, [url for url, _, _ in known]
+        parts = ({"split": splits[0]}, {"split": splits[1]})
+        return Source(cls, parts, "labels", (3, 32, 32), "", files, urls)
+    cls = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
+    files = {Path(file).stem: None for file, _ in cls.resources}  # the sums are those of the archives
+    urls = [mirror + cls.resources[0][0] for mirror in cls.mirrors]
+    return Source(cls, by_train, "targets", (1, 28, 28), f"{cls.__name__}/raw", files, urls)
 
 
 def _on_disk(name: str, data_dir: Path) -> bool:
-    cls = _torchvision_class(name)
-    stems = [Path(file).stem for file, _ in cls.resources]
-    return all((data_dir / cls.__name__ / "raw" / stem).exists() for stem in stems)
+    source = _source(name)
+    return all((data_dir / source.folder / file).exists() for file in source.files)
 
 
 def _reachable(name: str, seconds: float = 8.0) -> bool:
     """Whether a mirror of the data set answers within the given time, name look-up included."""
-    cls, answered = _torchvision_class(name), threading.Event()
+    answered = threading.Event()
 
-    def ask(mirror: str) -> None:
+    def ask(url: str) -> None:
         try:
-            urllib.request.urlopen(mirror + cls.resources[0][0], timeout=seconds).close()
+            urllib.request.urlopen(url, timeout=seconds).close()
             answered.set()
         except (OSError, ValueError, http.client.HTTPException):
             pass
 
-    askers = [threading.Thread(target=ask, args=(mirror,), daemon=True) for mirror in cls.mirrors]
+    askers = [threading.Thread(target=ask, args=(url,), daemon=True) for url in _source(name).urls]
     for asker in askers:
         asker.start()
     deadline = time.monotonic() + seconds
@@ -142,41 +209,64 @@ def _download(name: str, data_dir: Path) -> bool:
     """Have torchvision download the data set; whether it is there now. Gives up at once without a network."""
     if not _reachable(name):
         return False
-    timeout = socket.getdefaulttimeout()
+    source, timeout = _source(name), socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # a mirror that stalls half way raises instead of hanging
     try:
-        _torchvision_class(name)(data_dir, download=True)
-    except (OSError, RuntimeError):
+        for part in source.parts:
+            source.cls(data_dir, **part, download=True)
+    except (OSError, RuntimeError, http.client.HTTPException):
         return False
     finally:
         socket.setdefaulttimeout(timeout)
     return _on_disk(name, data_dir)
 
 
+def _damaged(path: Path, md5: str) -> bool:
+    """Whether a file can be read and has not that sum."""
+    from torchvision.datasets.utils import check_md5
+
+    try:
+        return not check_md5(path, md5)
+    except OSError:
+        return False
+
+
 def _torchvision(name: str, data_dir: Path) -> Dataset:
-    cls = _torchvision_class(name)
-    raw = data_dir / cls.__name__ / "raw"
+    source, sizes = _source(name), SIZES[name]
+    folder = data_dir / source.folder
     if not _on_disk(name, data_dir) and not _download(name, data_dir):
         raise BadInput(
-            f"{name} is not in {raw} and cannot be downloaded: "
-            "name the folder that holds it with --data-dir, or take --data digits, which needs no download"
+            f"{name} is not in {folder} and cannot be downloaded: name the folder that holds it with "
+            "--data-dir, or take --data digits or --data path/to/file.npz, which need no download"
         )
     try:
-        parts = [cls(data_dir, train=train) for train in (True, False)]
-        if [len(part.targets) for part in parts] != [60_000, 10_000]:
-            raise ValueError("not 60 000 and 10 000 labels")
-        if any(part.targets.max() != 9 for part in parts):
+        made = [source.cls(data_dir, **part) for part in source.parts]
+        (x_train, y_train), (x_test, y_test) = (
+            (_channel_first(torch.as_tensor(part.data)), torch.as_tensor(getattr(part, source.labels)))
+            for part in made
+        )
+        if (len(y_train), len(y_test)) != sizes:
+            raise ValueError(f"not {sizes[0]} and {sizes[1]} labels")
+        if any((y.min(), y.max()) != (0, 9) for y in (y_train, y_test)):
             raise ValueError("labels are not 0 to 9")
-        shapes = [tuple(part.data.shape) for part in parts]
-        if shapes != [(60_000, 28, 28), (10_000, 28, 28)]:
+        shapes = [tuple(x.shape) for x in (x_train, x_test)]
+        if shapes != [(size, *source.shape) for size in sizes]:
             raise ValueError(f"images have shapes {shapes}")
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError) as error:
+        wrong = [file for file, md5 in source.files.items() if md5 and _damaged(folder / file, md5)]
+        reason = "wrong md5 sum" if wrong else error or type(error).__name__
         raise BadInput(
-            f"{name} in {raw} cannot be read, a file is damaged ({error or type(error).__name__}): "
-            "delete that folder to have it downloaded again"
+            f"{name} in {folder} cannot be read, a file is damaged ({reason}): "
+            f"delete {', '.join(wrong or source.files)} there to have it downloaded again"
         ) from None
-    train, test = ((part.data.reshape(-1, 1, 28, 28), part.targets) for part in parts)
-    return Dataset(name, *train, *test)
+    return Dataset(name, x_train, y_train, x_test, y_test)
+
+
+def _channel_first(x: Tensor) -> Tensor:
+    """Images (n, height, width), (n, height, width, 3) or (n, 3, height, width), with the channel first."""
+    if x.dim() == 3:
+        return x[:, None]
+    return (x.permute(0, 3, 1, 2) if x.shape[-1] == 3 else x).contiguous()
 
 
 def _digits() -> Dataset:

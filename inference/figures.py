@@ -24,12 +24,17 @@ LABELS = {
     "reconstruction": "reconstruction, -log p(x | latents)",
     "kl": "KL, all latents",
     "classification": "cross-entropy of the labelled images",
-    "accuracy": "accuracy on the test set",
+    "accuracy": "accuracy",
     "mean_squared_error": "mean squared error",
     "squared_error": "squared error",
     "squared_error_and_kl": "squared error + KL",
     "bits_per_dim": "negative ELBO",
     "negative_log_p": "-log p(x)",
+}
+SPLITS = {  # of the lines of metrics.jsonl: what each is called and how it is drawn
+    "train": ("training, one minibatch", {"color": "0.6", "lw": 0.8}),
+    "test": ("test set", {"color": "C0", "marker": "o", "ms": 3}),
+    "validation": ("validation set", {"color": "C1", "marker": "o", "ms": 3}),
 }
 UNITS = {
     "bits_per_dim": "bits per dimension",
@@ -227,13 +232,13 @@ def save_grid(
 
 
 def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dims: int | None = None) -> None:
-    """Every term over training, one panel each: minibatches of the training set, and the whole test set.
+    """Every term over training, one panel each: minibatches, the test set, and a validation set if any.
 
     With `dims` dimensions an event, every term has an axis of bits per dimension too.
     """
-    train, test = ([line for line in metrics if line["split"] == split] for split in ("train", "test"))
-    skip = {"step", "split", "seconds"}
-    names = [name for name in dict.fromkeys(key for line in train + test for key in line) if name not in skip]
+    lines = {split: [line for line in metrics if line["split"] == split] for split in SPLITS}
+    seen = dict.fromkeys(key for split in SPLITS for line in lines[split] for key in line)
+    names = [name for name in seen if name not in {"step", "split", "seconds"}]
     if sum(name.startswith("kl_") for name in names) == 1:
         names.remove("kl")  # it is the only divergence there is
     if dims and "bits_per_dim" in names:
@@ -244,16 +249,13 @@ def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dim
         rows, columns, figsize=(4.0 * columns, 3.2 * rows), squeeze=False, layout="constrained"
     )
     for panel, name in zip(panels.flat, names, strict=False):
-        for lines, style in (
-            (train, {"color": "0.6", "lw": 0.8}),
-            (test, {"color": "C0", "marker": "o", "ms": 3}),
-        ):
-            points = [(line["step"], line[name]) for line in lines if name in line]
+        for split, (_, style) in SPLITS.items():
+            points = [(line["step"], line[name]) for line in lines[split] if name in line]
             if points:
                 panel.plot(*zip(*points, strict=True), **style)
         # The first steps fall from far above: without them in the vertical range the rest can be read.
         begun = 0.03 * metrics[-1]["step"]
-        late = [line[name] for line in train + test if name in line and line["step"] >= begun]
+        late = [line[name] for line in metrics if name in line and line["step"] >= begun]
         margin = 0.06 * (max(late) - min(late)) or 0.1
         panel.set_ylim(min(late) - margin, max(late) + margin)
         latent = name.removeprefix("kl_")
@@ -270,9 +272,9 @@ def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dim
         figure.get_layout_engine().set(wspace=0.06)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()
-    handles = [plt.Line2D([], [], color="0.6"), plt.Line2D([], [], color="C0", marker="o", ms=3)]
-    figure.legend(
-        handles, ["training, one minibatch", "test set"], loc="outside lower center", ncols=2, frameon=False
-    )
+    shown = [
+        plt.Line2D([], [], label=label, **style) for split, (label, style) in SPLITS.items() if lines[split]
+    ]
+    figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -25,6 +25,7 @@ TRAINING = {
     "clip": 0.0,
     "ema": 0.0,
     "precision": "float32",
+    "validation": 0.0,
 }
 
 
@@ -150,6 +151,8 @@ def _parser(name: str | None) -> Parser:
         usual = {key: ESTIMATORS[key].particles for key in estimators if ESTIMATORS[key].particles > 1}
         words = ", ".join(f"{number} with {key}" for key, number in usual.items())
         add("--particles", type=positive(int), metavar="K", help=f"samples an image (default: {words})")
+    about = "share of the training set that is kept apart for validation, drawn by --seed"
+    add("--validation", type=share, metavar="SHARE", help=about + default("validation"))
     add("--seed", type=seed, metavar="N", help="decides every random draw (default: 0)")
     add("--device", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--run-dir", type=Path, metavar="DIR", help="the run's folder (default: runs/<model>/<when>-<seed>)")

@@ -89,11 +89,14 @@ class Run:
         return results
 
     def data(self, config: dict[str, Any], data_dir: Path | None = None) -> Dataset:
-        """The data set that the run began with. Raises BadInput where it cannot be had, or has changed."""
+        """The data set that the run began with, split as it was.
+
+        Raises BadInput where it cannot be had, or has changed.
+        """
         data, _ = datasets.load(config["data"], data_dir or Path(config["data_dir"]))
         if data.checksum() != config["checksum"]:
             raise BadInput(f"{config['data']} is not the data that the run began with: see --data-dir")
-        return data
+        return data.with_validation(config["validation"], config["seed"])
 
     @classmethod
     def restore(

@@ -56,6 +56,7 @@ def main(arguments: list[str]) -> int:
         if line:
             print(line)
         config = configuration(given, data)
+        data = data.with_validation(config["validation"], config["seed"])
     device, cls = choose_device(config["device"]), MODELS[config["model"]]
     if data.points != (cls.pixels == "points"):
         kinds = ("points in the plane", f"try --data {cls.usual_data}")
@@ -105,6 +106,7 @@ def fit(
     step, steps, before, device = 0, config["steps"], 0.0, test.x.device
     averaged = average_of(model, config["ema"])
     judged = cast(LatentVariableModel, averaged.module) if averaged else model
+    held_out = {"test": test, **test.others}
     if state:
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
@@ -129,17 +131,21 @@ def fit(
             state |= {"cuda_generator": torch.cuda.get_rng_state()}
         run.save_checkpoint(state)
 
-    def measure() -> None:  # on the whole test set, and keep a checkpoint
-        values = {name: figure["value"] for name, figure in evaluate(judged, test).items()}
-        check_finite(values, step, run)
-        run.log(step=step, split="test", seconds=seconds(), **values)
+    def measure() -> None:  # on the whole test set and any validation part, and keep a checkpoint
+        found = {}
+        for split, part in held_out.items():
+            if split != "independent":
+                found[split] = {name: figure["value"] for name, figure in evaluate(judged, part).items()}
+                check_finite(found[split], step, run)
+                run.log(step=step, split=split, seconds=seconds(), **found[split])
         checkpoint()
-        progress.report(step, values)
+        progress.report(step, found["test"])
 
+    parts = ", ".join(f"{len(part)} {name}" for name, part in held_out.items())
     what = "points" if model.pixels == "points" else f"images of {'x'.join(map(str, test.x.shape[2:]))}"
     count = sum(p.numel() for p in model.parameters())
     print(
-        f"{config['model']} on {config['data']}: {len(batches.x)} training and {len(test)} test {what}, "
+        f"{config['model']} on {config['data']}: {len(batches.x)} training, {parts} {what}, "
         f"{count} parameters, {config['elbo']} estimator, {device}. Run: {run.folder}"
     )
     if model.remark():
@@ -187,9 +193,8 @@ def fit(
     here = ("command", "data_dir")  # of this machine alone: results are for others too
     settings = {key: value for key, value in config.items() if key not in here}
     draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
-    results |= {"test": evaluate(judged, test, draws), "config": settings}
-    if test.independent is not None:
-        results["independent"] = evaluate(model, test.independent, draws)
+    results |= {"config": settings}
+    results |= {name: evaluate(judged, part, draws) for name, part in held_out.items()}
     units = active_units(judged, test)
     if units is not None:
         results["active_units"] = units

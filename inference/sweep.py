@@ -173,7 +173,7 @@ def _flag(key: str) -> str:
 def _check(config: dict[str, Any], data: datasets.Dataset) -> None:
     """Raise BadInput where a run of that configuration could not begin."""
     cls, device = MODELS[config["model"]], choose_device(config["device"])
-    data = data.padded(cls.side)
+    data = data.with_validation(config["validation"], config["seed"]).padded(cls.side)
     if "x_labelled" in cls.inputs:
         labelled(data, config["options"]["labels"], config["seed"])
     Batches(data, cls, config["batch_size"], config["seed"], torch.empty(0), device)

@@ -41,8 +41,21 @@ REFUSED = {
         ["--model", "beta_vae", "--batch-size", "1", "--data", "digits"],
         "it normalises over the batch: --batch-size 2 or more",
     ),
+    "no share": (["--model", "vae", "--validation", "1"], "1 is not a share, from 0 on and below 1"),
+    "nothing left to train on": (
+        ["--model", "vae", "--validation", "0.9995", "--data", "digits"],
+        "0.9995 of 1297 training images leaves one part empty: give another --validation",
+    ),
+    "a batch larger than what is left": (
+        ["--model", "vae", "--validation", "0.1", "--batch-size", "1297", "--data", "digits"],
+        "1167 training images, a batch of 1297: lower --batch-size",
+    ),
     "no run": (["--resume", "nowhere"], "nowhere is no run"),
     "changed on resume": (["--resume", "nowhere", "--lr", "1"], "--lr cannot change on --resume"),
+    "another split on resume": (
+        ["--resume", "nowhere", "--validation", "0.1"],
+        "--validation cannot change on --resume",
+    ),
 }
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from inference import data, datasets
+from inference import data, datasets, points
 from inference.errors import BadInput
-from ppl_models import SSVAE, VAE
+from ppl_models import SSVAE, VAE, VAE2D
 
 CPU = torch.device("cpu")
 
@@ -99,6 +99,68 @@ def test_padding_is_zeros_on_all_sides() -> None:
     assert small.padded(None) is small
     with pytest.raises(BadInput, match="images of 4x5, the model takes at most 3x3"):
         small.padded(3)
+
+
+def numbered(n: int) -> datasets.Dataset:
+    """Images of one pixel that tell one from another, n at most 256, with labels to match."""
+    x, y = torch.arange(n, dtype=torch.uint8)[:, None, None, None], torch.arange(n) % 10
+    return datasets.Dataset("numbered", x, y, x[:3], y[:3])
+
+
+def test_a_validation_part_is_taken_out_of_the_training_set() -> None:
+    whole = numbered(200)
+    parts = whole.with_validation(0.2, 3)
+    assert parts.x_valid is not None and (len(parts.x_train), len(parts.x_valid)) == (160, 40)
+    train, valid = (x.flatten().tolist() for x in (parts.x_train, parts.x_valid))
+    assert set(train) | set(valid) == set(range(200)) and not set(train) & set(valid)
+    assert train == sorted(train) and valid != list(range(160, 200))  # in their order, and drawn at random
+    assert parts.y_train is not None and parts.y_train.tolist() == [i % 10 for i in train]
+    assert parts.y_valid is not None and parts.y_valid.tolist() == [i % 10 for i in valid]
+    assert parts.x_test is whole.x_test and parts.y_test is whole.y_test
+    again, other = whole.with_validation(0.2, 3), whole.with_validation(0.2, 4)
+    assert torch.equal(again.x_train, parts.x_train) and not torch.equal(other.x_train, parts.x_train)
+    assert whole.with_validation(0, 3) is whole
+    bare = datasets.Dataset("bare", whole.x_train, None, whole.x_test, None).with_validation(0.2, 3)
+    assert torch.equal(bare.x_train, parts.x_train) and bare.y_train is None and bare.y_valid is None
+
+
+def test_how_many_images_are_for_validation() -> None:
+    """CS294-158 of 2019: 65 931 of SVHN's 73 257 to train; and floor(n (1 - share)) for every other share."""
+
+    def sizes(n: int, share: float) -> tuple[int, int]:
+        x = torch.zeros(n, 1, 1, 1, dtype=torch.uint8)
+        parts = datasets.Dataset("zeros", x, None, x[:1], None).with_validation(share, 0)
+        assert parts.x_valid is not None
+        return len(parts.x_train), len(parts.x_valid)
+
+    assert sizes(73_257, 0.1) == (65_931, 7_326)
+    for percent in range(1, 100):
+        assert sizes(200, percent / 100) == (200 - 2 * percent, 2 * percent)
+    assert sizes(10, 0.01) == (9, 1)
+    with pytest.raises(BadInput, match=r"0\.95 of 10 training images leaves one part empty"):
+        sizes(10, 0.95)
+
+
+def test_classes_are_those_of_the_whole() -> None:
+    """A class whose only image is kept for validation is still a class."""
+    data = numbered(10)
+    last = next(seed for seed in range(100) if 9 not in data.with_validation(0.1, seed).y_train)
+    assert data.classes == data.with_validation(0.1, last).classes == 10
+
+
+def test_validation_images_are_held_out_as_test_images_are() -> None:
+    digits, _ = datasets.load("digits", Path("nowhere"))
+    assert data.HeldOut(digits, SSVAE, CPU).others == {}
+    parts = digits.with_validation(0.1, 0).padded(10)
+    test = data.HeldOut(parts, SSVAE, CPU)
+    (name, valid), *rest = test.others.items()
+    assert (name, rest, len(test), len(valid)) == ("validation", [], 500, 130) and not valid.others
+    assert parts.x_valid is not None and parts.x_valid.shape[1:] == (1, 10, 10)
+    assert torch.equal(valid.x, data.binarise_once(parts.x_valid))
+    assert valid.y is not None and torch.equal(valid.y, parts.y_valid)
+    gauss = points.load("gauss-diag-1").with_validation(0.1, 0)
+    sizes = {name: len(part) for name, part in data.HeldOut(gauss, VAE2D, CPU).others.items()}
+    assert sizes == {"independent": 10_000, "validation": 1_000}
 
 
 def test_labelled_images_are_drawn_by_seed_and_class() -> None:

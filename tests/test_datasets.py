@@ -1,14 +1,22 @@
 """Data sets: what is read, and what is refused."""
 
+import functools
+import hashlib
+import http.client
+import http.server
 import os
+import pickle
 import socket
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import MNIST
+from scipy.io import savemat
+from torchvision.datasets import CIFAR10, MNIST, SVHN
 
 from inference import datasets
 from inference.errors import BadInput
@@ -108,6 +116,149 @@ def test_truncated_mnist_is_named(tmp_path: Path) -> None:
     for name in ("mnist", None):
         with pytest.raises(BadInput, match=r"mnist in .*raw cannot be read, a file is damaged"):
             datasets.load(name, tmp_path)
+
+
+Images = tuple[np.ndarray, np.ndarray]  # (n, 3, 32, 32) and their labels (n,)
+
+
+def digits_and_pixels(n: int, seed: int) -> Images:
+    """Random colour images with labels from 0 to 9, all of them seen."""
+    random = np.random.RandomState(seed)
+    return random.randint(256, size=(n, 3, 32, 32), dtype=np.uint8), np.arange(n) % 10
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def write_svhn(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Images]:
+    """All three parts as the real files hold them, rows, columns, channels, images, and 10 for 0."""
+    parts, table = {}, {}
+    for seed, (part, n) in enumerate({"train": 30, "test": 20, "extra": 40}.items()):
+        x, y = parts[part] = digits_and_pixels(n, seed)
+        file = folder / SVHN.split_list[part][1]
+        savemat(file, {"X": x.transpose(2, 3, 1, 0), "y": np.where(y == 0, 10, y).astype(np.uint8)[:, None]})
+        table[part] = [f"http://localhost/{file.name}", file.name, md5(file)]
+    patch.setattr(SVHN, "split_list", table)
+    patch.setitem(datasets.SIZES, "svhn", (30, 20))
+    patch.setitem(datasets.SIZES, "svhn-extra", (40, 20))
+    return parts
+
+
+def write_cifar(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Images]:
+    """Five training batches and a test batch as the real files hold them, an image a row of 3072."""
+    (folder / CIFAR10.base_folder).mkdir(parents=True)
+
+    def write(name: str, content: dict) -> list[str]:
+        path = folder / CIFAR10.base_folder / name
+        path.write_bytes(pickle.dumps(content, protocol=2))
+        return [name, md5(path)]
+
+    parts = {"train": digits_and_pixels(50, 3), "test": digits_and_pixels(20, 4)}
+    for part, table in (("train", CIFAR10.train_list), ("test", CIFAR10.test_list)):
+        rows, labels = (np.split(array, len(table)) for array in parts[part])
+        written = [
+            write(name, {"data": x.reshape(-1, 3072), "labels": y.tolist()})
+            for (name, _), x, y in zip(table, rows, labels, strict=True)
+        ]
+        patch.setattr(CIFAR10, f"{part}_list", written)
+    name, sum_of_it = write(CIFAR10.meta["filename"], {"label_names": list("abcdefghij")})
+    patch.setattr(CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": sum_of_it})
+    patch.setitem(datasets.SIZES, "cifar10", (50, 20))
+    return parts
+
+
+WRITERS = {"svhn": write_svhn, "svhn-extra": write_svhn, "cifar10": write_cifar}
+COLOUR = pytest.mark.parametrize("name", WRITERS)
+
+
+@COLOUR
+def test_colour_images_and_their_labels(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = WRITERS[name](tmp_path, monkeypatch)
+    data, line = datasets.load(name, tmp_path)
+    assert line is None and (data.name, data.shape, data.classes) == (name, (3, 32, 32), 10)
+    wanted = (*parts["extra" if name == "svhn-extra" else "train"], *parts["test"])
+    found = (data.x_train, data.y_train, data.x_test, data.y_test)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine is not None and mine.dtype == (torch.uint8 if mine.dim() == 4 else torch.int64)
+        assert mine.is_contiguous() and np.array_equal(mine.numpy(), theirs)
+
+
+@COLOUR
+@pytest.mark.parametrize("reachable", [True, False])
+def test_missing_colour_images(
+    name: str, reachable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network, and where it breaks off half way."""
+
+    def broken(self: object) -> None:
+        raise http.client.IncompleteRead(b"")
+
+    monkeypatch.setattr(datasets, "_reachable", lambda name: reachable)
+    for cls in (SVHN, CIFAR10):
+        monkeypatch.setattr(cls, "download", broken)
+    folder = tmp_path / CIFAR10.base_folder if name == "cifar10" else tmp_path
+    with pytest.raises(BadInput) as caught:
+        datasets.load(name, tmp_path)
+    assert f"{name} is not in {folder} and cannot be downloaded" in str(caught.value)
+    assert "--data-dir" in str(caught.value) and "--data path/to/file.npz" in str(caught.value)
+
+
+def test_a_part_that_is_missing_is_not_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "_reachable", lambda name: False)
+    write_svhn(tmp_path, monkeypatch)
+    (tmp_path / "extra_32x32.mat").unlink()
+    assert len(datasets.load("svhn", tmp_path)[0].x_train) == 30  # which does without it
+    with pytest.raises(BadInput, match="svhn-extra is not in"):
+        datasets.load("svhn-extra", tmp_path)
+
+
+DAMAGED = {
+    "svhn": ["test_32x32.mat"],
+    "svhn-extra": ["extra_32x32.mat", "test_32x32.mat"],
+    "cifar10": ["batches.meta", "data_batch_3"],
+}
+
+
+@COLOUR
+def test_the_damaged_files_are_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    WRITERS[name](tmp_path, monkeypatch)
+    paths = {path.name: path for path in tmp_path.rglob("*") if path.is_file()}
+    for file in DAMAGED[name]:
+        paths[file].write_bytes(paths[file].read_bytes()[:100])
+    with pytest.raises(BadInput, match="a file is damaged") as caught:
+        datasets.load(name, tmp_path)
+    assert sorted(file for file in paths if file in str(caught.value)) == DAMAGED[name]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_other_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_svhn(tmp_path, monkeypatch)
+    monkeypatch.setitem(datasets.SIZES, "svhn", (31, 20))
+    with pytest.raises(BadInput, match=r"not 31 and 20 labels.*delete train_32x32.mat, test_32x32.mat there"):
+        datasets.load("svhn", tmp_path)
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a folder served over HTTP, as a mirror would: tmp_path / "mirror"."""
+    (tmp_path / "mirror").mkdir()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "mirror")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+def test_svhn_is_downloaded(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = write_svhn(tmp_path / "mirror", monkeypatch)
+    for entry in SVHN.split_list.values():
+        entry[0] = served + entry[1]
+    data, _ = datasets.load("svhn", tmp_path / "here")
+    assert np.array_equal(data.x_train.numpy(), parts["train"][0])
+    found = {path.name for path in (tmp_path / "here").iterdir()}
+    assert found == {"train_32x32.mat", "test_32x32.mat"}  # and not the extra ones
 
 
 def test_a_download_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

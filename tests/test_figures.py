@@ -70,6 +70,26 @@ def test_nats_and_bits_stand_side_by_side(tmp_path: Path, monkeypatch) -> None:
     np.testing.assert_allclose(axis.get_ylim(), (low / (2 * np.log(2)), high / (2 * np.log(2))))
 
 
+def test_the_validation_set_has_a_curve_of_its_own(tmp_path: Path, monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: drawn.append(self))
+    levels = {"train": 3.0, "test": 2.0, "validation": 1.0}
+    for splits in (list(levels)[:2], list(levels)):
+        metrics = [
+            {"step": step, "split": split, "seconds": 1.0, "negative_elbo": levels[split]}
+            for step in (0, 5)
+            for split in splits
+        ]
+        figures.curves(metrics, tmp_path / "curves.png")
+        (panel,), (legend,) = drawn[-1].axes, drawn[-1].legends
+        assert [line.get_ydata()[0] for line in panel.lines] == [levels[split] for split in splits]
+        assert len({line.get_color() for line in panel.lines}) == len(splits)
+        names = ["training, one minibatch", "test set", "validation set"][: len(splits)]
+        assert [text.get_text() for text in legend.get_texts()] == names
+        colours = [handle.get_color() for handle in legend.legend_handles]
+        assert colours == [line.get_color() for line in panel.lines]
+
+
 def test_curves_are_drawn(tmp_path: Path) -> None:
     metrics = [
         {"step": step, "split": split, "seconds": 1.0, "negative_elbo": 100.0 - step, "kl": 3.0, "kl_z": 3.0}

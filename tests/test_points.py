@@ -208,7 +208,7 @@ def test_points_come_as_they_are() -> None:
     test = HeldOut(data, VAE2D, CPU)
     inputs, levels, y = next(test.chunks(10))
     assert torch.equal(inputs["x"], data.x_test[:10]) and torch.equal(levels, inputs["x"]) and y is None
-    assert test.independent is not None and len(test.independent) == 10_000
+    assert list(test.others) == ["independent"] and len(test.others["independent"]) == 10_000
 
 
 def test_a_decoder_of_the_truth_has_its_likelihood() -> None:

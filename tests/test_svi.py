@@ -10,8 +10,11 @@ import torch
 from support import SSVAE, TINY, checkpoint, lines, same, timeless
 
 from inference import svi
-from inference.data import Batches
+from inference.data import Batches, HeldOut
+from inference.datasets import Dataset
 from inference.errors import BadInput
+from inference.evaluate import evaluate
+from inference.runs import Run
 from ppl_models import MODELS
 
 
@@ -131,6 +134,31 @@ def test_a_finished_run_can_be_trained_longer(small_npz: Path, tmp_path: Path) -
         svi.main(["--resume", str(tmp_path / "a"), "--steps", "40"])
     assert svi.main([*arguments, str(tmp_path / "b"), "--steps", "60"]) == 0
     assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b"))
+
+
+def test_a_validation_part_is_kept_apart_and_measured(
+    small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In training, at the end, when the run goes on, and when it is read again."""
+    arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--validation", "0.2", "--run-dir"]
+    assert svi.main([*arguments, str(tmp_path / "a"), "--steps", "20"]) == 0
+    assert "72 training, 30 test, 18 validation images of 6x6" in capsys.readouterr().out
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["validation"] == 0.2
+    assert svi.main(["--resume", str(tmp_path / "a"), "--steps", "40"]) == 0
+    assert svi.main([*arguments, str(tmp_path / "b")]) == 0
+    assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b"))  # the same batches of the 72
+    by_split = {
+        split: [line for line in lines(tmp_path / "b") if line["split"] == split]
+        for split in ("test", "validation")
+    }
+    test, valid = by_split.values()
+    assert [line["step"] for line in valid] == [line["step"] for line in test] == [0, *range(2, 41, 2)]
+    assert all(a["negative_elbo"] != b["negative_elbo"] for a, b in zip(test, valid, strict=True))
+    results = json.loads((tmp_path / "b" / "results.json").read_text())
+    assert results["validation"].keys() == results["test"].keys()
+    _, _, data, model = Run.restore(tmp_path / "b")
+    own = HeldOut(Dataset("own", data.x_train, None, data.x_valid, None), type(model), torch.device("cpu"))
+    assert len(own) == 18 and evaluate(model, own, svi.DRAWS) == results["validation"]
 
 
 def test_a_half_written_line_does_not_stop_a_run_from_going_on(small_npz: Path, tmp_path: Path) -> None:

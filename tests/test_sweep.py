@@ -175,6 +175,10 @@ REFUSED = {
     "unknown option": ([*BETA, "--gamma", "1"], "unrecognized arguments: --gamma 1"),
     "unknown data": ([*BETA, "--data", "minst"], "did you mean mnist"),
     "too large a batch": (["--model", "vae", "--over", "batch-size=10,5000"], "lower --batch-size"),
+    "too large a batch for what is left": (
+        ["--model", "vae", "--over", "batch-size=10,1297", "--validation", "0.1", "--steps", "1"],
+        "1167 training images, a batch of 1297",
+    ),
     "weights": ([*BETA, "--elbo", "iwae"], "beta must be 1"),
     "nothing to train": (
         ["--model", "ssvae", "--over", "gen-weight=1,0", "--class-weight", "0"],

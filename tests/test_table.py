@@ -61,6 +61,12 @@ def test_particles_are_named_where_they_count() -> None:
     assert table.system(run) == "vae elbo=iwae particles=50"
 
 
+def test_a_validation_part_is_named() -> None:
+    run = result("vae", 0, {"negative_elbo": 98.0})
+    run["config"] |= {"validation": 0.1}
+    assert table.system(run) == "vae validation=0.1"
+
+
 def test_likelihoods_have_a_table_of_their_own() -> None:
     run = result("vae", 0, {"negative_elbo": 25.0})
     test = {f"iwae_{m}": {"value": 24.5 - m / 1e4, "mc_se": 0.01} for m in (1, 10, 100, 1000)}

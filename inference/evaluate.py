@@ -16,6 +16,7 @@ from torch import Tensor
 
 from inference import figures, importance
 from inference.arithmetic import choose_device, fast_float32
+from inference.classifier import legible
 from inference.data import HeldOut
 from inference.errors import run_command
 from inference.options import Parser, positive
@@ -59,6 +60,8 @@ def main(arguments: list[str]) -> int:
     model.to(device)
     test = HeldOut(data, type(model), device)
     found = probe(model, data)
+    if {"reconstruction", "negative_log_p"} & results["test"].keys():  # a classifier alone generates nothing
+        found |= legible(model, data)
     if "negative_elbo" in results["test"]:
         weighed = importance.weigh(model, test, sorted(set(given.particles)), given.memory)
         found |= weighed.figures

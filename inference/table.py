@@ -64,6 +64,8 @@ ERRORS = {
 LABELS = {
     "accuracy": percent("accuracy"),
     **{f"probe, {n} labels": percent(f"probe_{n}") for n in (10, 100, 1000)},
+    "generated images read as their class": percent("legible"),
+    "classifier, real images": percent("classifier_accuracy"),
 }
 
 TRUTH_2019 = "the truth on these points: 4.4467, 3.2077 bits"

@@ -30,6 +30,14 @@ def test_a_row_is_a_system_and_a_cell_a_mean_over_seeds() -> None:
     assert labels.splitlines()[2].startswith("| `vae z_dim=20` | mnist | 0 | 50.00 % |")
 
 
+def test_what_generated_images_are_read_as_stands_with_the_labels() -> None:
+    labels = table.table([result("vae", 0, {"legible": 0.875, "classifier_accuracy": 0.99})])
+    _, _, head, _, line = labels.splitlines()
+    names = "generated images read as their class | classifier, real images"
+    assert head == f"| system | data | seeds | {names} | beside it |"
+    assert line.startswith("| `vae` | mnist | 0 | 87.50 % | 99.00 % |")
+
+
 def test_squared_errors_have_a_table_of_their_own() -> None:
     run = result("vae", 0, {"mean_squared_error": 0.00514})
     run["config"] |= {"options": {"z_dim": 64, "beta": 10.0}, "model": "beta_vae", "steps": 2_345}

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from tqdm import trange
 
-from inference.data import unit
+from inference.data import PIXELS, unit
 from inference.datasets import Dataset
 from ppl_models.base import LatentVariableModel
 from ppl_models.nets.conv import channels_last
@@ -19,7 +19,7 @@ CHUNK = 1_000  # images read at a time
 def legible(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, float]]:
     """The share of generated images that a classifier of the real ones reads as the class asked for.
 
-    `legible` is of mean images, 20 of each class, clamped to grey levels 0..1; `classifier_accuracy` is the
+    `legible` is of mean images, 20 of each class, clamped to levels 0..1; `classifier_accuracy` is the
     same classifier's on the real test images. Each has a `value` and `se`, its binomial standard error. The
     data are as the model takes them, as `Run.restore` has them. Nothing comes back where the model has no
     label, or the data have none. torch's generator and the model's mode are left as they were found.
@@ -30,7 +30,7 @@ def legible(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, fl
     y = torch.arange(data.classes, device=device).repeat_interleave(EACH)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        images = model.eval().sample(len(y), y=y, noise=False).clamp(0, 1)
+        images = PIXELS[model.pixels].shown(model.eval().sample(len(y), y=y, noise=False)).clamp(0, 1)
         classifier = train(data.x_train.to(device), data.y_train.to(device), data.classes)
     model.train(was_training)
     real = [_read(classifier, unit(part.to(device))) for part in data.x_test.split(CHUNK)]

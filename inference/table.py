@@ -176,13 +176,14 @@ def rows(title: str, columns: dict[str, Column], results: list[dict[str, Any]]) 
     }
     if not filled:
         return ""
-    head = ["system", "data", "seeds", *filled, "beside it"]
+    head = ["system", "data", "pixels", "seeds", *filled, "beside it"]
     lines = [f"**{title}**", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for (name, data), runs in groups.items():
         cells = [_cell(runs, column) for column in filled.values()]
         seeds = ", ".join(str(run["seed"]) for run in sorted(runs, key=lambda run: run["seed"]))
+        pixels = runs[0]["pixels"].partition(":")[0]  # what comes after is how they were drawn
         beside = REFERENCES[title].get((name, data), "")
-        lines.append(f"| {' | '.join([f'`{name}`', data, seeds, *cells, beside])} |")
+        lines.append(f"| {' | '.join([f'`{name}`', data, pixels, seeds, *cells, beside])} |")
     return "\n".join(lines)
 
 

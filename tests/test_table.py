@@ -14,7 +14,8 @@ def result(model: str, seed: int, test: dict[str, float], **options: float) -> d
     steps = {"steps": 20_000, "batch_size": 97, "lr": 1e-3, "elbo": "mean_field"}
     config = {"model": model, "shape": [1, 28, 28], "options": usual | options, **steps}
     figures = {name: {"value": value, "se": 0.1} for name, value in test.items()}
-    return {"model": model, "data": "mnist", "seed": seed, "test": figures, "config": config}
+    run = {"model": model, "data": "mnist", "pixels": "0 or 1: drawn", "seed": seed}
+    return {**run, "test": figures, "config": config}
 
 
 def test_a_row_is_a_system_and_a_cell_a_mean_over_seeds() -> None:
@@ -24,18 +25,18 @@ def test_a_row_is_a_system_and_a_cell_a_mean_over_seeds() -> None:
     bounds, labels = table.table(runs).split("\n\n**Labels**\n\n")
     title, _, head, _, first, second = bounds.splitlines()
     assert title == "**Bounds**"
-    assert head == "| system | data | seeds | -ELBO | -IWAE-10 | beside it |"
-    assert first.startswith("| `vae` | mnist | 0, 1 | 100.00 ± 1.41 | 97.00 |")
-    assert second.startswith("| `vae z_dim=20` | mnist | 0 | 98.00 | - |")
-    assert labels.splitlines()[2].startswith("| `vae z_dim=20` | mnist | 0 | 50.00 % |")
+    assert head == "| system | data | pixels | seeds | -ELBO | -IWAE-10 | beside it |"
+    assert first.startswith("| `vae` | mnist | 0 or 1 | 0, 1 | 100.00 ± 1.41 | 97.00 |")
+    assert second.startswith("| `vae z_dim=20` | mnist | 0 or 1 | 0 | 98.00 | - |")
+    assert labels.splitlines()[2].startswith("| `vae z_dim=20` | mnist | 0 or 1 | 0 | 50.00 % |")
 
 
 def test_what_generated_images_are_read_as_stands_with_the_labels() -> None:
     labels = table.table([result("vae", 0, {"legible": 0.875, "classifier_accuracy": 0.99})])
     _, _, head, _, line = labels.splitlines()
     names = "generated images read as their class | classifier, real images"
-    assert head == f"| system | data | seeds | {names} | beside it |"
-    assert line.startswith("| `vae` | mnist | 0 | 87.50 % | 99.00 % |")
+    assert head == f"| system | data | pixels | seeds | {names} | beside it |"
+    assert line.startswith("| `vae` | mnist | 0 or 1 | 0 | 87.50 % | 99.00 % |")
 
 
 def test_squared_errors_have_a_table_of_their_own() -> None:
@@ -46,9 +47,9 @@ def test_squared_errors_have_a_table_of_their_own() -> None:
     title, _, head, _, line = table.table([run]).splitlines()
     assert (title, head) == (
         "**Squared errors**",
-        "| system | data | seeds | mean squared error | beside it |",
+        "| system | data | pixels | seeds | mean squared error | beside it |",
     )
-    assert line.startswith("| `beta_vae steps=2345 beta=10` | mnist | 0 | 0.0051 | the mean digit")
+    assert line.startswith("| `beta_vae steps=2345 beta=10` | mnist | 0 or 1 | 0 | 0.0051 | the mean digit")
 
 
 def test_points_have_a_table_of_their_own() -> None:
@@ -57,10 +58,10 @@ def test_points_have_a_table_of_their_own() -> None:
     run["config"] |= {"steps": 8_000, "batch_size": 128}
     run |= {"model": "vae2d", "independent": {"negative_elbo": {"value": 4.46}}, "active_units": 1}
     title, _, head, _, line = table.table([run, run | {"active_units": 2, "seed": 1}]).splitlines()
-    names = "| system | data | seeds | -ELBO | -ELBO, independent points | active units | beside it |"
+    names = "| system | data | pixels | seeds | -ELBO | -ELBO, independent points | active units | beside it |"
     assert (title, head) == ("**Points**", names)
     cells = "4.4300 ± 0.0000 | 4.4600 ± 0.0000 | 1.5 ± 0.7"
-    assert line.startswith(f"| `vae2d warmup=500` | mnist | 0, 1 | {cells} |")
+    assert line.startswith(f"| `vae2d warmup=500` | mnist | 0 or 1 | 0, 1 | {cells} |")
 
 
 def test_particles_are_named_where_they_count() -> None:

@@ -44,7 +44,7 @@ def test_real_images_are_read_as_well_as_the_classifier_reads() -> None:
     figures = legible(model, DIGITS)
     assert torch.equal(torch.get_rng_state(), before) and model.training  # both as they were
     generated, own = figures["legible"]["value"], figures["classifier_accuracy"]["value"]
-    assert own > 0.95 and generated == pytest.approx(own, abs=0.04)
+    assert own > 0.95 and generated == pytest.approx(own, abs=0.05)
     for name, n in (("legible", 200), ("classifier_accuracy", 500)):
         p = figures[name]["value"]
         assert p * n == pytest.approx(round(p * n))  # a share of so many
@@ -73,7 +73,8 @@ def test_without_labels_there_is_nothing_to_read() -> None:
 def test_images_of_any_size_are_taken(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "STEPS", 2)
     x = torch.randint(256, (7, *shape), dtype=torch.uint8)
-    assert classifier.train(x, torch.arange(7) % 4, 4)(x[:2] / 255).shape == (2, 4)
+    trained = classifier.train(x, torch.arange(7) % 4, 4)
+    assert trained(x[:2] / 255).shape == (2, 4) and not trained.training
 
 
 def test_a_batch_is_shifted_by_up_to_a_sixteenth_of_the_side(monkeypatch: pytest.MonkeyPatch) -> None:

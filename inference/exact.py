@@ -37,7 +37,8 @@ POINTS = 64  # of the first grid, along each axis
 MOST_POINTS = 4096  # of the last
 TOLERANCE = 1e-4  # nats by which twice as many points along each axis may change an image's log p(x)
 OUTSIDE = 1e-9  # the share of p(x) that may lie on the grid's edge
-AT_A_TIME = 2**25  # numbers in the largest tensor
+AT_A_TIME = 2**19  # numbers in the largest tensor, which then stays in a processor's cache
+FEWEST = 400  # points at a time, for the networks' sake
 
 
 def main(arguments: list[str]) -> int:
@@ -179,7 +180,8 @@ def _sum_over_grid(
     cell = math.log(math.prod((axis[1] - axis[0]).item() for axis in axes))
     every = [dict(zip(finite, values, strict=True)) for values in itertools.product(*finite.values())]
     sums, edges = [], []
-    for part, edge in zip(z.split(size := AT_A_TIME // x.numel() + 1), on_edge.split(size), strict=True):
+    size = max(AT_A_TIME // x.numel(), FEWEST)
+    for part, edge in zip(z.split(size), on_edge.split(size), strict=True):
         log_p = torch.stack([_log_joint(model, x, {name: part[:, None], **y}) for y in every]).logsumexp(0)
         sums.append(log_p.logsumexp(0))
         edges.append(log_p[edge].logsumexp(0))  # of no points it is log 0

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from inference import datasets, points, svi
+from inference import datasets, point_figures, points, svi
 from inference.compare import example_inputs
 from inference.data import HeldOut
 from inference.errors import BadInput
 from inference.evaluate import evaluate
+from inference.probe import active_units
 from ppl_models import VAE2D, Flow
 
 CPU = torch.device("cpu")
@@ -165,6 +166,27 @@ def test_a_run_on_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     figures = {path.name for path in (run / "figures").iterdir()}
     assert figures == {"curves.png", "samples.png", "latents.png"}
     assert matplotlib.image.imread(run / "figures" / "samples.png")[..., :3].std() > 0.05
+
+
+def test_a_unit_is_active_where_its_mean_varies() -> None:
+    model, test = VAE2D((2,), z_dim=3), HeldOut(points.load("gauss-full-1"), VAE2D, CPU)
+    spread = torch.tensor([0.0, 0.05, 0.5]) / test.x[:, :1].std()  # of z's means: the axis that they follow
+    model.encode = lambda x, y=None: {"z": x[:, :1] * spread}
+    assert active_units(model, test) == 1  # 0.0025 is less than a hundredth, 0.25 more
+    model.encode = lambda x, y=None: {"z": x[:, :1] * spread[1:]}
+    assert active_units(model, test) == 1
+
+
+def test_samples_stand_beside_the_same_without_noise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(point_figures, "_scatter", lambda axes, x, **style: shown.append(x))
+    model, x = VAE2D((2,)), torch.randn(1_500, 2)
+    with torch.no_grad():
+        model.decoder.layers[-1].bias[2:] = math.log(0.3)  # the decoder's noise, about
+    point_figures.draw_samples(model, x, tmp_path / "samples.png")
+    data, drawn, means = shown
+    assert torch.equal(data, x[:1_000]) and drawn.shape == means.shape == (1_000, 2)
+    assert (drawn - means).std() == pytest.approx(0.3, rel=0.2)
 
 
 def test_warm_up_lets_the_divergence_in_little_by_little(

@@ -58,7 +58,9 @@ def test_points_have_a_table_of_their_own() -> None:
     run["config"] |= {"steps": 8_000, "batch_size": 128}
     run |= {"model": "vae2d", "independent": {"negative_elbo": {"value": 4.46}}, "active_units": 1}
     title, _, head, _, line = table.table([run, run | {"active_units": 2, "seed": 1}]).splitlines()
-    names = "| system | data | pixels | seeds | -ELBO | -ELBO, independent points | active units | beside it |"
+    names = (
+        "| system | data | pixels | seeds | -ELBO | -ELBO, independent points | active units | beside it |"
+    )
     assert (title, head) == ("**Points**", names)
     cells = "4.4300 ± 0.0000 | 4.4600 ± 0.0000 | 1.5 ± 0.7"
     assert line.startswith(f"| `vae2d warmup=500` | mnist | 0 or 1 | 0, 1 | {cells} |")

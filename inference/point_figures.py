@@ -18,6 +18,7 @@ SHOWN = 1_000  # points of each kind
 COLOURED = 4_000  # training points whose latents are shown
 
 
+@torch.no_grad()
 def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
     """Data (n, 2) beside samples and, where there are latents, the same without the decoder's noise."""
     trace = model.generate(SHOWN)

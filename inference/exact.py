@@ -179,15 +179,13 @@ def _sum_over_grid(
     on_edge = ((z == z.amin(0)) | (z == z.amax(0))).any(-1)
     cell = math.log(math.prod((axis[1] - axis[0]).item() for axis in axes))
     every = [dict(zip(finite, values, strict=True)) for values in itertools.product(*finite.values())]
-    sums, edges = [], []
+    total, outermost = (x.new_full((len(x),), -math.inf) for _ in range(2))
     size = max(AT_A_TIME // x.numel(), FEWEST)
     for part, edge in zip(z.split(size), on_edge.split(size), strict=True):
         log_p = torch.stack([_log_joint(model, x, {name: part[:, None], **y}) for y in every]).logsumexp(0)
-        sums.append(log_p.logsumexp(0))
-        edges.append(log_p[edge].logsumexp(0))  # of no points it is log 0
-    total = torch.stack(sums).logsumexp(0)
-    share = (torch.stack(edges).logsumexp(0) - total).exp().max().item()
-    return total + cell, share
+        torch.logaddexp(total, log_p.logsumexp(0), out=total)
+        torch.logaddexp(outermost, log_p[edge].logsumexp(0), out=outermost)  # of no points it is log 0
+    return total + cell, (outermost - total).exp().max().item()
 
 
 def _log_joint(model: LatentVariableModel, x: Tensor, latents: dict[str, Tensor]) -> Tensor:

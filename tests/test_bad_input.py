@@ -41,7 +41,7 @@ REFUSED = {
         ["--model", "beta_vae", "--batch-size", "1", "--data", "digits"],
         "it normalises over the batch: --batch-size 2 or more",
     ),
-    "no share": (["--model", "vae", "--validation", "1"], "1 is not a share, from 0 on and below 1"),
+    "no share": (["--model", "vae", "--validation", "1"], "1 is not from 0 to below 1"),
     "nothing left to train on": (
         ["--model", "vae", "--validation", "0.9995", "--data", "digits"],
         "0.9995 of 1297 training images leaves one part empty: give another --validation",

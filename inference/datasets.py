@@ -162,7 +162,7 @@ def _source(name: str) -> Source:
     by_train: Any = ({"train": True}, {"train": False})
     if name == "cifar10":
         cls = datasets.CIFAR10
-        files = dict([*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])])
+        files = dict([*cls.train_list, *cls.test_list])  # without these torchvision brings the rest again too
         return Source(cls, by_train, "targets", (3, 32, 32), cls.base_folder, files, [cls.url])
     if name in ("svhn", "svhn-extra"):
         cls, splits = datasets.SVHN, ("extra" if name == "svhn-extra" else "train", "test")

@@ -7,6 +7,7 @@ import http.server
 import os
 import pickle
 import socket
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -216,7 +217,7 @@ def test_a_part_that_is_missing_is_not_on_disk(tmp_path: Path, monkeypatch: pyte
 DAMAGED = {
     "svhn": ["test_32x32.mat"],
     "svhn-extra": ["extra_32x32.mat", "test_32x32.mat"],
-    "cifar10": ["batches.meta", "data_batch_3"],
+    "cifar10": ["data_batch_3", "test_batch"],
 }
 
 
@@ -259,6 +260,29 @@ def test_svhn_is_downloaded(served: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert np.array_equal(data.x_train.numpy(), parts["train"][0])
     found = {path.name for path in (tmp_path / "here").iterdir()}
     assert found == {"train_32x32.mat", "test_32x32.mat"}  # and not the extra ones
+
+
+def test_what_is_deleted_as_told_is_downloaded_again(
+    served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIFAR-10, of which torchvision looks at the images alone when it asks whether a download is due."""
+    parts, archive = write_cifar(tmp_path / "mirror", monkeypatch), tmp_path / "mirror" / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "mirror" / CIFAR10.base_folder, CIFAR10.base_folder)
+    monkeypatch.setattr(CIFAR10, "url", served + archive.name)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive))
+    here = tmp_path / "here"
+    for damaged, deleted in (("data_batch_2", 1), (CIFAR10.meta["filename"], 6)):
+        data, _ = datasets.load("cifar10", here)
+        assert np.array_equal(data.x_train.numpy(), parts["train"][0])
+        (here / CIFAR10.base_folder / damaged).write_bytes(b"")
+        with pytest.raises(BadInput, match="to have it downloaded again") as caught:
+            datasets.load("cifar10", here)
+        told = [path for path in (here / CIFAR10.base_folder).iterdir() if path.name in str(caught.value)]
+        assert len(told) == deleted
+        for path in told:
+            path.unlink()
+    assert len(datasets.load("cifar10", here)[0].x_train) == 50
 
 
 def test_a_download_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

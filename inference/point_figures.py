@@ -33,7 +33,7 @@ def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("x 1")
     axes[0].set_ylabel("x 2")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.08)
     plt.close(figure)
 
 
@@ -60,7 +60,7 @@ def draw_latents_of_data(model: LatentVariableModel, x: Tensor, y: Tensor | None
         axes[1].legend(
             title="label", markerscale=4, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
         )
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.08)
     plt.close(figure)
 
 
@@ -74,7 +74,7 @@ def draw_density(log_density: Tensor, box: tuple[float, float, float, float], pa
     axes.set_xlabel("x 1")
     axes.set_ylabel("x 2")
     axes.set_title("the density itself", fontsize=10)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.08)
     plt.close(figure)
 
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,9 +15,9 @@ class MLP(nn.Module):
     """Linear layers with an activation between them: FC(in, hidden), activation, ..., FC(hidden, out).
 
     The input may come as several tensors, (..., in_features[i]) each, which count as one laid end to end.
-    The first layer is linear, so it is applied to each part alone and the results are added,
-    W [x; y] = W_x x + W_y y. The leading dimensions need only broadcast: x (batch, 784) beside ten labels
-    y (10, 1, 10) gives (10, batch, out), and the product with x is computed once, not ten times.
+    The leading dimensions need only broadcast: where they differ the first layer, which is linear, is applied
+    to each part alone and the results are added, W [x; y] = W_x x + W_y y. So x (batch, 784) beside ten
+    labels y (10, 1, 10) gives (10, batch, out), and the product with x is computed once, not ten times.
     """
 
     def __init__(
@@ -34,8 +35,8 @@ class MLP(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         first, *rest = cast(Iterable[nn.Linear], self.layers)
-        if len(inputs) == 1:
-            h = first(inputs[0])
+        if len({part.shape[:-1] for part in inputs}) == 1:
+            h = first(torch.cat(inputs, dim=-1) if len(inputs) > 1 else inputs[0])
         else:
             weights = first.weight.split(self.in_features, dim=1)
             h = F.linear(inputs[0], weights[0], first.bias)

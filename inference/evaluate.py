@@ -2,12 +2,14 @@
 
 python -m inference.evaluate RUN_DIR                                -IWAE-m at m = 1, 10, 100, 1000, and k-hat
 python -m inference.evaluate RUN_DIR --particles 1 5000             at other m
+python -m inference.evaluate RUN_DIR --images 100                   of the first 100: printed, and not kept
 
 It adds to the run's results.json and figures, and leaves draws and weights in posterior.nc for ArviZ.
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyro
@@ -18,7 +20,7 @@ from inference import figures, importance
 from inference.arithmetic import choose_device, fast_float32
 from inference.classifier import legible
 from inference.data import HeldOut
-from inference.errors import run_command
+from inference.errors import BadInput, run_command
 from inference.options import Parser, positive
 from inference.probe import probe
 from inference.progress import table
@@ -49,6 +51,8 @@ def main(arguments: list[str]) -> int:
         metavar="MIB",
         help=f"working memory of the draws, about (default: {importance.MEMORY})",
     )
+    about = "the first of the test set alone: bounds and k-hat are printed, and the run is left as it is"
+    add("--images", type=positive(int), metavar="N", help=about)
     add("--data-dir", type=Path, metavar="DIR", help="where the data set is now (default: where it was)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--json", action="store_true", help="print JSON")
@@ -58,6 +62,14 @@ def main(arguments: list[str]) -> int:
     results = run.results()
     fast_float32()
     model.to(device)
+    if given.images and "negative_elbo" not in results["test"]:
+        raise BadInput(f"{config['model']} has no bound here, and no importance weights: leave out --images")
+    if given.images:
+        y = None if data.y_test is None else data.y_test[: given.images]
+        few = HeldOut(replace(data, x_test=data.x_test[: given.images], y_test=y), type(model), device)
+        figures_of_few = importance.weigh(model, few, sorted(set(given.particles)), given.memory).figures
+        print(json.dumps(figures_of_few, indent=2) if given.json else table(figures_of_few))
+        return 0
     test = HeldOut(data, type(model), device)
     found = probe(model, data)
     if {"reconstruction", "negative_log_p"} & results["test"].keys():  # a classifier alone generates nothing

@@ -142,7 +142,8 @@ def quadrature(model: LatentVariableModel, x: Tensor) -> Quadrature:
                 return Quadrature(log_p, points, box, change, ", ".join(finite), values)
         last, points = log_p, 2 * points
     raise BadInput(
-        f"a grid of {points // 2} points along each axis is too coarse for this z: train it further"
+        f"a grid of {points // 2} points along each axis is too coarse for this z: "
+        "p(x | z) is too narrow for quadrature; see inference.evaluate for bounds"
     )
 
 

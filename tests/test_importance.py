@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,23 @@ def test_k_hat_finds_the_tail_of_known_weights() -> None:
     shapes = torch.tensor([0.2, 0.5, 0.9])
     log_w = -shapes * torch.rand(40_000, 3, dtype=torch.float64).log()
     np.testing.assert_allclose(pareto_k(log_w), shapes, atol=0.1)
+
+
+def test_of_a_few_images_the_run_keeps_nothing(
+    small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert evaluate.main([str(run), "--particles", "1", "100", "--images", "7", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    _, _, data, model = Run.restore(run)
+    few = HeldOut(replace(data, x_test=data.x_test[:7], y_test=None), MODELS["vae"], CPU)
+    for name, figure in weigh(model, few, [1, 100]).figures.items():
+        assert printed[name]["value"] == pytest.approx(figure["value"])
+    assert printed["iwae_100"]["value"] < printed["iwae_1"]["value"]
 
 
 def test_the_command_adds_to_the_run(

@@ -97,13 +97,7 @@ def _shifted(x: Tensor) -> Tensor:
 
 NOISE = "drawn anew in training, the test set once by RandomState(0)"
 PIXELS = {
-    "binary": Pixels(
-        binarise,
-        binarise_once,
-        unit,
-        _same,
-        f"0 or 1: {NOISE}",
-    ),
+    "binary": Pixels(binarise, binarise_once, unit, _same, f"0 or 1: {NOISE}"),
     "unit": Pixels(unit, unit, unit, _same, "0 to 1"),
     "centred": Pixels(centred, centred, centred, _shifted, "-1 to 1"),
     "dequantised": Pixels(

@@ -123,8 +123,8 @@ class LatentVariableModel(nn.Module):
 
     inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
-    # How levels become x: "binary", drawn as zeros and ones; "unit", 0 to 1; "centred", -1 to 1; "dequantised",
-    # the same with noise of a level's width. "points" are no images.
+    # How levels become x: "binary", drawn as zeros and ones; "unit", 0 to 1; "centred", -1 to 1;
+    # "dequantised", the same with noise of a level's width. "points" are no images.
     pixels: ClassVar[str] = "binary"
     usual_data: ClassVar[str | None] = None  # where no data set is named; None is MNIST, or else digits
     side: ClassVar[int | None] = None  # images are zero-padded to side x side; None takes them as they are

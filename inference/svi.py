@@ -8,6 +8,7 @@ python -m inference.svi --resume runs/ssvae/...       go on with a run that was 
 import math
 import shlex
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import pyro
@@ -188,10 +189,11 @@ def fit(
         print(f"stopped at step {step} of {steps}; go on with: {again}")
         return 130
 
-    results = {key: config[key] for key in ("model", "data", "pixels", "steps", "seed")}
-    results |= {"seconds": seconds(), "device": str(device)}
     here = ("command", "data_dir")  # of this machine alone: results are for others too
     settings = {key: value for key, value in config.items() if key not in here}
+    settings["data"] = Path(config["data"]).name  # a file, wherever it lies
+    results = {key: settings[key] for key in ("model", "data", "pixels", "steps", "seed")}
+    results |= {"seconds": seconds(), "device": str(device)}
     draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
     results |= {"config": settings}
     results |= {name: evaluate(judged, part, draws) for name, part in held_out.items()}

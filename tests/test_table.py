@@ -113,6 +113,7 @@ def test_published_files_are_results_and_nothing_else() -> None:
         needed = {"model", "data", "pixels", "steps", "seed", "seconds", "device", "test", "config"}
         assert path.suffix == ".json" and content.keys() - {"exact", "independent", "active_units"} == needed
         assert not {"command", "data_dir"} & content["config"].keys()  # of one machine alone
+        assert content["data"] == content["config"]["data"] and "/" not in content["data"]
         assert all({"value", "se"} <= figure.keys() for figure in content["test"].values())
 
 

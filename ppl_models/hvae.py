@@ -1,13 +1,14 @@
 """The hierarchical variational auto-encoder: two levels of latents, with a learned prior between."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.base import KL, Bound, LatentVariableModel, weighted
 from ppl_models.conv_vae import SCALE
 from ppl_models.nets.heads import loc_log_scale
 from ppl_models.nets.hierarchy import MapDecoder, MapEncoder, MapPrior
@@ -24,7 +25,8 @@ class HVAE(LatentVariableModel):
     q(z1 | x)     = N(z1; loc1(x), diag scale1(x)^2)
     q(z2 | x, z1) = N(z2; prior(z1) + loc2(x, z1), diag scale2(x, z1)^2)
 
-    -ELBO(x) = -log p(x | z2) + KL(q(z1 | x) || p(z1)) + KL(q(z2 | x, z1) || p(z2 | z1)),    z1, z2 ~ q
+    -ELBO(x)  = -log p(x | z2) + KL(q(z1 | x) || p(z1)) + KL(q(z2 | x, z1) || p(z2 | z1)),    z1, z2 ~ q
+    objective = -log p(x | z2) + beta (KL(q(z1 | x) || p(z1)) + KL(q(z2 | x, z1) || p(z2 | z1)))
 
     The guide of z2 is a residual normal: it says how z2 differs from what its prior expects. So prior(z1)
     falls out of the second divergence, 1/2 sum(loc2^2 + scale2^2 - log scale2^2 - 1) under the sampled z1.
@@ -40,24 +42,33 @@ class HVAE(LatentVariableModel):
     defaults = {"steps": 12_000, "batch_size": 128, "lr": 1e-3}
     small = {"steps": 500}
 
-    def __init__(self, shape: tuple[int, ...], classes: int = 0):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int = 0,
+        *,
+        beta: Annotated[float, "weight of both divergences in the objective"] = 1.0,
+    ):
         super().__init__(shape, classes)
+        self.beta = beta
         self.encoder1, self.encoder2 = (MapEncoder(shape[0], Z, 2 * Z) for _ in range(2))
         self.prior_net = MapPrior(Z)
         self.decoder = MapDecoder(Z, shape[0])
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            z1 = pyro.sample("z1", dist.Normal(x.new_zeros(Z, 2, 2), 1.0).to_event(3))
-            z2 = pyro.sample("z2", dist.Normal(self.prior_net(z1), 1.0).to_event(3))
+            with weighted(self.beta):
+                z1 = pyro.sample("z1", dist.Normal(x.new_zeros(Z, 2, 2), 1.0).to_event(3))
+                z2 = pyro.sample("z2", dist.Normal(self.prior_net(z1), 1.0).to_event(3))
             pyro.sample("x", dist.Normal(self.decoder(z2), SCALE).to_event(3), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            loc1, scale1 = loc_log_scale(self.encoder1(x), dim=-3)
-            z1 = pyro.sample("z1", dist.Normal(loc1, scale1).to_event(3))
-            loc2, scale2 = loc_log_scale(self.encoder2(x, z1), dim=-3)
-            pyro.sample("z2", dist.Normal(self.prior_net(z1) + loc2, scale2).to_event(3))
+            with weighted(self.beta):
+                loc1, scale1 = loc_log_scale(self.encoder1(x), dim=-3)
+                z1 = pyro.sample("z1", dist.Normal(loc1, scale1).to_event(3))
+                loc2, scale2 = loc_log_scale(self.encoder2(x, z1), dim=-3)
+                pyro.sample("z2", dist.Normal(self.prior_net(z1) + loc2, scale2).to_event(3))
 
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
         z1, z2 = latents["z1"], latents["z2"]
@@ -76,6 +87,7 @@ class HVAE(LatentVariableModel):
             reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), SCALE),
             kl_z1=kl_z1,
             kl_z2=kl_z2,
+            weights={"kl_z1": self.beta, "kl_z2": self.beta},
             asides={"squared_error": error, "squared_error_and_kl": error + kl_z1 + kl_z2},
         )
 

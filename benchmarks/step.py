@@ -131,9 +131,9 @@ def suite(model: LatentVariableModel) -> Step:
     return step
 
 
-def plain(nets: list[nn.Module], loss: Callable[..., Tensor]) -> Step:
+def plain(nets: list[nn.Module], loss: Callable[..., Tensor], lr: float = 1e-3) -> Step:
     """The step as one writes it in plain torch."""
-    optimizer = adam(p for net in nets for p in net.parameters())
+    optimizer = adam((p for net in nets for p in net.parameters()), lr)
 
     def step(**batch: Tensor) -> None:
         optimizer.zero_grad()
@@ -155,8 +155,8 @@ def svi(model: LatentVariableModel) -> Step:
     return lambda **batch: step(**batch)
 
 
-def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
-    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
+def adam(parameters: Iterable[nn.Parameter], lr: float = 1e-3) -> torch.optim.Adam:
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
 def race(

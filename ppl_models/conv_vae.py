@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.distributions import NormalImage
 from ppl_models.nets.conv import ImageDecoder32, ImageEncoder32
 from ppl_models.nets.heads import loc_log_scale
 
@@ -52,7 +53,7 @@ class ConvVAE(LatentVariableModel):
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(self.decoder(z), SCALE).to_event(3), obs=x)
+            pyro.sample("x", NormalImage(self.decoder(z), SCALE), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.distributions import NormalImage
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
 
@@ -57,7 +58,7 @@ class FSVAE(LatentVariableModel):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
             mean = self.decoder(z, one_hot(y, self.classes).to(x)).unflatten(-1, self.shape)
-            pyro.sample("x", dist.Normal(mean, SCALE).to_event(3), obs=x)
+            pyro.sample("x", NormalImage(mean, SCALE), obs=x)
 
     def guide(self, x: Tensor, y: Tensor) -> None:
         with pyro.plate("data", len(x)):

@@ -10,6 +10,7 @@ from torch import Tensor
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel, weighted
 from ppl_models.conv_vae import SCALE
+from ppl_models.distributions import NormalImage
 from ppl_models.nets.heads import loc_log_scale
 from ppl_models.nets.hierarchy import MapDecoder, MapEncoder, MapPrior
 
@@ -60,15 +61,14 @@ class HVAE(LatentVariableModel):
             with weighted(self.beta):
                 z1 = pyro.sample("z1", dist.Normal(x.new_zeros(Z, 2, 2), 1.0).to_event(3))
                 z2 = pyro.sample("z2", dist.Normal(self.prior_net(z1), 1.0).to_event(3))
-            pyro.sample("x", dist.Normal(self.decoder(z2), SCALE).to_event(3), obs=x)
+            pyro.sample("x", NormalImage(self.decoder(z2), SCALE), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            with weighted(self.beta):
-                loc1, scale1 = loc_log_scale(self.encoder1(x), dim=-3)
-                z1 = pyro.sample("z1", dist.Normal(loc1, scale1).to_event(3))
-                loc2, scale2 = loc_log_scale(self.encoder2(x, z1), dim=-3)
-                pyro.sample("z2", dist.Normal(self.prior_net(z1) + loc2, scale2).to_event(3))
+        with pyro.plate("data", len(x)), weighted(self.beta):
+            loc1, scale1 = loc_log_scale(self.encoder1(x), dim=-3)
+            z1 = pyro.sample("z1", dist.Normal(loc1, scale1).to_event(3))
+            loc2, scale2 = loc_log_scale(self.encoder2(x, z1), dim=-3)
+            pyro.sample("z2", dist.Normal(self.prior_net(z1) + loc2, scale2).to_event(3))
 
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
         z1, z2 = latents["z1"], latents["z2"]

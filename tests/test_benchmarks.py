@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import bound, step
+from benchmarks import bound, step, training
+from inference import svi
 from inference.compare import example_inputs
+from inference.errors import BadInput
 from ppl_models import MODELS
 from ppl_models.base import draw_latents
 
@@ -62,6 +65,28 @@ def test_every_rival_trains_every_parameter(name: str, monkeypatch: pytest.Monke
     for rival in rivals.values():
         rival(**example_inputs(step.made(name), 5))
     assert all(not torch.equal(p, value) for p, value in zip(ours, values, strict=True))
+
+
+def test_a_training_by_hand_goes_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, run = tmp_path / "colours.npz", str(tmp_path / "run")
+    x = np.random.RandomState(0).randint(256, size=(30, 32, 32, 3), dtype=np.uint8)
+    np.savez(file, x_train=x[:20], x_test=x[20:])
+    arguments = ["--model", "conv_vae", "--data", str(file), "--steps", "5", "--batch-size", "8"]
+    assert svi.main([*arguments, "--run-dir", run]) == 0
+    capsys.readouterr()
+    assert training.main([run]) == 0
+    lines = {line.split(" | ")[0][2:]: line for line in capsys.readouterr().out.splitlines()}
+    for figure in ("negative_elbo", "kl", "squared_error_and_kl"):
+        _, suite, hand, *_ = lines[figure].split(" | ")
+        assert float(hand) == pytest.approx(float(suite), rel=1e-4)
+
+
+def test_a_training_by_hand_refuses_what_it_cannot_repeat(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    short = ["--data", "digits", "--steps", "2", "--run-dir", run]
+    assert svi.main(["--model", "conv_vae", "--clip", "1", *short]) == 0
+    with pytest.raises(BadInput, match="by hand there is no clip"):
+        training.main([run])
 
 
 def test_operations_of_a_bound_are_those_of_its_networks() -> None:

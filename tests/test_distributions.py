@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from ppl_models import densities
-from ppl_models.distributions import BernoulliImage, MixtureOfNormals
+from ppl_models.distributions import BernoulliImage, MixtureOfNormals, NormalImage
 from ppl_models.nets.activations import elu
 
 
@@ -106,6 +106,22 @@ def test_a_bernoulli_image_refuses_grey_levels_and_other_sizes() -> None:
         fn.log_prob(torch.full((1, 2, 2), 0.5))
     with pytest.raises(ValueError, match="5 logits for an image of shape"):
         BernoulliImage(torch.zeros(5), (1, 2, 2))
+
+
+def test_a_normal_image_is_torch_s(float64: None) -> None:
+    mean, x = torch.randn(2, 1, 3, 4, 5, requires_grad=True), torch.randn(6, 3, 4, 5)
+    ours, theirs = NormalImage(mean, 0.3), dist.Normal(mean, 0.3).to_event(3)
+    assert (ours.batch_shape, ours.event_shape) == (theirs.batch_shape, theirs.event_shape)
+    values = [fn.log_prob(x) for fn in (ours, theirs)]
+    assert values[0].shape == (2, 6)
+    assert_close(*values)
+    assert_close(*(torch.autograd.grad((value**2).sum(), mean)[0] for value in values))
+    draws = ours.sample((4_000,))
+    assert draws.shape == (4_000, 2, 1, 3, 4, 5)
+    assert_close(draws.mean(0), mean.detach(), rtol=0, atol=5 * 0.3 / math.sqrt(4_000))
+    assert draws.std(0).sub(0.3).abs().max() < 0.02
+    with pytest.raises(ValueError, match="support"):
+        NormalImage(mean, 0.3, validate_args=True).log_prob(x * math.nan)
 
 
 def test_elu_is_torch_s(float64: None) -> None:

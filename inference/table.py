@@ -58,8 +58,17 @@ ERRORS = {
     "mean squared error": Column("mean_squared_error", 4),
     "squared error": Column("squared_error"),
     "KL": Column("kl"),
+    "of z1": Column("kl_z1"),
+    "of z2": Column("kl_z2"),
     "squared error + KL": Column("squared_error_and_kl"),
     "-ELBO": Column("negative_elbo"),
+}
+DENSITIES = {
+    "-ELBO": Column("negative_elbo"),
+    "reconstruction": Column("reconstruction"),
+    "KL": Column("kl"),
+    "bits per dimension": Column("bits_per_dim", 3),
+    "bits per dimension, validation": Column("validation_bits_per_dim", 3),
 }
 LABELS = {
     "accuracy": percent("accuracy"),
@@ -143,20 +152,23 @@ def system(result: dict[str, Any]) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """All tables, in Markdown: what bounds log p(x) of binary images, squared errors, and labels."""
+    """All tables, in Markdown: bounds, squared errors and densities of images, points, and labels."""
     binary = [result for result in results if MODELS[result["model"]].pixels == "binary"]
     grey = [result for result in results if {"mean_squared_error", "squared_error"} & result["test"].keys()]
+    dense = [result for result in results if MODELS[result["model"]].pixels in ("unit", "dequantised")]
+    dense = [result for result in dense if result not in grey]
     plane = [result for result in results if MODELS[result["model"]].pixels == "points"]
-    parts = [("Bounds", BOUNDS, binary), ("Squared errors", ERRORS, grey), ("Points", POINTS, plane)]
-    parts.append(("Labels", LABELS, results))
+    parts = [("Bounds", BOUNDS, binary), ("Squared errors", ERRORS, grey)]
+    parts += [("Densities", DENSITIES, dense), ("Points", POINTS, plane), ("Labels", LABELS, results)]
     tables = [rows(title, columns, runs) for title, columns, runs in parts]
     return "\n\n".join(part for part in tables if part)
 
 
 def figures(run: dict[str, Any]) -> dict[str, float]:
-    """Every figure of a run by name: of its test set, `independent_...` of other points, `active_units`."""
+    """Every figure of a run by name: of its test set, `validation_...`, `independent_...`, `active_units`."""
     found = {name: figure["value"] for name, figure in run["test"].items()}
-    found |= {f"independent_{name}": figure["value"] for name, figure in run.get("independent", {}).items()}
+    for part in ("validation", "independent"):
+        found |= {f"{part}_{name}": figure["value"] for name, figure in run.get(part, {}).items()}
     return found | ({"active_units": run["active_units"]} if "active_units" in run else {})
 
 
@@ -182,7 +194,7 @@ def rows(title: str, columns: dict[str, Column], results: list[dict[str, Any]]) 
         cells = [_cell(runs, column) for column in filled.values()]
         seeds = ", ".join(str(run["seed"]) for run in sorted(runs, key=lambda run: run["seed"]))
         pixels = runs[0]["pixels"].partition(":")[0]  # what comes after is how they were drawn
-        beside = REFERENCES[title].get((name, data), "")
+        beside = REFERENCES.get(title, {}).get((name, data), "")
         lines.append(f"| {' | '.join([f'`{name}`', data, pixels, seeds, *cells, beside])} |")
     return "\n".join(lines)
 

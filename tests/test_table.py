@@ -66,6 +66,19 @@ def test_points_have_a_table_of_their_own() -> None:
     assert line.startswith(f"| `vae2d warmup=500` | mnist | 0 or 1 | 0, 1 | {cells} |")
 
 
+def test_densities_of_images_have_a_table_of_their_own() -> None:
+    run = result("vae", 0, {"negative_elbo": 5000.0, "bits_per_dim": 4.3})
+    run["config"] |= {"model": "gated_vae", "shape": [3, 32, 32], "options": {}, "batch_size": 64, "lr": 5e-4}
+    run |= {"model": "gated_vae", "validation": {"bits_per_dim": {"value": 4.2}}}
+    title, _, head, _, line = table.table([run]).splitlines()
+    figures = "-ELBO | bits per dimension | bits per dimension, validation"
+    assert (title, head) == (
+        "**Densities**",
+        f"| system | data | pixels | seeds | {figures} | beside it |",
+    )
+    assert "| 5000.00 | 4.300 | 4.200 |" in line
+
+
 def test_particles_are_named_where_they_count() -> None:
     run = result("vae", 0, {"negative_elbo": 98.0})
     run["config"] |= {"elbo": "iwae", "particles": 50}
@@ -108,10 +121,11 @@ def test_the_readme_is_in_step_with_the_published_runs() -> None:
 
 def test_published_files_are_results_and_nothing_else() -> None:
     files = list((table.ROOT / "runs" / "published").iterdir())
+    parts = {"exact", "independent", "validation", "active_units"}
     for path in files:
         content = json.loads(path.read_text())
         needed = {"model", "data", "pixels", "steps", "seed", "seconds", "device", "test", "config"}
-        assert path.suffix == ".json" and content.keys() - {"exact", "independent", "active_units"} == needed
+        assert path.suffix == ".json" and content.keys() - parts == needed
         assert not {"command", "data_dir"} & content["config"].keys()  # of one machine alone
         assert content["data"] == content["config"]["data"] and "/" not in content["data"]
         assert all({"value", "se"} <= figure.keys() for figure in content["test"].values())

@@ -1,6 +1,7 @@
 """Deep latent-variable models as Pyro model/guide pairs, each with its bound derived by hand beside it."""
 
 from ppl_models.ae import AE
+from ppl_models.af_vae import AFVAE
 from ppl_models.base import Bound, LatentVariableModel
 from ppl_models.beta_vae import BetaVAE
 from ppl_models.conv_vae import ConvVAE
@@ -25,6 +26,7 @@ MODELS: dict[str, type[LatentVariableModel]] = {
     "hvae": HVAE,
     "fsvae": FSVAE,
     "gated_vae": GatedVAE,
+    "af_vae": AFVAE,
     "ppca": PPCA,
     "vae2d": VAE2D,
     "flow": Flow,
@@ -33,6 +35,7 @@ MODELS: dict[str, type[LatentVariableModel]] = {
 
 __all__ = [
     "AE",
+    "AFVAE",
     "FSVAE",
     "GMVAE",
     "HVAE",

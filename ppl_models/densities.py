@@ -44,6 +44,35 @@ def mixture_of_normals(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return normal(x.unsqueeze(-2), loc, scale).logsumexp(-1) - math.log(len(loc))
 
 
+def logistic_mixture(x: Tensor, raw: Tensor, components: int) -> Tensor:
+    """log p of levels x (..., channels, height, width), 2 k / 255 - 1 for k of 256, as mixtures of logistics.
+
+    raw (..., parts, height, width), where a part is a number for each component: the logit of its weight,
+    each channel's loc, then each one's logarithm of the scale, kept within 7 of zero, then the coefficients
+    of the channels before, through tanh. A level has what a logistic distribution has between its borders,
+    u and l in units of the scale: sigmoid(u) - sigmoid(l) = sinh(h) / (cosh(m) + cosh(h)), m half way
+    between them and h half their distance; the first and the last level have all that is beyond them.
+    PixelCNN++ (arXiv 1701.05517), section 2.
+    """
+    channels = x.shape[-3]
+    parts = raw.unflatten(-3, (-1, components)).unbind(-4)  # (..., components, height, width) each
+    logits, locs, logs = parts[0], parts[1 : 1 + channels], parts[1 + channels : 1 + 2 * channels]
+    coefficients = list(parts[1 + 2 * channels :])
+    total = log_softmax(logits.movedim(-3, -1)).movedim(-1, -3)
+    levels = x.unsqueeze(-3).unbind(-4)  # (..., 1, height, width) each
+    for c in range(channels):
+        loc = locs[c] + sum(coefficients.pop(0).tanh() * levels[before] for before in range(c))
+        scale = logs[c].clamp(-7, 7).exp()
+        m, h = (levels[c] - loc) / scale, 1 / (255 * scale)
+        log_sinh = h + (1 - (-2 * h).exp()).log()  # and log 2 less
+        log_cosh = torch.stack(torch.broadcast_tensors(m, -m, h, -h)).logsumexp(0)  # of both, and log 2 less
+        first = -(1 + (-(m + h).abs()).exp()).log() - (-(m + h)).clamp(min=0)
+        last = -(1 + (-(m - h).abs()).exp()).log() - (m - h).clamp(min=0)
+        inner = log_sinh - log_cosh
+        total = total + torch.where(levels[c] == -1, first, torch.where(levels[c] == 1, last, inner))
+    return total.logsumexp(-3).sum((-1, -2))
+
+
 def log_softmax(logits: Tensor) -> Tensor:
     """Logits to normalised log-probabilities, (..., k) both: the one function here that does not sum."""
     return logits - logits.logsumexp(-1, keepdim=True)

@@ -83,5 +83,10 @@ class GatedVAE(LatentVariableModel):
             if kl == "closed"
             else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0)
         )
-        bits = (reconstruction + kl_z) / (math.log(2) * x.shape[-1]) - math.log2(LEVEL)
-        return Bound(reconstruction=reconstruction, kl_z=kl_z, asides={"bits_per_dim": bits})
+        return in_bits(reconstruction, kl_z, x.shape[-1])
+
+
+def in_bits(reconstruction: Tensor, kl_z: Tensor, values: int) -> Bound:
+    """The bound of dequantised images with so many values each, in bits per dimension as well."""
+    bits = (reconstruction + kl_z) / (math.log(2) * values) - math.log2(LEVEL)
+    return Bound(reconstruction=reconstruction, kl_z=kl_z, asides={"bits_per_dim": bits})

@@ -25,7 +25,7 @@ from torch.nn import Parameter
 from inference.arithmetic import double_precision
 from inference.data import PIXELS, HeldOut
 from inference.errors import BadInput, run_command, unknown
-from inference.estimators import ESTIMATORS, divergence
+from inference.estimators import ESTIMATORS, divergence, penalties
 from inference.options import Parser, positive, seed
 from inference.runs import Run
 from ppl_models import MODELS
@@ -243,7 +243,10 @@ def terms_of(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: KL) -> 
             terms["reconstruction"] = expected(-site["fn"].log_prob(site["value"]))
         else:  # an observed site beside the data is a penalty, and bears its name
             terms[name] = -site["fn"].log_prob(site["value"]).mean()
-    return terms
+    beside = {
+        name: site["fn"].log_prob(site["value"]).mean() for name, site in penalties(guide_trace).items()
+    }
+    return terms | beside
 
 
 def formula(cls: type[LatentVariableModel], importance: bool) -> list[str]:

@@ -132,7 +132,7 @@ class Batches:
         self.x = data.x_train.to(device)
         self.y = None if data.y_train is None else data.y_train.to(device)
         self.size, self.seed, self.labels = size, seed, labels.to(device)
-        self.inputs, self.pixels = model.inputs, PIXELS[model.pixels].train
+        self.inputs, self.pixels = model.inputs, PIXELS[model.pixels_of(data.shape)].train
         # The last batch is what is left over; a single image joins the batch before, as batch norm needs two.
         self.per_epoch = max(-(-(len(self.x) - 1) // size), 1)
         self.epoch, self.order = -1, torch.empty(0)
@@ -159,7 +159,7 @@ class HeldOut:
 
     def __init__(self, data: Dataset, model: type[LatentVariableModel], device: torch.device):
         self.data, self.model, self.device = data, model, device
-        self.grey, self.pixels = data.x_test.to(device), PIXELS[model.pixels]
+        self.grey, self.pixels = data.x_test.to(device), PIXELS[model.pixels_of(data.shape)]
         self.x = self.pixels.test(self.grey)
         self.y = None if data.y_test is None else data.y_test.to(device)
         self.inputs = model.inputs

@@ -54,7 +54,10 @@ def _sum_of_terms(
     kwargs: Mapping[str, Any],
     of_latent: Callable[[Any, Any], Tensor],
 ) -> Tensor | float | None:
-    """-log p of every observation and a divergence of every latent, weighted; None if not reparameterised."""
+    """-log p of every observation, a divergence of every latent and the guide's penalties, weighted.
+
+    None where a latent is not reparameterised.
+    """
     with poutine.trace() as q:
         guide(*args, **kwargs)
     if not all(site["fn"].has_rsample for site in _latents(q.trace).values()):
@@ -67,6 +70,8 @@ def _sum_of_terms(
             other = q.trace.nodes.get(name)
             term = -site["fn"].log_prob(site["value"]) if other is None else of_latent(site, other)
             loss = loss + scale_and_mask(term, site["scale"], site["mask"]).sum()
+    for site in penalties(q.trace).values():
+        loss = loss + scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"]).sum()
     return loss
 
 
@@ -111,13 +116,13 @@ class ImportanceWeighted(ELBO):
         """Samples from the guide and what they weigh, unscaled."""
         p, q = self._get_trace(model, guide, args, kwargs)
         latents = {name: site["value"] for name, site in _latents(q).items()}
-        log_p = _log_densities(p)
-        return Draw(latents, log_p["x"], _total(log_p) - _total(_log_densities(q)))
+        log_p = _log_densities(_sites(p))
+        return Draw(latents, log_p["x"], _total(log_p) - _total(_log_densities(_latents(q))))
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         if not self.doubly:
             p, q = self._get_trace(model, guide, args, kwargs)
-            log_w = _total(_log_densities(p)) - _total(_log_densities(q))
+            log_w = _total(_log_densities(_sites(p))) - _total(_log_densities(_latents(q)))
             return -_common_scale(p, q) * self._bound(log_w)
 
         # Both programs at samples z that are leaves of the graph: what flows into a leaf is the gradient
@@ -128,7 +133,7 @@ class ImportanceWeighted(ELBO):
         for name, z in leaves.items():
             q.nodes[name]["value"] = z
         p, q = (self._run(program, q, args, kwargs) for program in (model, guide))
-        log_p, log_q = _total(_log_densities(p)), _total(_log_densities(q))
+        log_p, log_q = _total(_log_densities(_sites(p))), _total(_log_densities(_latents(q)))
         log_w = log_p - log_q
         w = log_w.detach().softmax(0)
         along = torch.autograd.grad((w**2 * log_w).sum(), list(leaves.values()), retain_graph=True)
@@ -141,7 +146,7 @@ class ImportanceWeighted(ELBO):
         """The value alone, as `pyro.infer.SVI.evaluate_loss` asks for it."""
         with torch.no_grad():
             p, q = self._get_trace(model, guide, args, kwargs)
-            log_w = _total(_log_densities(p)) - _total(_log_densities(q))
+            log_w = _total(_log_densities(_sites(p))) - _total(_log_densities(_latents(q)))
             return -_common_scale(p, q) * self._bound(log_w).item()
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
@@ -185,9 +190,14 @@ def _latents(trace: poutine.Trace) -> dict[str, Any]:
     return {name: site for name, site in _sites(trace).items() if not site["is_observed"]}
 
 
-def _log_densities(trace: poutine.Trace) -> dict[str, Tensor]:
+def penalties(guide_trace: poutine.Trace) -> dict[str, Any]:
+    """The sites of a guide that are no latents but `pyro.factor`s: what is minimised beside the bound."""
+    return {name: site for name, site in _sites(guide_trace).items() if site["is_observed"]}
+
+
+def _log_densities(sites: Mapping[str, Any]) -> dict[str, Tensor]:
     """The log-density of each site, unscaled: name -> (particles, batch)."""
-    return {name: site["fn"].log_prob(site["value"]) for name, site in _sites(trace).items()}
+    return {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
 
 
 def _total(log_densities: dict[str, Tensor]) -> Tensor:
@@ -195,9 +205,14 @@ def _total(log_densities: dict[str, Tensor]) -> Tensor:
     return sum(rest, first)
 
 
-def _common_scale(*traces: poutine.Trace) -> float:
-    """The scale that all sites share. Raises ValueError where they differ, or some are masked."""
-    sites = [site for trace in traces for site in _sites(trace).values()]
+def _common_scale(p: poutine.Trace, q: poutine.Trace) -> float:
+    """The scale that all sites share.
+
+    Raises ValueError where they differ, or some are masked, or the guide has a penalty.
+    """
+    if penalties(q):
+        raise ValueError(f"an importance-weighted bound takes no penalty: {', '.join(penalties(q))}")
+    sites = [site for trace in (p, q) for site in _sites(trace).values()]
     scales = {float(site["scale"]) for site in sites}
     if len(scales) > 1 or any(site["mask"] is not None for site in sites):
         raise ValueError("an importance-weighted bound takes no weights: beta must be 1")
@@ -237,6 +252,8 @@ class Loss(nn.Module):
         usual = ESTIMATORS[estimator].particles
         if usual > 1 and getattr(model, "beta", 1.0) != 1.0:
             raise ValueError(f"{estimator} takes no weights: beta must be 1, not {model.beta:g}")
+        if usual > 1 and getattr(model, "free_bits", 0.0):
+            raise ValueError(f"{estimator} takes no penalty: free bits must be 0, not {model.free_bits:g}")
         if usual == 1 and particles not in (None, 1):
             raise ValueError(f"{estimator} takes one sample an image: leave out particles, or choose iwae")
         self.model = model

@@ -235,7 +235,7 @@ def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
         "checksum": data.checksum(),
         "shape": list(data.shape),
         "classes": data.classes,
-        "pixels": PIXELS[cls.pixels].label,
+        "pixels": PIXELS[cls.pixels_of(data.shape)].label,
         "options": {key: settings.pop(key) for key in cls.options()},
         **settings,
         "eval_every": eval_every(settings["steps"]),

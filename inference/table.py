@@ -153,11 +153,14 @@ def system(result: dict[str, Any]) -> str:
 
 def table(results: list[dict[str, Any]]) -> str:
     """All tables, in Markdown: bounds, squared errors and densities of images, points, and labels."""
-    binary = [result for result in results if MODELS[result["model"]].pixels == "binary"]
+
+    def seen(result: dict[str, Any]) -> str:
+        return MODELS[result["model"]].pixels_of(tuple(result["config"]["shape"]))
+
+    binary = [result for result in results if seen(result) == "binary"]
     grey = [result for result in results if {"mean_squared_error", "squared_error"} & result["test"].keys()]
-    dense = [result for result in results if MODELS[result["model"]].pixels in ("unit", "dequantised")]
-    dense = [result for result in dense if result not in grey]
-    plane = [result for result in results if MODELS[result["model"]].pixels == "points"]
+    plane = [result for result in results if seen(result) == "points"]
+    dense = [result for result in results if result not in [*binary, *grey, *plane]]
     parts = [("Bounds", BOUNDS, binary), ("Squared errors", ERRORS, grey)]
     parts += [("Densities", DENSITIES, dense), ("Points", POINTS, plane), ("Labels", LABELS, results)]
     tables = [rows(title, columns, runs) for title, columns, runs in parts]

@@ -11,6 +11,7 @@ from ppl_models.gated_vae import GatedVAE
 from ppl_models.gmvae import GMVAE
 from ppl_models.hvae import HVAE
 from ppl_models.made import MADE
+from ppl_models.pixel_vae import PixelVAE
 from ppl_models.ppca import PPCA
 from ppl_models.ssvae import SSVAE
 from ppl_models.vae import VAE
@@ -27,6 +28,7 @@ MODELS: dict[str, type[LatentVariableModel]] = {
     "fsvae": FSVAE,
     "gated_vae": GatedVAE,
     "af_vae": AFVAE,
+    "pixel_vae": PixelVAE,
     "ppca": PPCA,
     "vae2d": VAE2D,
     "flow": Flow,
@@ -51,4 +53,5 @@ __all__ = [
     "Flow",
     "GatedVAE",
     "LatentVariableModel",
+    "PixelVAE",
 ]

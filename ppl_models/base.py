@@ -125,10 +125,13 @@ class LatentVariableModel(nn.Module):
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
     # How levels become x: "binary", drawn as zeros and ones; "unit", 0 to 1; "centred", -1 to 1;
     # "dequantised", the same with noise of a level's width. "points" are no images.
-    pixels: ClassVar[str] = "binary"
+    pixels: str = "binary"
     usual_data: ClassVar[str | None] = None  # where no data set is named; None is MNIST, or else digits
     side: ClassVar[int | None] = None  # images are zero-padded to side x side; None takes them as they are
     interpolations: ClassVar[int] = 10  # how many pairs of test images are joined in a picture
+    has_mean: ClassVar[bool] = (
+        True  # whether p(x | latents) has a mean image, or else is drawn from to be seen
+    )
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
     small: ClassVar[dict[str, Any]] = {}  # what changes on images of at most 16 x 16
@@ -136,6 +139,7 @@ class LatentVariableModel(nn.Module):
     def __init__(self, shape: tuple[int, ...], classes: int = 0):
         super().__init__()
         self.shape, self.classes = tuple(shape), classes
+        self.pixels = self.pixels_of(self.shape)
 
     def model(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
         """The generative process, p(x, latents), for a batch of observations."""
@@ -187,9 +191,11 @@ class LatentVariableModel(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Mapping[str, Tensor], y: Tensor | None = None) -> Tensor:
-        """The mean image of p(x | latents, y), (batch, *shape). Latents not given come from the prior."""
-        n = len(next(iter(latents.values())))
-        return self.generate(n, latents, y).nodes["x"]["fn"].mean
+        """The mean image of p(x | latents, y), (batch, *shape), or a draw where there is none.
+
+        Latents not given come from the prior.
+        """
+        return self.sample(len(next(iter(latents.values()))), y, latents, noise=False)
 
     @torch.no_grad()
     def sample(
@@ -197,11 +203,11 @@ class LatentVariableModel(nn.Module):
     ) -> Tensor:
         """n images from the generative process, (n, *shape): draws of x, or mean images without `noise`.
 
-        y (n,) holds labels, for a model that has them; where it must be given one and is not, classes are
+        Where the model has no mean images these are draws too. y (n,) holds labels, for a model that has them; where it must be given one and is not, classes are
         drawn evenly. `latents`, by name, are taken as given.
         """
         site = self.generate(n, latents, y).nodes["x"]
-        return site["value"] if noise else site["fn"].mean
+        return site["value"] if noise or not self.has_mean else site["fn"].mean
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -239,6 +245,11 @@ class LatentVariableModel(nn.Module):
         x = like.new_empty(n, *self.shape)
         program = poutine.condition(poutine.uncondition(self.model), data=given)
         return poutine.trace(program).get_trace(x, **inputs)
+
+    @classmethod
+    def pixels_of(cls, shape: tuple[int, ...]) -> str:
+        """What levels become in images of that shape: see `pixels`."""
+        return cls.pixels
 
     @classmethod
     def padded(cls, shape: tuple[int, ...]) -> tuple[int, ...]:

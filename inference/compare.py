@@ -243,10 +243,9 @@ def terms_of(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: KL) -> 
             terms["reconstruction"] = expected(-site["fn"].log_prob(site["value"]))
         else:  # an observed site beside the data is a penalty, and bears its name
             terms[name] = -site["fn"].log_prob(site["value"]).mean()
-    beside = {
-        name: site["fn"].log_prob(site["value"]).mean() for name, site in penalties(guide_trace).items()
-    }
-    return terms | beside
+    for name, site in penalties(guide_trace).items():
+        terms[name] = site["fn"].log_prob(site["value"]).mean()
+    return terms
 
 
 def formula(cls: type[LatentVariableModel], importance: bool) -> list[str]:

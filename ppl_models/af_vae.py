@@ -1,7 +1,7 @@
 """The gated variational auto-encoder with an autoregressive flow as its prior."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, cast
 
 import pyro
 import pyro.distributions as dist
@@ -47,15 +47,16 @@ class AFVAE(GatedVAE):
         flows: Annotated[int, "of the prior, every other one backwards"] = 2,
     ):
         super().__init__(shape, classes, z_channels=z_channels)
-        self.flows = nn.ModuleList(PixelCNN(z_channels, WIDTH, 2 * z_channels, REACH) for _ in range(flows))
+        networks = [PixelCNN(z_channels, WIDTH, 2 * z_channels, REACH) for _ in range(flows)]
         with torch.no_grad():  # the prior begins near the standard normal
-            for flow in self.flows:
-                for p in flow.head[-1].parameters():
+            for network in networks:
+                for p in network.head[-1].parameters():
                     p.mul_(0.01)
+        self.flows = nn.ModuleList(networks)
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", AutoregressiveMap(self.flows, self.z_shape))
+            z = pyro.sample("z", AutoregressiveMap(cast(list[PixelCNN], self.flows), self.z_shape))
             pyro.sample("x", dist.Normal(*self._decode(z)).to_event(3), obs=x)
 
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:

@@ -129,9 +129,7 @@ class LatentVariableModel(nn.Module):
     usual_data: ClassVar[str | None] = None  # where no data set is named; None is MNIST, or else digits
     side: ClassVar[int | None] = None  # images are zero-padded to side x side; None takes them as they are
     interpolations: ClassVar[int] = 10  # how many pairs of test images are joined in a picture
-    has_mean: ClassVar[bool] = (
-        True  # whether p(x | latents) has a mean image, or else is drawn from to be seen
-    )
+    has_mean: ClassVar[bool] = True  # whether p(x | latents) has a mean image: if not, it is drawn from
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
     small: ClassVar[dict[str, Any]] = {}  # what changes on images of at most 16 x 16
@@ -203,8 +201,9 @@ class LatentVariableModel(nn.Module):
     ) -> Tensor:
         """n images from the generative process, (n, *shape): draws of x, or mean images without `noise`.
 
-        Where the model has no mean images these are draws too. y (n,) holds labels, for a model that has them; where it must be given one and is not, classes are
-        drawn evenly. `latents`, by name, are taken as given.
+        Where the model has no mean images these are draws too. y (n,) holds labels, for a model that has
+        them; where it must be given one and is not, classes are drawn evenly. `latents`, by name, are taken
+        as given.
         """
         site = self.generate(n, latents, y).nodes["x"]
         return site["value"] if noise or not self.has_mean else site["fn"].mean

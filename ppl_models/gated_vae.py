@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -39,7 +39,7 @@ class GatedVAE(LatentVariableModel):
     channels of each can be added to what came in.
     """
 
-    estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
+    estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace", "iwae", "iwae_dreg")
     pixels, side = "dequantised", 32
     interpolations = 5
     defaults = {"steps": 3_000, "batch_size": 64, "lr": 5e-4}

@@ -1,4 +1,4 @@
-"""The variational auto-encoder whose decoder is a PixelCNN: what is near in the image, and what is left to z."""
+"""The variational auto-encoder with a PixelCNN for a decoder: what is near, and what is left to z."""
 
 import math
 from collections.abc import Mapping

@@ -30,6 +30,7 @@ from inference.options import Parser, positive, seed
 from inference.runs import Run
 from ppl_models import MODELS
 from ppl_models.base import KL, LatentVariableModel, latents_of
+from ppl_models.code_prior import CodePrior
 
 VALUE_TOLERANCE = 1e-9  # of the sum of the terms' magnitudes
 PARTICLES = 5  # of the importance-weighted bounds
@@ -75,7 +76,8 @@ def of_model(name: str, estimator: str, batch: int, seed: int) -> dict[str, Any]
     pyro.set_rng_seed(seed)
     cls = MODELS[name]
     options = {"beta": 1.0} if ESTIMATORS[estimator].particles > 1 and "beta" in cls.options() else {}
-    model = cls(cls.padded((1, 28, 28)), 10, **options)
+    shape = (1, 8, 8) if cls.pixels == "codes" else (1, 28, 28)
+    model = cls(cls.padded(shape), 10, **options)
     model.train(batch > 1)  # batch norm needs two
     return {"model": name, **compare(model, example_inputs(model, batch), estimator)}
 
@@ -107,7 +109,8 @@ def example_inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
     def images(n: int) -> Tensor:
         if model.pixels == "points":
             return torch.randn(n, *model.shape, dtype=dtype)
-        levels = torch.randint(256, (n, *model.shape), dtype=torch.uint8)
+        below = model.codes if isinstance(model, CodePrior) else 256
+        levels = torch.randint(below, (n, *model.shape), dtype=torch.uint8)
         return PIXELS[model.pixels].train(levels).to(dtype)
 
     makers = {

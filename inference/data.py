@@ -73,7 +73,7 @@ def dequantise_once(x: Tensor) -> Tensor:
 
 
 def as_they_are(x: Tensor) -> Tensor:
-    """Points, in the default precision."""
+    """Points and codes, in the default precision."""
     return x.to(torch.get_default_dtype())
 
 
@@ -107,6 +107,7 @@ PIXELS = {
         _shifted,
         f"-1 to 1, with uniform noise of a level's width: {NOISE}",
     ),
+    "codes": Pixels(as_they_are, as_they_are, as_they_are, _same, "codes as they are"),
     "points": Pixels(as_they_are, as_they_are, as_they_are, _same, "points as they are"),
 }
 

@@ -306,8 +306,9 @@ def _npz(path: Path) -> Dataset:
     grey = {part: _images(arrays[f"x_{part}"], f"{path}: x_{part}") for part in ("train", "test")}
     if grey["train"].shape[1:] != grey["test"].shape[1:]:
         raise BadInput(f"{path}: images of x_train and x_test differ in shape: make them the same")
-    # No set of images is all but black: where nothing exceeds 1, the range is 0..1.
-    factor = 255.0 if max(part.max() for part in grey.values()) <= 1 else 1.0
+    # No set of images is all but black: where nothing exceeds 1, the range is 0..1. Codes say what they are.
+    unit = "codes" not in arrays and max(part.max() for part in grey.values()) <= 1
+    factor = 255.0 if unit else 1.0
     x = {part: torch.from_numpy(np.rint(grey[part] * factor).astype(np.uint8)) for part in grey}
     y: dict[str, Tensor | None] = {
         part: _labels(arrays[f"y_{part}"], len(x[part]), f"{path}: y_{part}")

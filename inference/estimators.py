@@ -252,7 +252,7 @@ class Loss(nn.Module):
         usual = ESTIMATORS[estimator].particles
         if usual > 1 and getattr(model, "beta", 1.0) != 1.0:
             raise ValueError(f"{estimator} takes no weights: beta must be 1, not {model.beta:g}")
-        if usual > 1 and getattr(model, "free_bits", 0.0):
+        if usual > 1 and getattr(model, "free_bits", 0.0) > 0:
             raise ValueError(f"{estimator} takes no penalty: free bits must be 0, not {model.free_bits:g}")
         if usual == 1 and particles not in (None, 1):
             raise ValueError(f"{estimator} takes one sample an image: leave out particles, or choose iwae")

@@ -94,18 +94,23 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
 
     Each figure is `value`, in nats per image (accuracy: a share), with `se`, the standard error over
     images, and, with two `draws` of the latents an image or more, `mc_se`, the part of it that more draws
-    would take away. Accuracy is read on grey levels, as the course does. torch's generator is left as it
-    was found.
+    would take away. Accuracy is read on grey levels, as the course does. Of a codebook, `usage` is the share
+    of its entries that are chosen at all, and `perplexity` the exponential of the entropy of the choices;
+    they have a value alone. torch's generator is left as it was found.
     """
     was_training = model.training
     model.eval()
     per_image: dict[str, list[Tensor]] = {}  # (draws, chunk) each
+    counts = None  # of the entries of a codebook
     devices = [test.x.device] if test.x.is_cuda else []
     with torch.random.fork_rng(devices), pyro.validation_enabled(False):
         torch.manual_seed(0)
         for inputs, grey, y in test.chunks(CHUNK):
             latents = draw_latents(model, **inputs)
             bounds = [model.bound(**inputs, latents=latents)]
+            chosen = model.code_counts(latents)
+            if chosen is not None:
+                counts = chosen if counts is None else counts + chosen
             if latents:  # or else one is as good as many
                 more = (draw_latents(model, **inputs) for _ in range(draws - 1))
                 bounds += [model.bound(**inputs, latents=latents) for latents in more]
@@ -120,7 +125,12 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
             for name, values in figures.items():
                 per_image.setdefault(name, []).append(values.double())
     model.train(was_training)
-    return {name: _summary(torch.cat(chunks, dim=1)) for name, chunks in per_image.items()}
+    found = {name: _summary(torch.cat(chunks, dim=1)) for name, chunks in per_image.items()}
+    if counts is not None:
+        share = counts.double() / counts.sum()
+        found["usage"] = {"value": (counts > 0).double().mean().item()}
+        found["perplexity"] = {"value": torch.special.entr(share).sum().exp().item()}
+    return found
 
 
 def _summary(values: Tensor) -> dict[str, float]:

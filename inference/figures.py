@@ -29,6 +29,12 @@ LABELS = {
     "squared_error": "squared error",
     "squared_error_and_kl": "squared error + KL",
     "bits_per_dim": "negative ELBO",
+    "loss": "squared error, codebook and commitment",
+    "codebook": "codes from the encoder's outputs",
+    "commitment": "the encoder's outputs from codes",
+    "usage": "codes used",
+    "perplexity": "perplexity of the codes",
+    "nats_per_code": "-log p(codes)",
     "negative_log_p": "-log p(x)",
 }
 SPLITS = {  # of the lines of metrics.jsonl: what each is called and how it is drawn
@@ -39,6 +45,12 @@ SPLITS = {  # of the lines of metrics.jsonl: what each is called and how it is d
 UNITS = {
     "bits_per_dim": "bits per dimension",
     "accuracy": "share",
+    "loss": "mean over values",
+    "codebook": "squared error per value",
+    "commitment": "squared error per value",
+    "usage": "share",
+    "perplexity": "codes",
+    "nats_per_code": "nats per code",
     "mean_squared_error": "per pixel",
     "squared_error": "per image",
 }
@@ -55,7 +67,9 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
     model.eval()
     with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []):
         torch.manual_seed(0)
-        if model.pixels == "points":
+        if model.pixels == "codes":
+            pass  # they look like nothing until they are decoded: see `inference.stages`
+        elif model.pixels == "points":
             draw_points(model, batches, test, run.figures)
         else:
             draw_images(model, batches, test, run)

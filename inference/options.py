@@ -16,6 +16,7 @@ from ppl_models.base import LatentVariableModel
 
 DATA_DIR = Path("data")  # unless another is named
 PRECISIONS = ("float32", "bfloat16")  # of the networks while they train
+PRIORS = tuple(dict.fromkeys(prior for model in MODELS.values() for prior in model.priors))
 SCHEDULES = ("constant", "cosine")  # of the learning rate; cosine takes it to zero at the last step
 # How training goes where neither the command line nor the model says otherwise.
 TRAINING = {
@@ -81,11 +82,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
     Prints help and exits where asked. Raises BadInput for anything that cannot be used.
     """
-    first = Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    first.add_argument("--model")
-    name = getattr(first.parse_known_args(arguments)[0], "model", None)
-    if name is not None and name not in MODELS:
-        raise unknown("model", name, MODELS)
+    name = _model_of(arguments)
     given = _parser(name).parse_args(arguments)
     if hasattr(given, "elbo") and name and given.elbo not in MODELS[name].estimators:
         raise unknown(f"--elbo for {name}", given.elbo, MODELS[name].estimators)
@@ -106,6 +103,27 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                 f"{flag} cannot change on --resume, the run's own config.json decides: leave it out"
             )
     return given
+
+
+def _model_of(arguments: list[str]) -> str | None:
+    """The model whose options are given: the one that is named, or the prior of a finished run."""
+    first = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    for flag in ("--model", "--from", "--prior"):
+        first.add_argument(flag)
+    named = vars(first.parse_known_args(arguments)[0])
+    model, prior = named.get("model"), named.get("prior")
+    if model is not None and model not in MODELS:
+        raise unknown("model", model, MODELS)
+    if prior is not None and prior not in PRIORS:
+        raise unknown("--prior", prior, PRIORS)
+    if "from" in named:
+        if prior is None or model is not None:
+            raise BadInput("--from takes a finished run, --prior NAME and the prior's options, no --model")
+        return f"code_{prior}"
+    if prior is not None and (model is None or prior not in MODELS[model].priors):
+        having = " or ".join(key for key, cls in MODELS.items() if cls.priors)
+        raise BadInput(f"--prior goes with --model {having}, or with --from RUN_DIR: leave it out")
+    return model
 
 
 def _parser(name: str | None) -> Parser:
@@ -151,6 +169,10 @@ def _parser(name: str | None) -> Parser:
         usual = {key: ESTIMATORS[key].particles for key in estimators if ESTIMATORS[key].particles > 1}
         words = ", ".join(f"{number} with {key}" for key, number in usual.items())
         add("--particles", type=positive(int), metavar="K", help=f"samples an image (default: {words})")
+    about = f"of a vqvae's codes, learned when it is trained, in a run beside: {', '.join(PRIORS)}"
+    add("--prior", metavar="NAME", help=about)
+    about = "learn --prior on this finished run's codes; all other options are then the prior's"
+    add("--from", type=Path, metavar="RUN_DIR", help=about)
     about = "share of the training set that is kept apart for validation, drawn by --seed"
     add("--validation", type=share, metavar="SHARE", help=about + default("validation"))
     add("--seed", type=seed, metavar="N", help="decides every random draw (default: 0)")

@@ -3,8 +3,10 @@
 python -m inference.svi --model ssvae                 the main job, on MNIST where it is to be had
 python -m inference.svi --model ssvae --help          that model's options
 python -m inference.svi --resume runs/ssvae/...       go on with a run that was stopped
+python -m inference.svi --model vqvae --prior transformer      both stages of a system trained in two
 """
 
+import argparse
 import math
 import shlex
 import time
@@ -26,6 +28,7 @@ from inference.options import DATA_DIR, configuration, eval_every, parse
 from inference.probe import active_units
 from inference.progress import Progress, StopSignals, table
 from inference.runs import Run, provenance
+from inference.stages import draw, second_stage
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel, draw_latents
 
@@ -37,6 +40,19 @@ DRAWS = 10  # of the latents, an image, for the figures at the end
 def main(arguments: list[str]) -> int:
     """Train as the arguments say. Returns the exit status: 0, 1 where training broke off, 130 if stopped."""
     given = parse(arguments)
+    if hasattr(given, "from"):
+        status, _ = train(second_stage(given, vars(given)["from"]), arguments)
+        return status
+    status, run = train(given, arguments)
+    if status or not hasattr(given, "prior"):
+        return status
+    kept = {key: value for key, value in vars(given).items() if key in ("prior", "seed", "device", "resume")}
+    status, _ = train(second_stage(argparse.Namespace(**kept), run.folder), arguments)
+    return status
+
+
+def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
+    """One run, new or resumed, as the options say: the exit status, and the run."""
     state = None
     if given.resume:
         run, config = Run.open(given.resume)
@@ -63,6 +79,8 @@ def main(arguments: list[str]) -> int:
         kinds = ("points in the plane", f"try --data {cls.usual_data}")
         takes, advice = kinds if cls.pixels == "points" else ("images", "try --data digits")
         raise BadInput(f"{config['model']} takes {takes}, and {data.name} has none: {advice}")
+    if cls.pixels == "codes" and data.x_train.max() >= config["options"]["codes"]:
+        raise BadInput(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
     data = data.padded(cls.side)
     labels = torch.empty(0, dtype=torch.long)
     if "x_labelled" in cls.inputs:
@@ -87,8 +105,13 @@ def main(arguments: list[str]) -> int:
     else:
         command = shlex.join(["python", "-m", "inference.svi", *arguments])
         config |= {"labelled": labels.tolist(), "command": command, **provenance()}
+        if hasattr(given, "from"):
+            config |= {"from": str(vars(given)["from"].resolve())}
         run = Run.create(getattr(given, "run_dir", None), config)
-    return fit(model, batches, HeldOut(data, cls, device), config, run, state)
+    status = fit(model, batches, HeldOut(data, cls, device), config, run, state)
+    if status == 0 and "from" in config:
+        draw(run.folder, Path(config["from"]), getattr(given, "data_dir", None))
+    return status, run
 
 
 def fit(
@@ -189,7 +212,7 @@ def fit(
         print(f"stopped at step {step} of {steps}; go on with: {again}")
         return 130
 
-    here = ("command", "data_dir")  # of this machine alone: results are for others too
+    here = ("command", "data_dir", "from")  # of this machine alone: results are for others too
     settings = {key: value for key, value in config.items() if key not in here}
     settings["data"] = Path(config["data"]).name  # a file, wherever it lies
     results = {key: settings[key] for key in ("model", "data", "pixels", "steps", "seed")}

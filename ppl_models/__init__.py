@@ -4,6 +4,7 @@ from ppl_models.ae import AE
 from ppl_models.af_vae import AFVAE
 from ppl_models.base import Bound, LatentVariableModel
 from ppl_models.beta_vae import BetaVAE
+from ppl_models.code_prior import CodePixelCNN, CodeTransformer
 from ppl_models.conv_vae import ConvVAE
 from ppl_models.flow import Flow
 from ppl_models.fsvae import FSVAE
@@ -16,6 +17,7 @@ from ppl_models.ppca import PPCA
 from ppl_models.ssvae import SSVAE
 from ppl_models.vae import VAE
 from ppl_models.vae2d import VAE2D
+from ppl_models.vqvae import VQVAE
 
 MODELS: dict[str, type[LatentVariableModel]] = {
     "vae": VAE,
@@ -29,6 +31,9 @@ MODELS: dict[str, type[LatentVariableModel]] = {
     "gated_vae": GatedVAE,
     "af_vae": AFVAE,
     "pixel_vae": PixelVAE,
+    "vqvae": VQVAE,
+    "code_pixelcnn": CodePixelCNN,
+    "code_transformer": CodeTransformer,
     "ppca": PPCA,
     "vae2d": VAE2D,
     "flow": Flow,
@@ -47,8 +52,11 @@ __all__ = [
     "SSVAE",
     "VAE",
     "VAE2D",
+    "VQVAE",
     "BetaVAE",
     "Bound",
+    "CodePixelCNN",
+    "CodeTransformer",
     "ConvVAE",
     "Flow",
     "GatedVAE",

@@ -124,11 +124,12 @@ class LatentVariableModel(nn.Module):
     inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
     # How levels become x: "binary", drawn as zeros and ones; "unit", 0 to 1; "centred", -1 to 1;
-    # "dequantised", the same with noise of a level's width. "points" are no images.
+    # "dequantised", the same with noise of a level's width. "points" and "codes" are no images.
     pixels: str = "binary"
     usual_data: ClassVar[str | None] = None  # where no data set is named; None is MNIST, or else digits
     side: ClassVar[int | None] = None  # images are zero-padded to side x side; None takes them as they are
     interpolations: ClassVar[int] = 10  # how many pairs of test images are joined in a picture
+    priors: ClassVar[tuple[str, ...]] = ()  # what can be learned on its codes afterwards, as `code_NAME`
     has_mean: ClassVar[bool] = True  # whether p(x | latents) has a mean image: if not, it is drawn from
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
@@ -165,6 +166,10 @@ class LatentVariableModel(nn.Module):
 
     def log_likelihood(self, x: Tensor) -> Tensor | None:
         """log p(x) of images (batch, *shape) in closed form, (batch,); None where it has none."""
+        return None
+
+    def code_counts(self, latents: Mapping[str, Tensor]) -> Tensor | None:
+        """How many places of the latents are each entry of a codebook, (codes,); None where there is none."""
         return None
 
     def remark(self) -> str | None:

@@ -18,7 +18,7 @@ from inference import datasets
 from inference.compare import compare, example_inputs
 from inference.data import Batches, HeldOut, labelled
 from inference.estimators import ESTIMATORS, Loss
-from inference.options import defaults
+from inference.options import TRAINING, defaults
 from inference.runs import Run
 from inference.svi import fit
 from ppl_models import MODELS
@@ -46,8 +46,8 @@ def model(request: pytest.FixtureRequest) -> LatentVariableModel:
 
 
 def slow(model: LatentVariableModel) -> bool:
-    """Whether a step takes long: convolutions do."""
-    return any(isinstance(part, torch.nn.Conv2d) for part in model.modules())
+    """Whether a step takes long: convolutions and attention do."""
+    return any(isinstance(part, torch.nn.Conv2d | torch.nn.Embedding) for part in model.modules())
 
 
 def train_a_little(model: LatentVariableModel, estimator: str) -> None:
@@ -194,7 +194,7 @@ def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path
     batches = Batches(data, cls, 5 if slow(build(name)) else 31, 0, labels, device)
     config = {**defaults(cls, SHAPE), "model": name, "data": "digits", "elbo": estimator, "steps": 3}
     config |= {"eval_every": 1, "pixels": "0 or 1", "particles": 4 if "iwae" in estimator else 1}
-    config |= {"schedule": "constant", "warmup": 0}
+    config |= TRAINING  # as plain as `pyro.infer.SVI` is
 
     options = options_for(name, estimator)
     ours, theirs = build(name, **options), build(name, **options)
@@ -250,7 +250,7 @@ def test_images_come_out_as_they_went_in(model: LatentVariableModel) -> None:
 def test_draws_follow_their_means(model: LatentVariableModel) -> None:
     if not model.prior(1) or not model.has_mean:
         return  # what is drawn pixel by pixel has no mean image
-    n = 1000 if slow(model) else 4000
+    n = 400 if slow(model) else 4000
     latents = {name: z.expand(n, *z.shape[1:]) for name, z in model.prior(1).items()}
     y = torch.ones(n, dtype=torch.long) if "y" in model.inputs else None
     draws = model.sample(n, y, latents)

@@ -3,6 +3,7 @@
 from ppl_models.distributions.autoregressive import AutoregressiveImage
 from ppl_models.distributions.autoregressive_map import AutoregressiveMap
 from ppl_models.distributions.bernoulli import BernoulliImage
+from ppl_models.distributions.codes import UniformCodes
 from ppl_models.distributions.logistic_mixture import LogisticMixtureImage
 from ppl_models.distributions.mixture import MixtureOfNormals
 from ppl_models.distributions.normal import NormalImage
@@ -16,4 +17,5 @@ __all__ = [
     "MixtureOfNormals",
     "NormalImage",
     "PlaceByPlace",
+    "UniformCodes",
 ]

@@ -1,0 +1,64 @@
+"""The second stage of a system trained in two: an autoregressive prior of a finished run's codes."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.data import HeldOut
+from inference.datasets import Dataset
+from inference.errors import BadInput
+from inference.figures import save_images
+from inference.runs import Run
+from ppl_models import VQVAE
+
+CHUNK = 500  # images encoded at a time
+SAMPLES = 100
+
+
+def second_stage(given: argparse.Namespace, folder: Path) -> argparse.Namespace:
+    """The options of the prior's own run, in `folder/prior-NAME` unless named: its data are the codes.
+
+    These are written into the first run's folder, codes.npz, as any data set of one's own is. Raises BadInput
+    where the folder is no finished run of a model with codes.
+    """
+    model, data = _first(folder, getattr(given, "data_dir", None))
+    parts = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
+    codes = len(model.codebook.entries)
+    arrays: dict[str, Any] = {f"x_{part}": _codes(model, data, x) for part, (x, _) in parts.items()}
+    arrays |= {"codes": codes}
+    arrays |= {f"y_{part}": y.numpy() for part, (_, y) in parts.items() if y is not None}
+    file = folder / "codes.npz"
+    np.savez_compressed(file, **arrays)
+    own = {"run_dir": folder / f"prior-{given.prior}"} | vars(given)
+    own |= {"model": f"code_{given.prior}", "data": str(file), "codes": codes}
+    return argparse.Namespace(**(own | {"from": folder}))
+
+
+def draw(second: Path, first: Path, data_dir: Path | None = None) -> None:
+    """Codes drawn from the prior and decoded by the first stage, as samples.png of the prior's run."""
+    run, _, _, prior = Run.restore(second)
+    model, _ = _first(first, data_dir)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        index = prior.sample(SAMPLES)[:, 0].long()
+    title = f"{SAMPLES} samples: codes of the prior, and the mean images they are decoded to"
+    save_images(model, model.decode_codes(index), 10, run.figures / "samples.png", title)
+
+
+def _first(folder: Path, data_dir: Path | None) -> tuple[VQVAE, Dataset]:
+    run, config, data, model = Run.restore(folder, data_dir)
+    if not isinstance(model, VQVAE):
+        raise BadInput(f"{folder} is a run of {config['model']}, which has no codes: name one of vqvae")
+    run.results()  # refuses a run that has not come to its end
+    return model, data
+
+
+def _codes(model: VQVAE, data: Dataset, x: Tensor) -> np.ndarray:
+    """The codes of images as levels, (n, 8, 8), uint8."""
+    levels = Dataset(data.name, data.x_train, None, x, None)
+    chunks = HeldOut(levels, type(model), torch.device("cpu")).chunks(CHUNK)
+    return torch.cat([model.codes(**inputs) for inputs, _, _ in chunks]).to(torch.uint8).numpy()

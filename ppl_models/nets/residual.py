@@ -1,0 +1,49 @@
+"""The networks of Berkeley's VQ-VAE: images of 32 x 32, maps of 8 x 8, pre-activated residual blocks.
+
+All take and give tensors with any leading dimensions.
+"""
+
+from torch import Tensor, nn
+
+from ppl_models.nets.conv import Leading
+
+WIDTH = 256
+
+
+class ResidualBlock(nn.Sequential):
+    """x + a 3 x 3 and a 1 x 1 convolution of x, each after batch norm and ReLU: (batch, WIDTH, ...) both."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            *(nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
+            *(nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 1)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class ResidualEncoder(Leading):
+    """(..., channels, 32, 32) to (..., WIDTH, 8, 8)."""
+
+    event_dim = 3
+
+    def __init__(self, channels: int):
+        super().__init__(
+            *(nn.Conv2d(channels, WIDTH, 4, stride=2, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU()),
+            nn.Conv2d(WIDTH, WIDTH, 4, stride=2, padding=1),
+            *(ResidualBlock(), ResidualBlock()),
+        )
+
+
+class ResidualDecoder(Leading):
+    """(..., WIDTH, 8, 8) to (..., channels, 32, 32); no last activation."""
+
+    event_dim = 3
+
+    def __init__(self, channels: int):
+        super().__init__(
+            *(ResidualBlock(), ResidualBlock()),
+            *(nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.ConvTranspose2d(WIDTH, WIDTH, 4, stride=2, padding=1)),
+            *(nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.ConvTranspose2d(WIDTH, channels, 4, stride=2, padding=1)),
+        )

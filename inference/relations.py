@@ -139,6 +139,7 @@ def _read(trace: poutine.Trace, parameters: set[str]) -> Relations:
     """The graph of a followed run."""
     found = Relations()
     sites = [s for s in trace.nodes.values() if s["type"] == "sample" and not site_is_subsample(s)]
+    sites = [s for s in sites if not s["infer"].get("is_auxiliary")]  # a penalty is no variable
     named = {site["infer"]["seen_as"] for site in sites}
     for site in sites:
         name = site["infer"]["seen_as"]
@@ -151,7 +152,8 @@ def _read(trace: poutine.Trace, parameters: set[str]) -> Relations:
                 kind = "parameter" if source in parameters else "input"
                 place = () if kind == "parameter" else inside[:1]
                 found.nodes[source] = Node(source, kind, kind == "input", plates=place)
-            if source != name:
+            longer = any(source == other and set(networks) < set(path) for other, path in sources)
+            if source != name and not longer:  # a way that lies within another is not shown
                 found.edges.append(Edge(source, name, networks))
         found.nodes[name] = Node(
             name,

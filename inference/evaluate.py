@@ -11,21 +11,25 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from inference import figures, importance
 from inference.arithmetic import choose_device, fast_float32
 from inference.classifier import legible
 from inference.data import HeldOut
+from inference.datasets import Dataset
 from inference.errors import BadInput, run_command
 from inference.options import Parser, positive
 from inference.probe import probe
 from inference.progress import table
 from inference.runs import Run
-from ppl_models.base import LatentVariableModel, draw_latents
+from ppl_models.base import LatentVariableModel, draw_latents, latents_of
 
 PARTICLES = [1, 10, 100, 1000]
 CHUNK = 500  # test images at a time
@@ -62,8 +66,9 @@ def main(arguments: list[str]) -> int:
     results = run.results()
     fast_float32()
     model.to(device)
-    if given.images and "negative_elbo" not in results["test"]:
-        raise BadInput(f"{config['model']} has no bound here, and no importance weights: leave out --images")
+    why = none_to_weigh(model, data, results)
+    if given.images and why:
+        raise BadInput(f"{config['model']} {why}, and has no importance weights: leave out --images")
     if given.images:
         y = None if data.y_test is None else data.y_test[: given.images]
         few = HeldOut(replace(data, x_test=data.x_test[: given.images], y_test=y), type(model), device)
@@ -74,18 +79,30 @@ def main(arguments: list[str]) -> int:
     found = probe(model, data)
     if {"reconstruction", "negative_log_p"} & results["test"].keys():  # a classifier alone generates nothing
         found |= legible(model, data)
-    if "negative_elbo" in results["test"]:
+    if not why:
         weighed = importance.weigh(model, test, sorted(set(given.particles)), given.memory)
         found |= weighed.figures
         run.figures.mkdir(exist_ok=True)
         figures.pareto(weighed.k_hat, importance.THRESHOLD, run.figures / "k_hat.png")
         importance.write_netcdf(weighed, test.y, run.folder / "posterior.nc")
     else:
-        print(f"{config['model']} has no bound here: no importance weights", file=sys.stderr)
+        print(f"{config['model']} {why}: no importance weights", file=sys.stderr)
     results["test"] |= found
     run.write("results.json", results)
     print(json.dumps(results["test"], indent=2) if given.json else table(results["test"]))
     return 0
+
+
+def none_to_weigh(model: LatentVariableModel, data: Dataset, results: dict[str, Any]) -> str:
+    """Why there are no importance weights to be had of a run, in words; nothing where there are."""
+    if "negative_elbo" not in results["test"]:
+        return "has no bound here"
+    inputs, _, _ = next(HeldOut(data, type(model), torch.device("cpu")).chunks(1))
+    device = next(model.parameters()).device
+    with torch.no_grad(), poutine.trace() as tracer:
+        model.guide(**{name: value.to(device) for name, value in inputs.items()})
+    sites = (tracer.trace.nodes[name]["fn"] for name in latents_of(tracer.trace))
+    return "has a guide that is a point" if all(isinstance(fn, dist.Delta) for fn in sites) else ""
 
 
 @torch.no_grad()

@@ -84,12 +84,16 @@ def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run
         draw_samples(model, run.figures / "samples.png", noise=True)
     if "reconstruction" not in run.metrics()[-1]:
         return  # a classifier alone generates nothing
-    for name, noise in (("samples", True), ("sample_means", False)):
-        torch.manual_seed(0)  # the same latents in both pictures
-        draw_samples(model, run.figures / f"{name}.png", noise)
-    torch.manual_seed(1)
-    means = model.sample(16, noise=False)
-    save_images(model, means, 4, run.figures / "samples_16.png", "16 samples, mean images")
+    torch.manual_seed(0)
+    draw_samples(model, run.figures / "samples.png", noise=True)
+    if model.has_mean:
+        torch.manual_seed(0)  # the same latents
+        draw_samples(model, run.figures / "sample_means.png", noise=False)
+        torch.manual_seed(1)
+        means = model.sample(16, noise=False)
+        save_images(model, means, 4, run.figures / "samples_16.png", "16 samples, mean images")
+    else:
+        draw_again(model, run.figures / "redrawn.png")
     draw_reconstructions(model, test, run.figures)
     if not model.has_label:  # half way between two labels there is nothing
         draw_interpolations(model, test, run.figures / "interpolations.png")
@@ -199,6 +203,13 @@ def draw_samples(model: LatentVariableModel, path: Path, noise: bool) -> None:
         images = model.sample(n, noise=noise)
         title = f"{n} samples of p(x), {what}"
     save_images(model, images, columns, path, title)
+
+
+def draw_again(model: LatentVariableModel, path: Path) -> None:
+    """Ten rows of ten draws of x, each row of the same latents: what they decide, and what they do not."""
+    latents = {name: z.repeat_interleave(10, 0) for name, z in model.prior(10).items()}
+    title = "10 latents, a row each: x drawn ten times from the same"
+    save_images(model, model.sample(100, latents=latents), 10, path, title)
 
 
 def save_images(

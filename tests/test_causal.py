@@ -1,16 +1,15 @@
 """Networks that see only what came before: their fields by Jacobian, and drawing by either way."""
 
-from collections.abc import Iterator
-
-import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from benchmarks.sampling import Naive
+from ppl_models.code_prior import categorical as codes
 from ppl_models.distributions import BernoulliImage, LogisticMixtureImage, PlaceByPlace
 from ppl_models.distributions.logistic_mixture import outputs
-from ppl_models.nets.pixelcnn import Causal, PixelCNN
+from ppl_models.nets.pixelcnn import PixelCNN
 from ppl_models.nets.transformer import CausalTransformer
 
 
@@ -20,23 +19,6 @@ def bernoulli(raw: Tensor) -> BernoulliImage:
 
 def colours(raw: Tensor) -> LogisticMixtureImage:
     return LogisticMixtureImage(raw, channels=3, components=2)
-
-
-def codes(raw: Tensor) -> dist.Independent:
-    return dist.Categorical(logits=raw.movedim(-3, -1).unsqueeze(-4)).to_event(3)
-
-
-class Naive(Causal):
-    """The whole network again for every place."""
-
-    def __init__(self, network: Causal):
-        super().__init__()
-        self.network = network
-
-    def along(self, x: Tensor, condition: Tensor | None = None) -> Iterator[tuple[tuple[int, int], Tensor]]:
-        for row in range(x.shape[-2]):
-            for column in range(x.shape[-1]):
-                yield (row, column), self.network(x, condition)[..., row, column]
 
 
 KINDS = {

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+import inference.evaluate
 from inference import svi
 from inference.compare import compare, example_inputs
 from inference.data import HeldOut
@@ -154,6 +155,15 @@ def test_one_command_trains_both_stages(trained: Path) -> None:
     figures = results["test"]
     assert figures["negative_log_p"]["value"] == pytest.approx(64 * figures["nats_per_code"]["value"])
     assert "from" not in results["config"]
+
+
+def test_a_point_has_nothing_to_weigh(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = json.loads((trained / "results.json").read_text())["test"]
+    assert inference.evaluate.main([str(trained)]) == 0
+    assert "has a guide that is a point: no importance weights" in capsys.readouterr().err
+    assert json.loads((trained / "results.json").read_text())["test"] == before
+    with pytest.raises(BadInput, match="leave out --images"):
+        inference.evaluate.main([str(trained), "--images", "2"])
 
 
 def test_the_second_stage_alone_on_a_finished_first(trained: Path) -> None:

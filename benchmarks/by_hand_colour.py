@@ -97,7 +97,7 @@ class GatedBlock(nn.Module):
         return h + F.glu(self.second(self.first(h.relu()).relu()), 1)
 
 
-def gated_vae() -> Written:
+def gated_nets() -> tuple[nn.Sequential, nn.Sequential]:
     def stack() -> list[nn.Module]:
         return [nn.Conv2d(256, 64, 1), *(GatedBlock() for _ in range(5)), nn.ReLU()]
 
@@ -109,6 +109,11 @@ def gated_vae() -> Written:
         *(nn.Conv2d(16, 256, 3, 1, 1), *stack(), nn.ConvTranspose2d(64, 128, 4, 2, 1), nn.ReLU()),
         nn.ConvTranspose2d(128, 6, 4, 2, 1),
     )
+    return encoder, decoder
+
+
+def gated_vae() -> Written:
+    encoder, decoder = gated_nets()
 
     def loss(x: Tensor) -> Tensor:
         mean, raw = encoder(x).chunk(2, 1)

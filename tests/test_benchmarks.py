@@ -71,6 +71,14 @@ def test_every_rival_trains_every_parameter(name: str, monkeypatch: pytest.Monke
     assert all(not torch.equal(p, value) for p, value in zip(ours, values, strict=True))
 
 
+def colours(folder: Path) -> list[str]:
+    """The options of a short run of conv_vae on few images."""
+    x = np.random.RandomState(0).randint(256, size=(30, 32, 32, 3), dtype=np.uint8)
+    np.savez(folder / "colours.npz", x_train=x[:20], x_test=x[20:])
+    data = ["--data", str(folder / "colours.npz"), "--batch-size", "8"]
+    return ["--model", "conv_vae", *data, "--steps", "5"]
+
+
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "draw_all", lambda *_: None)
@@ -78,11 +86,8 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_training_by_hand_goes_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, run = tmp_path / "colours.npz", str(tmp_path / "run")
-    x = np.random.RandomState(0).randint(256, size=(30, 32, 32, 3), dtype=np.uint8)
-    np.savez(file, x_train=x[:20], x_test=x[20:])
-    arguments = ["--model", "conv_vae", "--data", str(file), "--steps", "5", "--batch-size", "8"]
-    assert svi.main([*arguments, "--run-dir", run]) == 0
+    run = str(tmp_path / "run")
+    assert svi.main([*colours(tmp_path), "--run-dir", run]) == 0
     capsys.readouterr()
     assert training.main([run]) == 0
     lines = {line.split(" | ")[0][2:]: line for line in capsys.readouterr().out.splitlines()}
@@ -94,8 +99,7 @@ def test_a_training_by_hand_goes_the_same_way(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.usefixtures("no_pictures")
 def test_a_training_by_hand_refuses_what_it_cannot_repeat(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
-    short = ["--data", "digits", "--steps", "2", "--run-dir", run]
-    assert svi.main(["--model", "conv_vae", "--clip", "1", *short]) == 0
+    assert svi.main([*colours(tmp_path), "--clip", "1", "--run-dir", run]) == 0
     with pytest.raises(BadInput, match="by hand there is no clip"):
         training.main([run])
 

@@ -32,7 +32,8 @@ class HVAE(LatentVariableModel):
     The guide of z2 is a residual normal: it says how z2 differs from what its prior expects. So prior(z1)
     falls out of the second divergence, 1/2 sum(loc2^2 + scale2^2 - log scale2^2 - 1) under the sampled z1.
     The decoder sees z2 alone. As in `conv_vae` the course's figure, squared error and divergences, is
-    `squared_error_and_kl`.
+    `squared_error_and_kl`. Where beta is one from the first step on, z1 falls asleep: z2 learns to do without
+    it. So beta grows from zero in the first steps, unless `--warmup` says otherwise.
 
     Question 2b of Berkeley's CS294-158, homework 2 (2024), which leaves the prior's network open: a small
     form of Vahdat and Kautz 2020, NVAE: A Deep Hierarchical Variational Autoencoder (arXiv 2007.03898).
@@ -40,8 +41,8 @@ class HVAE(LatentVariableModel):
 
     estimators = ("mean_field", "trace", "iwae")
     pixels, side = "centred", 32
-    defaults = {"steps": 12_000, "batch_size": 128, "lr": 1e-3}
-    small = {"steps": 500}
+    defaults = {"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 1_500}
+    small = {"steps": 500, "warmup": 100}
 
     def __init__(
         self,

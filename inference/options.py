@@ -61,6 +61,14 @@ def weight(text: str) -> float:
     return number
 
 
+def whole(text: str) -> int:
+    """An argparse type: a whole number, zero or more."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number, zero or more")
+    return number
+
+
 def share(text: str) -> float:
     """An argparse type: a number from 0 up to, and not, 1."""
     number = float(text)
@@ -154,7 +162,7 @@ def _parser(name: str | None) -> Parser:
         help="of the learning rate: " + ", ".join(SCHEDULES) + default("schedule"),
     )
     about = "steps over which the learning rate climbs from zero"
-    add("--lr-warmup", type=positive(int), metavar="N", help=about + default("lr_warmup"))
+    add("--lr-warmup", type=whole, metavar="N", help=about + default("lr_warmup"))
     about = "longest gradient, in the norm of all parameters' together; 0 clips none"
     add("--clip", type=weight, metavar="NORM", help=about + default("clip"))
     about = "decay of an exponential moving average of the parameters, which is what is judged; 0 takes none"
@@ -163,7 +171,7 @@ def _parser(name: str | None) -> Parser:
     add("--precision", metavar="NAME", help=about + default("precision"))
     if not name or "beta" in cls.options():
         about = "steps over which beta grows from zero to what it is"
-        add("--warmup", type=positive(int), metavar="N", help=about + (" (default: none)" if name else ""))
+        add("--warmup", type=whole, metavar="N", help=about + default("warmup"))
     add("--elbo", metavar="NAME", help=f"estimator of the bound: {', '.join(estimators)}" + default("elbo"))
     if not name or any(ESTIMATORS[key].particles > 1 for key in estimators):
         usual = {key: ESTIMATORS[key].particles for key in estimators if ESTIMATORS[key].particles > 1}
@@ -250,6 +258,8 @@ def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
     settings = defaults(cls, data.shape)
     settings |= {key: value for key, value in vars(given).items() if key in settings}
     settings["particles"] = getattr(given, "particles", ESTIMATORS[settings["elbo"]].particles)
+    if ESTIMATORS[settings["elbo"]].particles > 1 and not hasattr(given, "warmup"):
+        settings["warmup"] = 0  # which takes no weights
     return {
         "model": given.model,
         "data": data.name,

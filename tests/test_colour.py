@@ -1,6 +1,7 @@
 """The models of colour images: the sizes that their courses state, and what is particular to each."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from inference import datasets
 from inference.compare import example_inputs
+from inference.errors import BadInput
+from inference.options import configuration, parse
 from ppl_models import FSVAE, HVAE, ConvVAE, GatedVAE
 from ppl_models.base import draw_latents
 from ppl_models.gated_vae import LEAST
@@ -129,3 +133,14 @@ def test_no_value_makes_the_density_unbounded(float64: None) -> None:
     x = torch.full((2, *SHAPE), 0.5)
     best = model.bound(x, draw_latents(model, x=x)).terms["reconstruction"] / math.prod(SHAPE)
     assert_close(best, torch.full((2,), math.log(LEAST) + 0.5 * math.log(2 * math.pi)))
+
+
+def test_a_bound_that_takes_no_weights_has_no_warm_up() -> None:
+    """Its default is left out there, and what is asked for is refused when training begins."""
+    data, _ = datasets.load("digits", Path())
+    for elbo, warmup in (("mean_field", 100), ("iwae", 0)):
+        given = parse(["--model", "hvae", "--elbo", elbo])
+        assert configuration(given, data)["warmup"] == warmup
+    assert configuration(parse(["--model", "hvae", "--warmup", "0"]), data)["warmup"] == 0
+    with pytest.raises(BadInput, match="-1 is not a whole number"):
+        parse(["--model", "hvae", "--warmup", "-1"])

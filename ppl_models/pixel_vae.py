@@ -7,49 +7,18 @@ from typing import Annotated
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import relu
 
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel
 from ppl_models.distributions import BernoulliImage, LogisticMixtureImage, PlaceByPlace
 from ppl_models.distributions.logistic_mixture import outputs
-from ppl_models.nets.conv import Leading, ToImage
+from ppl_models.nets.conv import QuarterDecoder, QuarterEncoder
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.pixelcnn import PixelCNN
 
 COMPONENTS = 10  # logistics in a pixel's mixture
-MAP = 64  # channels of the map at a quarter of the image's side
-
-
-class Encoder(Leading):
-    """Images (..., channels, height, width) to (..., out); the sides are multiples of four."""
-
-    event_dim = 3
-
-    def __init__(self, shape: tuple[int, ...], out: int):
-        channels, height, width = shape
-        super().__init__(
-            *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(32, MAP, 4, stride=2, padding=1), nn.ReLU()),
-            *(nn.Conv2d(MAP, MAP, 4, stride=2, padding=1), nn.ReLU()),
-            *(nn.Conv2d(MAP, MAP, 3, padding=1), nn.ReLU()),
-            nn.Flatten(),
-            nn.Linear(MAP * (height // 4) * (width // 4), out),
-        )
-
-
-class Decoder(Leading):
-    """Codes (..., z_dim) to maps (..., out, height, width)."""
-
-    def __init__(self, z_dim: int, out: int, shape: tuple[int, ...]):
-        small = (MAP, shape[1] // 4, shape[2] // 4)
-        super().__init__(
-            *(nn.Linear(z_dim, math.prod(small)), nn.ReLU(), ToImage(*small)),
-            *(nn.ConvTranspose2d(MAP, MAP, 4, stride=2, padding=1), nn.ReLU()),
-            *(nn.ConvTranspose2d(MAP, out, 4, stride=2, padding=1), nn.ReLU()),
-            nn.Conv2d(out, out, 3, padding=1),
-        )
 
 
 class PixelVAE(LatentVariableModel):
@@ -96,8 +65,8 @@ class PixelVAE(LatentVariableModel):
         channels = shape[0]
         self.z_dim, self.free_bits, self.colour = z_dim, free_bits, self.pixels == "centred"
         out = outputs(channels, COMPONENTS) if self.colour else channels
-        self.encoder = Encoder(shape, 2 * z_dim)
-        self.decoder = Decoder(z_dim, width, shape)
+        self.encoder = QuarterEncoder(shape, 2 * z_dim)
+        self.decoder = QuarterDecoder(z_dim, width, shape)
         self.pixelcnn = PixelCNN(channels, width, out, receptive_field, condition=width)
 
     @classmethod

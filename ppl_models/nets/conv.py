@@ -1,10 +1,14 @@
-"""Convolutional networks of two courses, each an encoder and the decoder that mirrors it.
+"""Convolutional networks, each an encoder and the decoder that mirrors it; two pairs are of courses.
 
 All take and give tensors with any leading dimensions: images (..., channels, height, width), codes (..., d).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+QUARTER = 64  # channels of a map of a quarter of the sides
 
 
 class Leading(nn.Sequential):
@@ -103,4 +107,37 @@ class ImageDecoder32(Leading):
             *(nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1), nn.ReLU()),
             *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU()),
             nn.Conv2d(32, channels, 3, padding=1),
+        )
+
+
+class QuarterEncoder(Leading):
+    """(..., channels, height, width) to (..., out), by way of a map of a quarter of the sides.
+
+    These are multiples of four.
+    """
+
+    event_dim = 3
+
+    def __init__(self, shape: tuple[int, ...], out: int):
+        channels, height, width = shape
+        super().__init__(
+            *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(32, QUARTER, 4, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(QUARTER, QUARTER, 4, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(QUARTER, QUARTER, 3, padding=1), nn.ReLU()),
+            nn.Flatten(),
+            nn.Linear(QUARTER * (height // 4) * (width // 4), out),
+        )
+
+
+class QuarterDecoder(Leading):
+    """(..., z_dim) to maps (..., out, height, width): the way back; no last activation."""
+
+    def __init__(self, z_dim: int, out: int, shape: tuple[int, ...]):
+        small = (QUARTER, shape[1] // 4, shape[2] // 4)
+        super().__init__(
+            *(nn.Linear(z_dim, math.prod(small)), nn.ReLU(), ToImage(*small)),
+            *(nn.ConvTranspose2d(QUARTER, QUARTER, 4, stride=2, padding=1), nn.ReLU()),
+            *(nn.ConvTranspose2d(QUARTER, out, 4, stride=2, padding=1), nn.ReLU()),
+            nn.Conv2d(out, out, 3, padding=1),
         )

@@ -24,6 +24,7 @@ class CodePrior(LatentVariableModel):
 
     estimators = ("trace",)
     pixels = "codes"
+    has_mean = False
     network: Causal
     codes: int
 

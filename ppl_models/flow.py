@@ -45,6 +45,7 @@ class Flow(LatentVariableModel):
     estimators = ("trace",)
     pixels = "points"
     usual_data = "smiley"
+    has_mean = False
     defaults = {"steps": 4_000, "batch_size": 128, "lr": 3e-3, "schedule": "cosine"}
 
     def __init__(

@@ -31,6 +31,7 @@ class MADE(LatentVariableModel):
     """
 
     estimators = ("trace",)
+    has_mean = False
     defaults = {"steps": 40_000, "batch_size": 97, "lr": 1e-3, "schedule": "cosine"}
     small = {"hidden": 200, "steps": 3_000}
     turn: Tensor

@@ -228,6 +228,7 @@ def test_images_come_out_as_they_went_in(model: LatentVariableModel) -> None:
     x, given = inputs["x"], inputs.get("y")
     if not model.prior(1):
         assert model.sample(4).shape == (4, *model.shape) and model.encode(x) == {}
+        assert model.sample(4, noise=False).shape == (4, *model.shape)
         return
     assert model.reconstruct(x, given).shape == x.shape
     assert {name: len(z) for name, z in model.encode(x, given).items()} == dict.fromkeys(model.prior(3), 5)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-PATIENCE = 100  # batches that an entry may go unchosen before it is moved to where the data are
+PATIENCE = 20  # batches that an entry may go unchosen before it is moved to where the data are
 DECAY = 0.99  # of the moving averages
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference import datasets, figures
@@ -239,10 +239,15 @@ def rate(step: int, config: dict[str, Any]) -> float:
 
 
 def average_of(model: LatentVariableModel, decay: float) -> AveragedModel | None:
-    """An exponential moving average of all parameters and buffers over the steps; None where decay is 0."""
-    if not decay:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """An exponential moving average of all parameters and buffers over the steps; None where decay is 0.
+
+    After n steps the decay is (1 + n) / (10 + n) at most: what training began with is soon forgotten.
+    """
+
+    def average(averaged: Any, current: Any, n: Tensor) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True) if decay else None
 
 
 def check_finite(values: dict[str, float], step: int, run: Run) -> None:
@@ -254,7 +259,7 @@ def check_finite(values: dict[str, float], step: int, run: Run) -> None:
 
 
 @torch.no_grad()
-def train_terms(model: LatentVariableModel, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+def train_terms(model: LatentVariableModel, batch: dict[str, Tensor]) -> dict[str, float]:
     """The terms on one batch, by hand, means in nats per image, worked out as they are on the test set.
 
     The generator is left as it was found, and so are the running averages of a batch norm.

@@ -40,7 +40,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(
     results = json.loads((run / "results.json").read_text())
     assert {key: results[key] for key in ("model", "data", "steps", "seed")} == {
         "model": "ssvae",
-        "data": str(small_npz),
+        "data": small_npz.name,
         "steps": 40,
         "seed": 3,
     }

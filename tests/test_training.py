@@ -55,12 +55,13 @@ def test_gradients_are_clipped(small_npz: Path, tmp_path: Path, watched: dict[st
 
 def test_the_average_is_what_is_judged(small_npz: Path, tmp_path: Path, watched: dict[str, list]) -> None:
     run = tmp_path / "run"
-    options = ["--ema", "0.9", "--lr-warmup", "10"]
+    options = ["--ema", "0.5", "--lr-warmup", "10"]
     assert svi.main([*VAE, *options, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     assert_close(watched["rates"][:12], [min((i + 1) / 10, 1) * 1e-3 for i in range(12)])
     average, *others = watched["parameters"]
-    for now in others:
-        average = [0.9 * a + 0.1 * p for a, p in zip(average, now, strict=True)]
+    for n, now in enumerate(others, start=1):
+        decay = min(0.5, (1 + n) / (10 + n))  # 2/11 after the second step, and 0.5 from the ninth on
+        average = [decay * a + (1 - decay) * p for a, p in zip(average, now, strict=True)]
     _, _, _, model = Run.restore(run)
     for p, a in zip(model.parameters(), average, strict=True):
         assert_close(p.detach(), a)

@@ -244,7 +244,7 @@ def average_of(model: LatentVariableModel, decay: float) -> AveragedModel | None
     After n steps the decay is (1 + n) / (10 + n) at most: what training began with is soon forgotten.
     """
 
-    def average(averaged: Any, current: Any, n: Tensor) -> None:
+    def average(averaged: Any, current: Any, n: Tensor | int) -> None:
         get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True) if decay else None

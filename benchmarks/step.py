@@ -84,9 +84,8 @@ def main(arguments: list[str]) -> int:
     lines = [head, "|---" * head.count(" | ") + "|---|"]
     for name in given.model or MODELS:
         rivals = contenders(name)
-        steps = (
-            given.steps if MODELS[name].side is None else -(-given.steps // 10)
-        )  # convolutions take longer
+        slow = any(isinstance(part, nn.Conv2d | nn.Embedding) for part in made(name).modules())
+        steps = -(-given.steps // 10) if slow else given.steps
         times = race(rivals, example_inputs(made(name), BATCH), given.rounds, steps)
         memory = {rival: grown(name, rival) for rival in rivals}
         for rival, measured in times.items():

@@ -42,8 +42,11 @@ class GatedVAE(LatentVariableModel):
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace", "iwae", "iwae_dreg")
     pixels, side = "dequantised", 32
     interpolations = 5
-    defaults = {"steps": 3_000, "batch_size": 64, "lr": 5e-4}
-    small = {"steps": 200}
+    defaults = {
+        **{"steps": 3_000, "batch_size": 64, "lr": 2e-3, "lr_warmup": 200, "schedule": "cosine"},
+        **{"clip": 1_000.0, "ema": 0.999, "validation": 0.1},
+    }
+    small = {"steps": 200, "lr_warmup": 20}
 
     def __init__(
         self,

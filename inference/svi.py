@@ -44,7 +44,11 @@ def main(arguments: list[str]) -> int:
         status, _ = train(second_stage(given, vars(given)["from"]), arguments)
         return status
     status, run = train(given, arguments)
-    if status or not hasattr(given, "prior"):
+    if not hasattr(given, "prior"):
+        return status
+    if status:
+        folder = shlex.quote(str(run.folder))
+        print(f"and then learn its prior: python -m inference.svi --from {folder} --prior {given.prior}")
         return status
     kept = {key: value for key, value in vars(given).items() if key in ("prior", "seed", "device", "resume")}
     status, _ = train(second_stage(argparse.Namespace(**kept), run.folder), arguments)

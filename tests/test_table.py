@@ -68,7 +68,14 @@ def test_points_have_a_table_of_their_own() -> None:
 
 def test_densities_of_images_have_a_table_of_their_own() -> None:
     run = result("vae", 0, {"negative_elbo": 5000.0, "bits_per_dim": 4.3})
-    run["config"] |= {"model": "gated_vae", "shape": [3, 32, 32], "options": {}, "batch_size": 64, "lr": 2e-3, "validation": 0.1}
+    run["config"] |= {
+        "model": "gated_vae",
+        "shape": [3, 32, 32],
+        "options": {},
+        "batch_size": 64,
+        "lr": 2e-3,
+        "validation": 0.1,
+    }
     run["config"] |= {"lr_warmup": 200, "schedule": "cosine", "clip": 1000.0, "ema": 0.999}
     run |= {"model": "gated_vae", "validation": {"bits_per_dim": {"value": 4.2}}}
     title, _, head, _, line = table.table([run]).splitlines()

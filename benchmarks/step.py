@@ -115,8 +115,7 @@ def contenders(name: str) -> dict[str, Step]:
 def made(name: str) -> LatentVariableModel:
     """The model on images of MNIST's size, of 32 x 32 in colour, or on maps of 8 x 8 codes."""
     cls = MODELS[name]
-    shape = (3, 32, 32) if name in COLOUR else (1, 8, 8) if cls.pixels == "codes" else (1, 28, 28)
-    return cls(cls.padded(shape), 10)
+    return cls(cls.padded((3, 32, 32) if name in COLOUR else cls.example), 10)
 
 
 def suite(model: LatentVariableModel) -> Step:

@@ -76,8 +76,7 @@ def of_model(name: str, estimator: str, batch: int, seed: int) -> dict[str, Any]
     pyro.set_rng_seed(seed)
     cls = MODELS[name]
     options = {"beta": 1.0} if ESTIMATORS[estimator].particles > 1 and "beta" in cls.options() else {}
-    shape = (1, 8, 8) if cls.pixels == "codes" else (1, 28, 28)
-    model = cls(cls.padded(shape), 10, **options)
+    model = cls(cls.padded(cls.example), 10, **options)
     model.train(batch > 1)  # batch norm needs two
     return {"model": name, **compare(model, example_inputs(model, batch), estimator)}
 

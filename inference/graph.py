@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
             f"{out}: a diagram is written as {', '.join(FORMATS)}; give the file one of these endings"
         )
     cls = MODELS[asked.model]
-    model = cls(cls.padded((1, 28, 28)), 10).eval()
+    model = cls(cls.padded(cls.example), 10).eval()
     try:
         draw(model, out)
     except OSError as error:

@@ -127,6 +127,7 @@ class LatentVariableModel(nn.Module):
     # "dequantised", the same with noise of a level's width. "points" and "codes" are no images.
     pixels: str = "binary"
     usual_data: ClassVar[str | None] = None  # where no data set is named; None is MNIST, or else digits
+    example: ClassVar[tuple[int, ...]] = (1, 28, 28)  # the shape of images where none are at hand
     side: ClassVar[int | None] = None  # images are zero-padded to side x side; None takes them as they are
     interpolations: ClassVar[int] = 10  # how many pairs of test images are joined in a picture
     priors: ClassVar[tuple[str, ...]] = ()  # what can be learned on its codes afterwards, as `code_NAME`

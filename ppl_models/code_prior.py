@@ -23,7 +23,7 @@ class CodePrior(LatentVariableModel):
     """The model, guide and bound of both priors: what differs is the network."""
 
     estimators = ("trace",)
-    pixels = "codes"
+    pixels, example = "codes", (1, 8, 8)
     has_mean = False
     network: Causal
     codes: int

@@ -222,7 +222,7 @@ def test_the_diagrams_in_docs_are_of_the_code_as_it_is(name: str) -> None:
     words = Image.open(Path(graph.__file__).parents[1] / "docs" / "diagrams" / f"{name}.png").text[
         "Description"
     ]
-    assert words == graph.describe(views(cls(cls.padded((1, 28, 28)), 10).eval())), (
+    assert words == graph.describe(views(cls(cls.padded(cls.example), 10).eval())), (
         f"draw it again: python -m inference.graph --model {name} --out docs/diagrams/{name}.png"
     )
 

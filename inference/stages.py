@@ -22,8 +22,8 @@ SAMPLES = 100
 def second_stage(given: argparse.Namespace, folder: Path) -> argparse.Namespace:
     """The options of the prior's own run, in `folder/prior-NAME` unless named: its data are the codes.
 
-    These are written into the first run's folder, codes.npz, as any data set of one's own is. Raises BadInput
-    where the folder is no finished run of a model with codes.
+    These are written into the first run's folder, codes-of-DATA.npz, as any data set of one's own is. Raises
+    BadInput where the folder is no finished run of a model with codes.
     """
     model, data = _first(folder, getattr(given, "data_dir", None))
     parts = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
@@ -31,7 +31,7 @@ def second_stage(given: argparse.Namespace, folder: Path) -> argparse.Namespace:
     arrays: dict[str, Any] = {f"x_{part}": _codes(model, data, x) for part, (x, _) in parts.items()}
     arrays |= {"codes": codes}
     arrays |= {f"y_{part}": y.numpy() for part, (_, y) in parts.items() if y is not None}
-    file = folder / "codes.npz"
+    file = folder / f"codes-of-{Path(data.name).stem}.npz"
     np.savez_compressed(file, **arrays)
     own = {"run_dir": folder / f"prior-{given.prior}"} | vars(given)
     own |= {"model": f"code_{given.prior}", "data": str(file), "codes": codes}

@@ -140,7 +140,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_one_command_trains_both_stages(trained: Path) -> None:
-    codes = np.load(trained / "codes.npz")
+    codes = np.load(trained / "codes-of-colours.npz")
     assert codes["x_train"].shape == (16, 8, 8) and codes["x_test"].shape == (8, 8, 8)
     _, _, data, model = Run.restore(trained)
     seen = model.codes(2 * data.x_test.float() / 255 - 1)
@@ -150,7 +150,7 @@ def test_one_command_trains_both_stages(trained: Path) -> None:
         assert {"checkpoint.pt", "metrics.jsonl", "results.json"} <= {p.name for p in folder.iterdir()}
         assert {"curves.png", "samples.png"} <= {p.name for p in (folder / "figures").iterdir()}
     results = json.loads((prior / "results.json").read_text())
-    assert results["config"]["options"]["codes"] == 9 and results["data"] == "codes.npz"
+    assert results["config"]["options"]["codes"] == 9 and results["data"] == "codes-of-colours.npz"
     assert 0 < results["test"]["nats_per_code"]["value"] < 3 * math.log(9)
     figures = results["test"]
     assert figures["negative_log_p"]["value"] == pytest.approx(64 * figures["nats_per_code"]["value"])

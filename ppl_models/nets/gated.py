@@ -5,27 +5,23 @@ All take and give tensors with any leading dimensions: images (..., channels, 32
 
 from torch import Tensor, nn
 
+from ppl_models.nets.activations import gate
 from ppl_models.nets.conv import Leading
 
 TRUNK, BLOCKS = 64, 5
 
 
 class GatedBlock(nn.Sequential):
-    """h + a sigmoid(b), where a and b are the halves of two convolutions of h: (batch, TRUNK, 8, 8) both.
-
-    Dauphin, Fan, Auli and Grangier 2017, Language Modeling with Gated Convolutional Networks
-    (arXiv 1612.08083).
-    """
+    """h + a sigmoid(b), where a and b are the halves of two convolutions of h: (batch, TRUNK, 8, 8) both."""
 
     def __init__(self) -> None:
         super().__init__(
             *(nn.ReLU(), nn.Conv2d(TRUNK, TRUNK, 3, padding=1)),
             *(nn.ReLU(), nn.Conv2d(TRUNK, 2 * TRUNK, 3, padding=1)),
-            nn.GLU(dim=1),
         )
 
     def forward(self, h: Tensor) -> Tensor:
-        return h + super().forward(h)
+        return h + gate(super().forward(h))
 
 
 def stack() -> list[nn.Module]:

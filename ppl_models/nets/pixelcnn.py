@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import glu, linear, pad
 
+from ppl_models.nets.activations import gate
 from ppl_models.nets.conv import channels_last
 
 
@@ -115,9 +116,9 @@ class Layer(nn.Module):
         """Both stacks, (n, before, height, width) each, a layer on; the first layer takes x for both."""
         above, left = pad(v, (1, 1, 1, 0)), pad(h, (1, 0))
         if self.first:
-            above, left = above[..., :-1, :], left[..., :-1]
+            above, left = channels_last(above[..., :-1, :]), channels_last(left[..., :-1])
         up, to_h = self._vertical(above, self.said(condition))
-        return self._add(v, glu(up, dim=1)), self._add(h, self.out(glu(self.horizontal(left) + to_h, dim=1)))
+        return self._add(v, gate(up)), self._add(h, self.out(gate(self.horizontal(left) + to_h)))
 
     def said(self, condition: Tensor | None) -> Tensor | None:
         """What the condition adds in both stacks, (n, 4 width, height, width)."""
@@ -127,7 +128,7 @@ class Layer(nn.Module):
         """The vertical stack of one row, (n, before, 1, width), a layer on, and what it tells the other."""
         seen = v if self.first else torch.cat([above, v], dim=-2)
         up, to_h = self._vertical(pad(seen, (1, 1)), None if said is None else said[..., row : row + 1, :])
-        return self._add(v, glu(up, dim=1)), to_h
+        return self._add(v, gate(up)), to_h
 
     def place(self, left: Tensor, h: Tensor, to_h: Tensor) -> Tensor:
         """The horizontal stack at one place, (n, before), a layer on."""

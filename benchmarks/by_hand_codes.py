@@ -18,17 +18,16 @@ class GatedLayer(nn.Module):
         self.horizontal = nn.Conv2d(before, 2 * width, (1, 1 if first else 2))
         self.across = nn.Conv2d(2 * width, 2 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
-        self.condition = nn.Conv2d(condition, 4 * width, 1, bias=False) if condition else None
+        self.condition = nn.Conv2d(condition, 2 * width, 1, bias=False) if condition else None
 
     def forward(self, v: Tensor, h: Tensor, said: Tensor | None) -> tuple[Tensor, Tensor]:
         above, left = F.pad(v, (1, 1, 1, 0)), F.pad(h, (1, 0))
         if self.first:
             above, left = above[:, :, :-1], left[..., :-1]
         up = self.vertical(above)
-        row = self.horizontal(left) + self.across(up)
         if self.condition is not None:
-            to_v, to_h = self.condition(said).chunk(2, 1)
-            up, row = up + to_v, row + to_h
+            up = up + self.condition(said)
+        row = self.horizontal(left) + self.across(up)
         new_v, new_h = F.glu(up, 1), self.out(F.glu(row, 1))
         return (new_v, new_h) if self.first else (v + new_v, h + new_h)
 

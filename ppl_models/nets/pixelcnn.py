@@ -99,8 +99,8 @@ class Layer(nn.Module):
 
     The vertical stack at a place has seen the rows above it. It takes a row more and a column more on either
     side. The horizontal one has seen the places to the left in its own row; it takes one more, and what the
-    vertical stack has seen. Each is a convolution and a gate, and adds to what came in, but for the first
-    layer, which leaves out the place itself and its row.
+    vertical stack has seen, and been told. Each is a convolution and a gate, and adds to what came in, but
+    for the first layer, which leaves out the place itself and its row.
     """
 
     def __init__(self, before: int, width: int, condition: int, first: bool):
@@ -110,7 +110,7 @@ class Layer(nn.Module):
         self.horizontal = nn.Conv2d(before, 2 * width, (1, 1 if first else 2))
         self.across = nn.Conv2d(2 * width, 2 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
-        self.condition = nn.Conv2d(condition, 4 * width, 1, bias=False) if condition else None
+        self.condition = nn.Conv2d(condition, 2 * width, 1, bias=False) if condition else None
 
     def forward(self, v: Tensor, h: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both stacks, (n, before, height, width) each, a layer on; the first layer takes x for both."""
@@ -121,7 +121,7 @@ class Layer(nn.Module):
         return self._add(v, gate(up)), self._add(h, self.out(gate(self.horizontal(left) + to_h)))
 
     def said(self, condition: Tensor | None) -> Tensor | None:
-        """What the condition adds in both stacks, (n, 4 width, height, width)."""
+        """What the condition adds, (n, 2 width, height, width)."""
         return None if self.condition is None else self.condition(condition)
 
     def row(self, above: Tensor, v: Tensor, said: Tensor | None, row: int) -> tuple[Tensor, Tensor]:
@@ -139,11 +139,8 @@ class Layer(nn.Module):
     def _vertical(self, seen: Tensor, said: Tensor | None) -> tuple[Tensor, Tensor]:
         """The vertical stack before its gate, and what it tells the horizontal one."""
         up = self.vertical(seen)
-        to_h = self.across(up)
-        if said is None:
-            return up, to_h
-        to_v, more = said.chunk(2, dim=1)
-        return up + to_v, to_h + more
+        up = up if said is None else up + said
+        return up, self.across(up)
 
     def _add(self, before: Tensor, more: Tensor) -> Tensor:
         return more if self.first else before + more

@@ -281,7 +281,7 @@ def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dim
         # The first steps fall from far above: without them in the vertical range the rest can be read.
         begun = 0.03 * metrics[-1]["step"]
         late = [line[name] for line in metrics if name in line and line["step"] >= begun]
-        margin = 0.06 * (max(late) - min(late)) or 0.1
+        margin = max(0.06 * (max(late) - min(late)), 1e-3 * abs(max(late))) or 0.1  # constants are drawn flat
         panel.set_ylim(min(late) - margin, max(late) + margin)
         latent = name.removeprefix("kl_")
         panel.set_title(LABELS.get(name, f"KL of {latent}, q({latent} | x) from p({latent})"), fontsize=10)

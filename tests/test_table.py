@@ -87,6 +87,20 @@ def test_densities_of_images_have_a_table_of_their_own() -> None:
     assert "| 5000.00 | 4.300 | 4.200 |" in line
 
 
+def test_codes_have_a_table_of_their_own() -> None:
+    first = result("vae", 0, {"negative_elbo": 350.0, "mean_squared_error": 0.004, "usage": 0.97})
+    first["config"] |= {"model": "vqvae", "shape": [3, 32, 32], "options": {}}
+    second = result("vae", 0, {"negative_elbo": 90.0, "nats_per_code": 1.5})
+    second["config"] |= {"model": "code_pixelcnn", "shape": [1, 8, 8], "options": {}}
+    first["model"], second["model"] = first["config"]["model"], second["config"]["model"]
+    title, _, head, _, *lines = table.table([first, second]).splitlines()
+    assert (title, head) == (
+        "**Codes**",
+        "| system | data | pixels | seeds | mean squared error | codes used | nats per code | beside it |",
+    )
+    assert "| 0.0040 | 97.00 % | - |" in lines[0] and "| - | - | 1.500 |" in lines[1]
+
+
 def test_particles_are_named_where_they_count() -> None:
     run = result("vae", 0, {"negative_elbo": 98.0})
     run["config"] |= {"elbo": "iwae", "particles": 50}

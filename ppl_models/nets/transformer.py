@@ -1,11 +1,11 @@
 """A causal Transformer over the codes of a grid, taken row by row from the left."""
 
+import math
 from collections.abc import Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from ppl_models.nets.pixelcnn import Causal
 
@@ -70,14 +70,14 @@ class Block(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """(n, places, width), both."""
         q, k, v = self._split(h)
-        return self._finish(h, scaled_dot_product_attention(q, k, v, is_causal=True))
+        return self._finish(h, attend(q, k, v))
 
     def next(self, h: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         """One more place, (n, 1, width), and the keys and values of all so far, (2, n, heads, places, d)."""
         q, k, v = self._split(h)
         new = torch.stack([k, v])
         kept = new if kept is None else torch.cat([kept, new], dim=-2)
-        return self._finish(h, scaled_dot_product_attention(q, *kept)), kept
+        return self._finish(h, attend(q, *kept)), kept
 
     def _split(self, h: Tensor) -> Tensor:
         """Queries, keys and values: (3, n, heads, places, d)."""
@@ -86,3 +86,14 @@ class Block(nn.Module):
     def _finish(self, h: Tensor, seen: Tensor) -> Tensor:
         h = h + self.join(seen.transpose(1, 2).flatten(2))
         return h + self.mlp(h)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """What the queries of the last n of m places, (..., n, d), find there and before, (..., m, d) both.
+
+    In so many words, as the gradient of torch's own takes twice to six times as long for a few dozen places.
+    """
+    n, m = q.shape[-2], k.shape[-2]
+    later = torch.ones(n, m, dtype=torch.bool, device=q.device).triu(m - n + 1)
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    return scores.masked_fill(later, -math.inf).softmax(-1) @ v

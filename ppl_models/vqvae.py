@@ -46,7 +46,7 @@ class VQVAE(LatentVariableModel):
     estimators = ("trace",)
     pixels, side = "centred", 32
     priors = ("pixelcnn", "transformer")
-    defaults = {"steps": 11_460, "batch_size": 128, "lr": 1e-3, "clip": 1.0}  # 20 epochs of SVHN
+    defaults = {"steps": 4_000, "batch_size": 128, "lr": 1e-3, "clip": 1.0}
     small = {"steps": 200}
 
     def __init__(

@@ -46,8 +46,11 @@ class PixelVAE(LatentVariableModel):
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
     has_mean = False
-    defaults = {"steps": 10_000, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"}
-    small = {"steps": 500}
+    defaults = {
+        **{"steps": 10_000, "batch_size": 64, "lr": 2e-3, "lr_warmup": 200, "schedule": "cosine"},
+        "ema": 0.999,
+    }
+    small = {"steps": 500, "lr_warmup": 20}
 
     def __init__(
         self,

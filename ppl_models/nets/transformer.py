@@ -91,7 +91,7 @@ class Block(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """What the queries of the last n of m places, (..., n, d), find there and before, (..., m, d) both.
 
-    In so many words, as the gradient of torch's own takes twice to six times as long for a few dozen places.
+    In so many words: on a CPU the gradient of torch's own takes several times as long for a few dozen places.
     """
     n, m = q.shape[-2], k.shape[-2]
     later = torch.ones(n, m, dtype=torch.bool, device=q.device).triu(m - n + 1)

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,6 +174,14 @@ def test_the_second_stage_alone_on_a_finished_first(trained: Path) -> None:
     second = trained / "prior-transformer"
     assert json.loads((second / "config.json").read_text())["options"]["width"] == 16
     assert svi.main(["--resume", str(second), "--steps", "4"]) == 0
+
+
+def test_a_first_stage_that_stops_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(svi, "train", lambda *_: (130, SimpleNamespace(folder=Path("my run"))))
+    assert svi.main(["--model", "vqvae", "--data", "digits", "--prior", "pixelcnn"]) == 130
+    assert "python -m inference.svi --from 'my run' --prior pixelcnn" in capsys.readouterr().out
 
 
 def test_what_has_no_codes_is_refused(trained: Path, tmp_path: Path) -> None:

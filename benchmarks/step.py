@@ -9,7 +9,6 @@ process, on the same batch, and what counts is the ratio. Milliseconds are media
 what a process of its own grows by at its peak, in its first steps, as Linux counts it.
 """
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -27,6 +26,7 @@ from inference.compare import example_inputs
 from inference.errors import BadInput, run_command, unknown
 from inference.estimators import ESTIMATORS, Loss
 from inference.options import Parser, positive
+from inference.svi import finite
 from inference.table import write_readme
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
@@ -126,10 +126,9 @@ def suite(model: LatentVariableModel) -> Step:
     def step(**batch: Tensor) -> None:
         with pyro.validation_enabled(False):
             objective = loss(**batch)
-        if not math.isfinite(objective.item()):
-            raise ArithmeticError
         objective.backward()
-        optimizer.step()
+        if finite(objective, model):
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step

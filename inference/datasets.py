@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import math
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from inference.disk import check_memory
 from inference.errors import BadInput, unknown
 
 SIZES = {  # images to train and to test, of what torchvision has
@@ -24,6 +26,12 @@ SIZES = {  # images to train and to test, of what torchvision has
     "svhn": (73_257, 26_032),
     "svhn-extra": (531_131, 26_032),
     "cifar10": (50_000, 10_000),
+}
+MNIST_SUMS = {  # md5, of the files as torchvision leaves them
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 NAMES = (*SIZES, "digits")
 SMALL = 16 * 16  # images of at most so many pixels take a model's smaller defaults
@@ -124,7 +132,7 @@ def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
     Returns the data set and that line, or None. Raises BadInput where the name is not known, or the data
     cannot be had.
     """
-    from inference import points  # which knows what a Dataset is
+    from inference import npz, points  # which know what a Dataset is
 
     if name is None:
         if _on_disk("mnist", data_dir) or _download("mnist", data_dir):
@@ -135,7 +143,7 @@ def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
         )
         return load("digits", data_dir)[0], line
     if name.endswith(".npz"):
-        return _npz(Path(name)), None
+        return npz.load(Path(name)), None
     if name in points.NAMES:
         return points.load(name), None
     if name not in NAMES:
@@ -171,7 +179,10 @@ def _source(name: str) -> Source:
         parts = ({"split": splits[0]}, {"split": splits[1]})
         return Source(cls, parts, "labels", (3, 32, 32), "", files, urls)
     cls = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
-    files = {Path(file).stem: None for file, _ in cls.resources}  # the sums are those of the archives
+    # torchvision's sums are those of the archives, and it does not look at them again
+    files = {
+        Path(file).stem: MNIST_SUMS[Path(file).stem] if name == "mnist" else None for file, _ in cls.resources
+    }
     urls = [mirror + cls.resources[0][0] for mirror in cls.mirrors]
     return Source(cls, by_train, "targets", (1, 28, 28), f"{cls.__name__}/raw", files, urls)
 
@@ -239,7 +250,11 @@ def _torchvision(name: str, data_dir: Path) -> Dataset:
             f"{name} is not in {folder} and cannot be downloaded: name the folder that holds it with "
             "--data-dir, or take --data digits or --data path/to/file.npz, which need no download"
         )
+    check_memory(2 * sum(sizes) * math.prod(source.shape), name)
+    wrong = [file for file, md5 in source.files.items() if md5 and _damaged(folder / file, md5)]
     try:
+        if wrong:
+            raise ValueError("wrong md5 sum")
         made = [source.cls(data_dir, **part) for part in source.parts]
         (x_train, y_train), (x_test, y_test) = (
             (_channel_first(torch.as_tensor(part.data)), torch.as_tensor(getattr(part, source.labels)))
@@ -253,10 +268,8 @@ def _torchvision(name: str, data_dir: Path) -> Dataset:
         if shapes != [(size, *source.shape) for size in sizes]:
             raise ValueError(f"images have shapes {shapes}")
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError) as error:
-        wrong = [file for file, md5 in source.files.items() if md5 and _damaged(folder / file, md5)]
-        reason = "wrong md5 sum" if wrong else error or type(error).__name__
         raise BadInput(
-            f"{name} in {folder} cannot be read, a file is damaged ({reason}): "
+            f"{name} in {folder} cannot be read, a file is damaged ({error or type(error).__name__}): "
             f"delete {', '.join(wrong or source.files)} there to have it downloaded again"
         ) from None
     return Dataset(name, x_train, y_train, x_test, y_test)
@@ -278,74 +291,3 @@ def _digits() -> Dataset:
     x = torch.from_numpy(np.rint(bunch.images[order] * (255 / 16)).astype(np.uint8))[:, None]
     y = torch.from_numpy(bunch.target[order].astype(np.int64))
     return Dataset("digits", x[:-500], y[:-500], x[-500:], y[-500:])
-
-
-def _npz(path: Path) -> Dataset:
-    """One's own images: x_train and x_test, (n, height, width) or (n, height, width, channels), as 0..255
-    or as 0..1.
-
-    y_train and y_test, (n,), are whole numbers from 0 on; both may be missing for a model that needs no
-    labels.
-    """
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except FileNotFoundError:
-        raise BadInput(f"no file {path}: give the path of an .npz, or one of {', '.join(NAMES)}") from None
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
-        raise BadInput(
-            f"{path} cannot be read as an .npz without pickles ({error}): write it again"
-        ) from None
-    for key in ("x_train", "x_test"):
-        if key not in arrays:
-            raise BadInput(
-                f"{path} has no {key}, only {', '.join(arrays) or 'nothing'}: save it with numpy.savez"
-            )
-    if ("y_train" in arrays) != ("y_test" in arrays):
-        raise BadInput(f"{path} has labels for one part only: give both y_train and y_test, or neither")
-    grey = {part: _images(arrays[f"x_{part}"], f"{path}: x_{part}") for part in ("train", "test")}
-    if grey["train"].shape[1:] != grey["test"].shape[1:]:
-        raise BadInput(f"{path}: images of x_train and x_test differ in shape: make them the same")
-    # No set of images is all but black: where nothing exceeds 1, the range is 0..1. Codes say what they are.
-    unit = "codes" not in arrays and max(part.max() for part in grey.values()) <= 1
-    factor = 255.0 if unit else 1.0
-    x = {part: torch.from_numpy(np.rint(grey[part] * factor).astype(np.uint8)) for part in grey}
-    y: dict[str, Tensor | None] = {
-        part: _labels(arrays[f"y_{part}"], len(x[part]), f"{path}: y_{part}")
-        if f"y_{part}" in arrays
-        else None
-        for part in ("train", "test")
-    }
-    data = Dataset(str(path.resolve()), x["train"], y["train"], x["test"], y["test"])
-    if data.y_train is not None and len(data.y_train.unique()) < data.classes:
-        raise BadInput(
-            f"{path}: some of the {data.classes} classes have no training image: number them 0, 1, 2, ..."
-        )
-    return data
-
-
-def _images(x: np.ndarray, what: str) -> np.ndarray:
-    """The images with the channel first, once they are seen to be images. Raises BadInput if they are not."""
-    if x.ndim == 3:
-        x = x[..., None]
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or x.size == 0:
-        raise BadInput(
-            f"{what} has shape {x.shape}: images are (n, height, width) or (n, height, width, 1 or 3)"
-        )
-    if x.dtype.kind not in "buif":
-        raise BadInput(f"{what} has type {x.dtype}: images are numbers, 0 to 255 or 0 to 1")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise BadInput(
-            f"{what} has {np.count_nonzero(~np.isfinite(x))} values that are not finite: clean them first"
-        )
-    if x.min() < 0 or x.max() > 255:
-        raise BadInput(f"{what} runs from {x.min()} to {x.max()}: images run from 0 to 255, or from 0 to 1")
-    return np.ascontiguousarray(np.moveaxis(x, -1, 1))
-
-
-def _labels(y: np.ndarray, n: int, what: str) -> Tensor:
-    if y.shape != (n,):
-        raise BadInput(f"{what} has shape {y.shape} beside {n} images: give one label an image, shape ({n},)")
-    if y.dtype.kind not in "ui" or y.min() < 0 or y.max() >= 2**31:
-        raise BadInput(f"{what} must be whole numbers from 0 on: number the classes 0, 1, 2, ...")
-    return torch.from_numpy(y.astype(np.int64))

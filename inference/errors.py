@@ -1,6 +1,7 @@
 """One clear line for whoever gave a command something it cannot use."""
 
 import difflib
+import io
 import sys
 from collections.abc import Callable, Iterable
 
@@ -23,6 +24,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Run a command's `main` on the arguments given and leave with its status; bad input: one line, and 2."""
+    for stream in (sys.stdout, sys.stderr):  # a name that is no text does not stop the line that says it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main(sys.argv[1:]) or 0)
     except BadInput as error:
@@ -35,4 +39,17 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone: `... | head`
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error)):
+            raise
+        print(
+            "error: no memory is left: lower --batch-size or --particles, or make the model smaller; a run "
+            "keeps its last checkpoint",
+            file=sys.stderr,
+        )
         sys.exit(1)

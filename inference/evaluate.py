@@ -63,34 +63,42 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     device = choose_device(given.device)
     run, config, data, model = Run.restore(given.run, given.data_dir)
-    results = run.results()
     fast_float32()
-    model.to(device)
-    why = none_to_weigh(model, data, results)
-    if given.images and why:
-        raise BadInput(f"{config['model']} {why}, and has no importance weights: leave out --images")
-    if given.images:
+    particles = sorted(set(given.particles))
+    if not given.images:
+        with run:
+            test = whole(run, model.to(device), data, particles, given.memory)
+    else:
+        why = none_to_weigh(model.to(device), data, run.results())
+        if why:
+            raise BadInput(f"{config['model']} {why}, and has no importance weights: leave out --images")
         y = None if data.y_test is None else data.y_test[: given.images]
         few = HeldOut(replace(data, x_test=data.x_test[: given.images], y_test=y), type(model), device)
-        figures_of_few = importance.weigh(model, few, sorted(set(given.particles)), given.memory).figures
-        print(json.dumps(figures_of_few, indent=2) if given.json else table(figures_of_few))
-        return 0
-    test = HeldOut(data, type(model), device)
+        test = importance.weigh(model, few, particles, given.memory).figures
+    print(json.dumps(test, indent=2) if given.json else table(test))
+    return 0
+
+
+def whole(
+    run: Run, model: LatentVariableModel, data: Dataset, particles: list[int], memory: int
+) -> dict[str, dict[str, float]]:
+    """The figures of a run's whole test set, with those that it had; all are written into the run."""
+    results, test = run.results(), HeldOut(data, type(model), next(model.parameters()).device)
+    why = none_to_weigh(model, data, results)
     found = probe(model, data)
     if {"reconstruction", "negative_log_p"} & results["test"].keys():  # a classifier alone generates nothing
         found |= legible(model, data)
     if not why:
-        weighed = importance.weigh(model, test, sorted(set(given.particles)), given.memory)
+        weighed = importance.weigh(model, test, particles, memory)
         found |= weighed.figures
         run.figures.mkdir(exist_ok=True)
         figures.pareto(weighed.k_hat, importance.THRESHOLD, run.figures / "k_hat.png")
         importance.write_netcdf(weighed, test.y, run.folder / "posterior.nc")
     else:
-        print(f"{config['model']} {why}: no importance weights", file=sys.stderr)
+        print(f"{run.config['model']} {why}: no importance weights", file=sys.stderr)
     results["test"] |= found
     run.write("results.json", results)
-    print(json.dumps(results["test"], indent=2) if given.json else table(results["test"]))
-    return 0
+    return results["test"]
 
 
 def none_to_weigh(model: LatentVariableModel, data: Dataset, results: dict[str, Any]) -> str:

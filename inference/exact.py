@@ -52,16 +52,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)
     run, config, data, model = Run.restore(given.run, given.data_dir)
-    results = run.results()
-    if "negative_log_p" in results["test"]:
-        raise BadInput(
-            f"{config['model']} has no latents: its own figures are of log p(x), see inference.svi"
-        )
-    if "negative_elbo" not in results["test"]:
-        raise BadInput(f"{config['model']} has no prior that it was trained with: nothing here is log p(x)")
-    with double_precision():
-        results["exact"] = measure(model.double(), data, given.images)
-    run.write("results.json", results)
+    with run:
+        results = run.results()
+        if "negative_log_p" in results["test"]:
+            raise BadInput(
+                f"{config['model']} has no latents: its own figures are of log p(x), see inference.svi"
+            )
+        if "negative_elbo" not in results["test"]:
+            raise BadInput(
+                f"{config['model']} has no prior that it was trained with: nothing here is log p(x)"
+            )
+        with double_precision():
+            results["exact"] = measure(model.double(), data, given.images)
+        run.write("results.json", results)
     print(json.dumps(results["exact"], indent=2) if given.json else page(config, results["exact"]))
     return 0
 

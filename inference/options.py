@@ -39,6 +39,21 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message}; see --help")
 
+    def flags(self) -> set[str]:
+        """Every option that may be given."""
+        return set(self._option_string_actions)
+
+    def parse_args(self, arguments: list[str]) -> argparse.Namespace:  # type: ignore[override]
+        """The options given. Raises BadInput for one that is not known, with the nearest that is."""
+        given, rest = self.parse_known_args(arguments)
+        for argument in rest:
+            name = argument.partition("=")[0]
+            if name.startswith("--") and name not in self.flags():
+                raise unknown("option", name, sorted(self.flags()))
+        if rest:
+            raise BadInput(f"{rest[0]} belongs to no option; see --help")
+        return given
+
 
 def positive(kind: type) -> Any:
     """An argparse type: a finite number of that kind above zero."""
@@ -91,7 +106,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Prints help and exits where asked. Raises BadInput for anything that cannot be used.
     """
     name = _model_of(arguments)
-    given = _parser(name).parse_args(arguments)
+    parser = _parser(name)
+    for argument in arguments if name else ():
+        typed = argument.partition("=")[0]
+        others = [other for other, cls in MODELS.items() if typed in map(flag, cls.options())]
+        if others and typed not in parser.flags():
+            raise BadInput(f"{typed} is an option of {', '.join(others)}, not of {name}: leave it out")
+    given = parser.parse_args(arguments)
     if hasattr(given, "elbo") and name and given.elbo not in MODELS[name].estimators:
         raise unknown(f"--elbo for {name}", given.elbo, MODELS[name].estimators)
     for key, option in MODELS[name].options().items() if name else ():
@@ -106,9 +127,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if given.resume is not None:
         extra = given.__dict__.keys() - {"model", "resume", "data_dir", "device", "steps"}
         if extra:
-            flag = "--" + sorted(extra)[0].replace("_", "-")
             raise BadInput(
-                f"{flag} cannot change on --resume, the run's own config.json decides: leave it out"
+                f"{flag(min(extra))} cannot change on --resume, the run's config.json decides: leave it out"
             )
     return given
 
@@ -197,14 +217,13 @@ def _parser(name: str | None) -> Parser:
         own = parser.add_argument_group(f"options of {name}", _title(cls))
         for key, option in cls.options().items():
             kind, meaning = get_args(option.annotation)[:2]
-            flag = "--" + key.replace("_", "-")
             if get_origin(kind) is Literal:
                 words = ", ".join(get_args(kind))
-                own.add_argument(flag, metavar="NAME", help=f"{meaning}: {words}" + default(key))
+                own.add_argument(flag(key), metavar="NAME", help=f"{meaning}: {words}" + default(key))
             else:
                 convert = weight if kind is float else positive(kind)
                 metavar = "N" if kind is int else "WEIGHT"
-                own.add_argument(flag, type=convert, metavar=metavar, help=meaning + default(key))
+                own.add_argument(flag(key), type=convert, metavar=metavar, help=meaning + default(key))
     return parser
 
 
@@ -245,6 +264,37 @@ def defaults(cls: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str
 def plain(value: Any) -> str:
     """A setting as one would type it: 0 for 0.0."""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def checked(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration read from a file, every value of it as the command line would have taken it.
+
+    Raises BadInput where the command line would refuse one, or where it is of another kind.
+    """
+    cls = MODELS[config["model"]]
+    kinds = {"options": dict, "eval_every": int, "data": str, "data_dir": str, "checksum": str}
+    for key, kind in kinds.items():
+        if not isinstance(config[key], kind):
+            raise BadInput(f"{key} is {config[key]!r}")
+    if config["options"].keys() != cls.options().keys():
+        raise BadInput(f"options of {config['model']} are {', '.join(cls.options())}")
+    names = (*TRAINING, "steps", "batch_size", "lr", "elbo", "particles", "seed", "device")
+    settings = {key: config[key] for key in names if key in config} | config["options"]
+    known = _parser(config["model"]).flags()
+    for key, value in settings.items():
+        if flag(key) not in known and value != {"particles": 1, **TRAINING}[key]:
+            raise BadInput(f"{key} is {value!r}, which {config['model']} does not take")
+    arguments = [f"{flag(key)}={value}" for key, value in settings.items() if flag(key) in known]
+    found = vars(parse(["--model", config["model"], *arguments]))
+    if not found["steps"] >= config["eval_every"] >= 1:
+        raise BadInput(f"eval_every is {config['eval_every']}")
+    config |= {key: found[key] for key in names if key in found}
+    return config | {"options": {key: found[key] for key in config["options"]}}
+
+
+def flag(key: str) -> str:
+    """An option as one types it, from its name."""
+    return "--" + key.replace("_", "-")
 
 
 def eval_every(steps: int) -> int:

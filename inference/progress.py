@@ -30,6 +30,10 @@ class Progress:
         if not self.bar.disable:
             self.bar.set_postfix_str(_words(values | self.accuracy), refresh=False)
 
+    def say(self, line: str) -> None:
+        """A line on the standard error, above the bar where there is one."""
+        self.bar.write(line, file=sys.stderr)
+
     def report(self, step: int, values: dict[str, float]) -> None:
         """Say the figures on the test set; where there is no bar, the speed and the time left as well."""
         self.accuracy = {name: value for name, value in values.items() if name == "accuracy"}
@@ -68,7 +72,7 @@ def table(test: dict[str, dict[str, float]]) -> str:
 
 
 class StopSignals:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop between two steps; a second one acts at once."""
+    """Turns a first Ctrl-C, SIGTERM or SIGHUP into a wish to stop between two steps; another acts at once."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -83,8 +87,9 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be taken
-            numbers = (signal.SIGINT, signal.SIGTERM)
-            self.previous = {number: signal.signal(number, self._stop) for number in numbers}
+            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    self.previous.setdefault(number, signal.signal(number, self._stop))
         return self
 
     def __exit__(self, *_: object) -> None:

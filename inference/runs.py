@@ -1,29 +1,48 @@
 """The run folder: configuration, metrics, checkpoint and results, each readable by itself."""
 
+import errno
+import hashlib
 import itertools
 import json
 import os
-import platform
-import subprocess
+import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyro
-import torch
+from filelock import FileLock, Timeout
 
 from inference import datasets
 from inference.datasets import Dataset
+from inference.disk import pack, unpack, write_whole
 from inference.errors import BadInput
-from inference.options import TRAINING
+from inference.options import TRAINING, checked
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
 # What a run's config.json must name for the run to go on.
 NEEDED = {
     *("model", "data", "data_dir", "checksum", "pixels", "options", "eval_every"),
-    *("steps", "batch_size", "lr", "elbo", "seed", "device"),
+    *("steps", "batch_size", "lr", "elbo", "particles", "seed", "device"),
+}
+# What its checkpoint must hold.
+STATE = {
+    "model",
+    "decisive",
+    "step",
+    "seconds",
+    "skipped",
+    "in_a_row",
+    "parameters",
+    "optimizer",
+    "generator",
+}
+# What may be otherwise when a run goes on.
+MAY_DIFFER = {
+    *("data", "data_dir", "steps", "eval_every", "device", "from"),
+    *("command", "versions", "gpu", "platform", "threads", "commit"),
 }
 
 
@@ -32,67 +51,121 @@ class Run:
 
     config.json    everything needed to repeat the run; versions and commit included
     metrics.jsonl  one line a measurement: step, split, seconds, terms in nats per image
-    checkpoint.pt  parameters, optimiser, generator states and step; plain data only
+    checkpoint.pt  parameters, optimiser, generator states and step; plain data, and its own checksum
     results.json   the figures on the test set at the end
     figures/       pictures
+    lock           held by the one command that writes here
+
+    Each file but the metrics is written whole or not at all, and each line of these in one write. `log` and
+    `save` take a folder that cannot be written to for what may pass: they say so once, keep in memory what
+    they were given, and write it when they can. `trouble` is why they could not, the last time.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, config: dict[str, Any]):
+        self.folder, self.config = folder, config
         self.figures = folder / "figures"
+        self.lines: list[str] = []  # of the metrics
+        self.written = 0  # of these lines, in the file
+        self.trouble = ""
+        self.place: tuple[int, int] | None = None  # which folder it is, by the system's numbers
+        self.lock = FileLock(folder / "lock", timeout=0)
 
     @classmethod
     def create(cls, folder: Path | None, config: dict[str, Any]) -> "Run":
-        """Make the folder, `runs/<model>/<when>-<seed>` unless named. Raises BadInput where it is in use."""
+        """Make the folder, `runs/<model>/<when>-<seed>` unless named, and hold it.
+
+        Raises BadInput, and leaves nothing behind, where it is in use or cannot be written to.
+        """
+        if folder is None:
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config['seed']}"
+            folder = _fresh(Path("runs") / config["model"], name)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        run = cls(folder, config)
         try:
-            if folder is None:
-                folder = _fresh(
-                    Path("runs") / config["model"], f"{time.strftime('%Y%m%d-%H%M%S')}-{config['seed']}"
-                )
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
+            if not used(folder):
+                run.hold()
+            if used(folder):  # from before, or from who held it a moment ago
+                run.release()
                 raise BadInput(
                     f"{folder} exists and is not empty: name another with --run-dir, or --resume it"
                 )
+            run.write("config.json", config)
         except OSError as error:
+            if run.lock.is_locked:
+                run.release()
+                (folder / "lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                for path in made:
+                    path.rmdir()
             raise BadInput(
-                f"cannot write to {folder} ({error.strerror}): name another with --run-dir"
+                f"cannot write to {folder} ({error.strerror or error}): name another with --run-dir"
             ) from None
-        run = cls(folder)
-        run.write("config.json", config)
         return run
 
     @classmethod
-    def open(cls, folder: Path) -> tuple["Run", dict[str, Any]]:
-        """An existing run and its configuration. Raises BadInput where there is none."""
+    def open(cls, folder: Path) -> "Run":
+        """An existing run, with its configuration. Raises BadInput where there is none."""
+        path = folder / "config.json"
         try:
-            config = json.loads((folder / "config.json").read_text())
+            config = json.loads(path.read_text())
         except OSError:
             raise BadInput(f"{folder} is no run: it has no config.json that can be read") from None
         except ValueError:
             config = {}
         if not isinstance(config, dict) or not config.keys() >= NEEDED or config["model"] not in MODELS:
-            raise BadInput(f"{folder / 'config.json'} is damaged: the run cannot go on from it")
-        return cls(folder), TRAINING | config
+            raise BadInput(f"{path} is damaged: the run cannot go on from it")
+        try:
+            return cls(folder, checked(TRAINING | config))
+        except BadInput as error:
+            raise BadInput(f"{path} is damaged, the run cannot go on from it: {error}") from None
+
+    def __enter__(self) -> "Run":
+        self.hold()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def hold(self) -> None:
+        """Be the only one that writes here, until `release`. Raises BadInput where another command is."""
+        if self.lock.is_locked:
+            return
+        try:
+            self.lock.acquire()
+            self.place = _place(self.folder)
+        except Timeout:
+            raise BadInput(
+                f"{self.folder} is in use by another command: wait for its end, or name another folder"
+            ) from None
+        except OSError as error:
+            raise BadInput(f"cannot write to {self.folder} ({error.strerror or error})") from None
+
+    def release(self) -> None:
+        """Let other commands write here."""
+        self.lock.release(force=True)
 
     def results(self) -> dict[str, Any]:
         """The results so far. Raises BadInput where the run has not come to its end."""
+        path = self.folder / "results.json"
         try:
-            results = json.loads((self.folder / "results.json").read_text())
+            results = json.loads(path.read_text())
             results["test"].items()
+            complete = results["steps"] == self.config["steps"]  # else it is to be trained longer
         except OSError:
-            raise BadInput(f"{self.folder} has no results.json yet: --resume it to its end first") from None
+            complete = False
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise BadInput(
-                f"{self.folder / 'results.json'} is damaged: --resume the run to have it again"
-            ) from None
+            raise BadInput(f"{path} is damaged: --resume the run to have it again") from None
+        if not complete:
+            raise BadInput(f"{self.folder} has no results.json yet: --resume it to its end first")
         return results
 
-    def data(self, config: dict[str, Any], data_dir: Path | None = None) -> Dataset:
+    def data(self, data_dir: Path | None = None) -> Dataset:
         """The data set that the run began with, split as it was.
 
         Raises BadInput where it cannot be had, or has changed.
         """
+        config = self.config
         data, _ = datasets.load(config["data"], data_dir or Path(config["data_dir"]))
         if data.checksum() != config["checksum"]:
             raise BadInput(f"{config['data']} is not the data that the run began with: see --data-dir")
@@ -106,9 +179,12 @@ class Run:
 
         Raises BadInput where the folder is no run, or its parts do not belong together.
         """
-        run, config = cls.open(folder)
-        state, model_class = run.load_checkpoint(config["model"]), MODELS[config["model"]]
-        data = run.data(config, data_dir).padded(model_class.side)
+        run = cls.open(folder)
+        config, state = run.config, run.load_checkpoint()
+        model_class = MODELS[config["model"]]
+        if state is None:
+            raise BadInput(f"{folder} has no checkpoint.pt yet: --resume it first")
+        data = run.data(data_dir).padded(model_class.side)
         try:
             model = model_class(data.shape, data.classes, **config["options"])
             model.load_state_dict(judged(state))
@@ -117,56 +193,124 @@ class Run:
         return run, config, data, model.eval()
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Write a JSON file whole or not at all."""
-        temporary = self.folder / f"{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, self.folder / name)
+        """Write a JSON file whole or not at all. Raises OSError where that cannot be."""
+        write_whole(self.folder / name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
     def log(self, **measurement: Any) -> None:
         """Append one line to metrics.jsonl, in one write."""
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(measurement, allow_nan=False) + "\n")
+        self.lines.append(json.dumps(measurement, allow_nan=False) + "\n")
+        self._attempt(self._append)
+
+    def save(self, write: Callable[[], None]) -> bool:
+        """Do what writes into the folder, after the metrics still in memory; whether that could be done."""
+        done = self._attempt(lambda: self._append(flush=True)) and self._attempt(write)
+        if done and self.trouble:
+            print(f"{self.folder} can be written to again", file=sys.stderr)
+            self.trouble = ""
+        return done
+
+    def save_checkpoint(self, state: dict[str, Any]) -> bool:
+        """Write checkpoint.pt; the one before it stays until this one has been read back."""
+        return self.save(lambda: write_whole(self.folder / "checkpoint.pt", pack(state)))
+
+    def _attempt(self, write: Callable[[], None]) -> bool:
+        try:
+            if _place(self.folder) != self.place:
+                self._settle()
+            write()
+        except OSError as error:
+            if not self.trouble:
+                print(
+                    f"warning: cannot write to {self.folder} ({error.strerror or error}): training goes on, "
+                    "and what there is to save is kept in memory until it can be",
+                    file=sys.stderr,
+                )
+            self.trouble = error.strerror or str(error)
+            return False
+        return True
+
+    def _settle(self) -> None:
+        """Make the folder anew where it has gone, or take it again where it is back; never another run's."""
+        self.release()
+        self.folder.mkdir(exist_ok=True)
+        self.lock = FileLock(self.folder / "lock", timeout=0)
+        self.lock.acquire()  # Timeout is an OSError too
+        path = self.folder / "config.json"
+        if not used(self.folder):
+            self.write("config.json", self.config)
+        elif not path.exists() or json.loads(path.read_text()) != json.loads(json.dumps(self.config)):
+            raise OSError("it holds something else now")
+        self.place = _place(self.folder)
+
+    def _append(self, flush: bool = False) -> None:
+        file = os.open(self.folder / "metrics.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            end = os.fstat(file).st_size
+            lines = self.lines[self.written if end else 0 :]
+            text = "".join(lines).encode()
+            if os.write(file, text) < len(text):
+                os.ftruncate(file, end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.written = len(self.lines)
+            if flush:
+                os.fsync(file)
+        finally:
+            os.close(file)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every measurement so far; a last line that a crash left half written is not one."""
-        path = self.folder / "metrics.jsonl"
-        text = path.read_text() if path.exists() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        """Every measurement of this run so far."""
+        return [json.loads(line) for line in self.lines]
 
-    def forget_after(self, step: int) -> None:
-        """Drop the metrics that came after the checkpoint which a resumed run goes on from."""
-        kept = [json.dumps(line) + "\n" for line in self.metrics() if line["step"] <= step]
-        temporary = self.folder / "metrics.jsonl.tmp"
-        temporary.write_text("".join(kept))
-        os.replace(temporary, self.folder / "metrics.jsonl")
+    def go_on_after(self, step: int) -> None:
+        """Read the metrics up to the checkpoint which a resumed run goes on from, and drop what came after.
 
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Write checkpoint.pt whole or not at all: to a temporary file, flushed to the disk, then renamed."""
-        temporary = self.folder / "checkpoint.pt.tmp"
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / "checkpoint.pt")
-
-    def load_checkpoint(self, model: str) -> dict[str, Any]:
-        """The state saved last, read as data, not as code. Raises BadInput if damaged or another model's."""
-        path = self.folder / "checkpoint.pt"
-        if not path.exists():
-            raise BadInput(f"{self.folder} has no checkpoint.pt: nothing to go on from, start the run anew")
+        Raises BadInput where they are damaged, or the folder cannot be written to.
+        """
+        self.lines = [json.dumps(line) + "\n" for line in self._measured() if line["step"] <= step]
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            found, *_ = (
-                state[key] for key in ("model", "step", "seconds", "parameters", "optimizer", "generator")
-            )
-        except Exception as error:  # torch raises many kinds for a damaged file
-            reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-            raise BadInput(f"{path} is corrupt or no checkpoint ({reason}): start the run anew") from None
-        if found != model:
+            write_whole(self.folder / "metrics.jsonl", "".join(self.lines).encode())
+        except OSError as error:
+            raise BadInput(f"cannot write to {self.folder} ({error.strerror or error})") from None
+        self.written = len(self.lines)
+
+    def _measured(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last one that a crash left half written is none."""
+        path = self.folder / "metrics.jsonl"
+        try:
+            text = path.read_text() if path.exists() else ""
+            found = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            if not all(isinstance(line["step"], int) for line in found):
+                raise ValueError
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"{path} is damaged: move it away, and the run goes on without it") from None
+        return found
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The state saved last, read as data, not as code; None where the run had not come so far.
+
+        Raises BadInput if it is damaged, another model's, or gone.
+        """
+        path, model = self.folder / "checkpoint.pt", self.config["model"]
+        if not path.exists():
+            if any(line["step"] for line in self._measured()) or (self.folder / "results.json").exists():
+                raise BadInput(f"{self.folder} has lost its checkpoint.pt: start the run anew")
+            return None
+        state = unpack(path)
+        if not isinstance(state, dict) or not state.keys() >= STATE:
+            raise BadInput(f"{path} is no checkpoint of a run: start the run anew")
+        if state["model"] != model:
             raise BadInput(
-                f"{path} is a checkpoint of {found}, not of {model}: resume the run that it came from"
+                f"{path} is a checkpoint of {state['model']}, not of {model}: resume the run it came from"
             )
+        if state["decisive"] != decisive(self.config):
+            raise BadInput(f"{self.folder}: config.json and checkpoint.pt do not belong together")
         return state
+
+
+def decisive(config: dict[str, Any]) -> str:
+    """A digest of all in a configuration that decides how its run goes."""
+    kept = {key: value for key, value in config.items() if key not in MAY_DIFFER}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def judged(state: dict[str, Any]) -> dict[str, Any]:
@@ -175,6 +319,20 @@ def judged(state: dict[str, Any]) -> dict[str, Any]:
     if averaged is None:
         return state["parameters"]
     return {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
+
+
+def used(folder: Path) -> bool:
+    """Whether a folder holds more than what a run killed before it began may leave."""
+    return any(path.name != "lock" and path.suffix != ".tmp" for path in folder.iterdir())
+
+
+def _place(folder: Path) -> tuple[int, int] | None:
+    """Which folder it is, by the numbers of the device and of the folder on it; None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _fresh(parent: Path, name: str) -> Path:
@@ -187,37 +345,3 @@ def _fresh(parent: Path, name: str) -> Path:
         except FileExistsError:
             continue
     raise AssertionError  # there is always a next number
-
-
-def provenance() -> dict[str, Any]:
-    """The versions, the machine's kind and the commit that a run is made with."""
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-            "numpy": np.__version__,
-        },
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the code that runs, marked where files differ from it; None outside a checkout."""
-    root = Path(__file__).parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
-            return None  # installed inside somebody else's checkout
-        changed = git("status", "--porcelain", "--", "ppl_models", "inference")
-        return git("rev-parse", "HEAD") + ("-modified" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

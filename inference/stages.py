@@ -1,6 +1,7 @@
 """The second stage of a system trained in two: an autoregressive prior of a finished run's codes."""
 
 import argparse
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from inference.data import HeldOut
 from inference.datasets import Dataset
+from inference.disk import write_whole
 from inference.errors import BadInput
 from inference.figures import save_images
 from inference.runs import Run
@@ -25,14 +27,17 @@ def second_stage(given: argparse.Namespace, folder: Path) -> argparse.Namespace:
     These are written into the first run's folder, codes-of-DATA.npz, as any data set of one's own is. Raises
     BadInput where the folder is no finished run of a model with codes.
     """
-    model, data = _first(folder, getattr(given, "data_dir", None))
+    run, model, data = _first(folder, getattr(given, "data_dir", None))
     parts = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
     codes = len(model.codebook.entries)
     arrays: dict[str, Any] = {f"x_{part}": _codes(model, data, x) for part, (x, _) in parts.items()}
     arrays |= {"codes": codes}
     arrays |= {f"y_{part}": y.numpy() for part, (_, y) in parts.items() if y is not None}
     file = folder / f"codes-of-{Path(data.name).stem}.npz"
-    np.savez_compressed(file, **arrays)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    with run:
+        write_whole(file, content.getvalue())
     own = {"run_dir": folder / f"prior-{given.prior}"} | vars(given)
     own |= {"model": f"code_{given.prior}", "data": str(file), "codes": codes}
     return argparse.Namespace(**(own | {"from": folder}))
@@ -41,7 +46,7 @@ def second_stage(given: argparse.Namespace, folder: Path) -> argparse.Namespace:
 def draw(second: Path, first: Path, data_dir: Path | None = None) -> None:
     """Codes drawn from the prior and decoded by the first stage, as samples.png of the prior's run."""
     run, _, _, prior = Run.restore(second)
-    model, _ = _first(first, data_dir)
+    _, model, _ = _first(first, data_dir)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         index = prior.sample(SAMPLES)[:, 0].long()
@@ -49,12 +54,12 @@ def draw(second: Path, first: Path, data_dir: Path | None = None) -> None:
     save_images(model, model.decode_codes(index), 10, run.figures / "samples.png", title)
 
 
-def _first(folder: Path, data_dir: Path | None) -> tuple[VQVAE, Dataset]:
+def _first(folder: Path, data_dir: Path | None) -> tuple[Run, VQVAE, Dataset]:
     run, config, data, model = Run.restore(folder, data_dir)
     if not isinstance(model, VQVAE):
         raise BadInput(f"{folder} is a run of {config['model']}, which has no codes: name one of vqvae")
     run.results()  # refuses a run that has not come to its end
-    return model, data
+    return run, model, data
 
 
 def _codes(model: VQVAE, data: Dataset, x: Tensor) -> np.ndarray:

@@ -9,30 +9,35 @@ python -m inference.svi --model vqvae --prior transformer      both stages of a 
 import argparse
 import math
 import shlex
+import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference import datasets, figures
-from inference.arithmetic import choose_device, fast_float32
-from inference.data import Batches, HeldOut, labelled
+from inference.arithmetic import fast_float32
+from inference.data import Batches, HeldOut
 from inference.errors import BadInput, Diverged, run_command
-from inference.estimators import ESTIMATORS, Loss
+from inference.estimators import Loss
 from inference.evaluate import evaluate
 from inference.options import DATA_DIR, configuration, eval_every, parse
+from inference.prepare import prepare
 from inference.probe import active_units
 from inference.progress import Progress, StopSignals, table
-from inference.runs import Run, provenance
+from inference.provenance import provenance
+from inference.runs import Run, decisive
 from inference.stages import draw, second_stage
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel, draw_latents
 
 LOG_EVERY = 100  # steps between the training lines of metrics.jsonl
+PATIENCE = 10  # steps in a row whose loss or gradient is not finite, before a run gives up
 DRAWS_OF_POINTS = 100  # which cost little
 DRAWS = 10  # of the latents, an image, for the figures at the end
 
@@ -57,62 +62,48 @@ def main(arguments: list[str]) -> int:
 
 def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
     """One run, new or resumed, as the options say: the exit status, and the run."""
-    state = None
-    if given.resume:
-        run, config = Run.open(given.resume)
-        if given.model not in (None, config["model"]):
-            raise BadInput(
-                f"{given.resume} is a run of {config['model']}, not of {given.model}: drop --model"
-            )
-        state = run.load_checkpoint(config["model"])
-        if hasattr(given, "steps"):
-            config |= {"steps": given.steps, "eval_every": eval_every(given.steps)}
-        if config["steps"] < state["step"]:
-            raise BadInput(f"{given.resume} is at step {state['step']} already: give --steps no less")
-        config["device"] = getattr(given, "device", config["device"])
-        data = run.data(config, getattr(given, "data_dir", None))
-    else:
-        named = getattr(given, "data", MODELS[given.model].usual_data)
-        data, line = datasets.load(named, getattr(given, "data_dir", DATA_DIR))
-        if line:
-            print(line)
-        config = configuration(given, data)
-        data = data.with_validation(config["validation"], config["seed"])
-    device, cls = choose_device(config["device"]), MODELS[config["model"]]
-    if data.points != (cls.pixels == "points"):
-        kinds = ("points in the plane", f"try --data {cls.usual_data}")
-        takes, advice = kinds if cls.pixels == "points" else ("images", "try --data digits")
-        raise BadInput(f"{config['model']} takes {takes}, and {data.name} has none: {advice}")
-    if cls.pixels == "codes" and data.x_train.max() >= config["options"]["codes"]:
-        raise BadInput(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
-    data = data.padded(cls.side)
-    labels = torch.empty(0, dtype=torch.long)
-    if "x_labelled" in cls.inputs:
-        labels = labelled(data, config["options"]["labels"], config["seed"])
-    batches = Batches(data, cls, config["batch_size"], config["seed"], labels, device)
-    pyro.set_rng_seed(config["seed"])
-    try:
-        model = cls(data.shape, data.classes, **config["options"]).to(device)
+    with ExitStack() as held:
+        run, state = None, None
+        if given.resume:
+            run = held.enter_context(Run.open(given.resume))
+            state = run.load_checkpoint()
+            config = run.config
+            if given.model not in (None, config["model"]):
+                raise BadInput(
+                    f"{given.resume} is a run of {config['model']}, not of {given.model}: drop --model"
+                )
+            if hasattr(given, "steps"):
+                config |= {"steps": given.steps, "eval_every": eval_every(given.steps)}
+            if state and config["steps"] < state["step"]:
+                raise BadInput(f"{given.resume} is at step {state['step']} already: give --steps no less")
+            config["device"] = getattr(given, "device", config["device"])
+            data = run.data(getattr(given, "data_dir", None))
+        else:
+            named = getattr(given, "data", MODELS[given.model].usual_data)
+            data, line = datasets.load(named, getattr(given, "data_dir", DATA_DIR))
+            if line:
+                print(line)
+            config = configuration(given, data)
+            data = data.with_validation(config["validation"], config["seed"])
+        model, batches, data = prepare(config, data)
         if state:
-            model.load_state_dict(state["parameters"])
-        Loss(model, config["elbo"], config.get("particles"))  # refuses what does not go together
-        if config["warmup"] and ESTIMATORS[config["elbo"]].particles > 1:
-            raise ValueError(f"{config['elbo']} takes no weights: leave out --warmup")
-        if config["batch_size"] == 1 and any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
-            raise ValueError("it normalises over the batch: --batch-size 2 or more")
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"{config['model']} cannot be made: {error}") from None
-    except RuntimeError:
-        raise BadInput(f"{run.folder}: config.json and checkpoint.pt do not belong together") from None
-    if state:
-        run.write("config.json", config)
-    else:
-        command = shlex.join(["python", "-m", "inference.svi", *arguments])
-        config |= {"labelled": labels.tolist(), "command": command, **provenance()}
-        if hasattr(given, "from"):
-            config |= {"from": str(vars(given)["from"].resolve())}
-        run = Run.create(getattr(given, "run_dir", None), config)
-    status = fit(model, batches, HeldOut(data, cls, device), config, run, state)
+            try:
+                model.load_state_dict(state["parameters"])
+            except (TypeError, ValueError, RuntimeError):
+                raise BadInput(
+                    f"{given.resume}: config.json and checkpoint.pt do not belong together"
+                ) from None
+        test = HeldOut(data, MODELS[config["model"]], batches.x.device)
+        if run:
+            run.go_on_after(state["step"] if state else -1)
+            run.write("config.json", config)
+        else:
+            command = shlex.join(["python", "-m", "inference.svi", *arguments])
+            config |= {"labelled": batches.labels.tolist(), "command": command, **provenance()}
+            if hasattr(given, "from"):
+                config |= {"from": str(vars(given)["from"].resolve())}
+            run = held.enter_context(Run.create(getattr(given, "run_dir", None), config))
+        status = fit(model, batches, test, config, run, state)
     if status == 0 and "from" in config:
         draw(run.folder, Path(config["from"]), getattr(given, "data_dir", None))
     return status, run
@@ -132,6 +123,7 @@ def fit(
     # One optimiser over all parameters, fused into one pass; Pyro's own wrappers would make one a tensor.
     optimizer = torch.optim.Adam(loss.parameters(), lr=config["lr"], fused=True)
     step, steps, before, device = 0, config["steps"], 0.0, test.x.device
+    skipped = in_a_row = 0  # steps whose loss or gradient was not finite
     averaged = average_of(model, config["ema"])
     judged = cast(LatentVariableModel, averaged.module) if averaged else model
     held_out = {"test": test, **test.others}
@@ -142,15 +134,16 @@ def fit(
             torch.cuda.set_rng_state(state["cuda_generator"])
         if averaged:
             averaged.load_state_dict(state["averaged"])
-        step, before = state["step"], state["seconds"]
-        run.forget_after(step)
+        step, before, skipped, in_a_row = state["step"], state["seconds"], state["skipped"], state["in_a_row"]
     start, began = step, time.perf_counter()
 
     def seconds() -> float:
         return round(before + time.perf_counter() - began, 3)
 
     def checkpoint() -> None:
-        state = {"model": config["model"], "step": step, "seconds": seconds()}
+        state = {"model": config["model"], "decisive": decisive(config)}
+        state |= {"step": step, "seconds": seconds()}
+        state |= {"skipped": skipped, "in_a_row": in_a_row}
         state |= {"parameters": model.state_dict(), "optimizer": optimizer.state_dict()}
         state |= {"generator": torch.get_rng_state()}
         if averaged:
@@ -181,7 +174,7 @@ def fit(
     # The networks may work in bfloat16 while they train; the bound's terms, and all that is measured, do not.
     precision = torch.autocast(device.type, torch.bfloat16, enabled=config["precision"] == "bfloat16")
     with StopSignals() as stopped, Progress(start, steps) as progress:
-        if step == 0:
+        if not state:
             measure()
         while step < steps and not stopped:
             batch = batches(step)
@@ -190,21 +183,32 @@ def fit(
             first = step == start  # Pyro checks the first step, and the others do not pay for it
             with pyro.validation_enabled(first), precision:
                 objective = loss(**batch)
-            check_finite({"loss": objective.item()}, step + 1, run)
             due = (step + 1) % LOG_EVERY == 0 or step + 1 == steps
             values = train_terms(model, batch) if due else {}
             objective.backward()
-            if config["clip"]:
-                torch.nn.utils.clip_grad_norm_(loss.parameters(), config["clip"])
-            for group in optimizer.param_groups:
-                group["lr"] = rate(step, config)
-            optimizer.step()
+            if finite(objective, model):
+                if config["clip"]:
+                    torch.nn.utils.clip_grad_norm_(loss.parameters(), config["clip"])
+                for group in optimizer.param_groups:
+                    group["lr"] = rate(step, config)
+                optimizer.step()
+                if averaged:
+                    averaged.update_parameters(model)
+                in_a_row = 0
+            else:
+                skipped, in_a_row = skipped + 1, in_a_row + 1
+                if skipped == 1 or in_a_row == PATIENCE:
+                    progress.say(f"step {step + 1} is skipped: {what_is_not_finite(objective, model, batch)}")
+                if in_a_row == PATIENCE:
+                    raise Diverged(
+                        f"{PATIENCE} steps in a row had to be skipped, up to step {step + 1}: try a lower "
+                        f"--lr, --clip 1 or --lr-warmup. {run.folder} keeps its last good checkpoint"
+                    )
             optimizer.zero_grad(set_to_none=True)
-            if averaged:
-                averaged.update_parameters(model)
             step += 1
             progress.advance()
             if due:
+                values = {name: value for name, value in values.items() if math.isfinite(value)}
                 run.log(step=step, split="train", seconds=seconds(), **values)
                 progress.show(values)
             if step % config["eval_every"] == 0 or step == steps:
@@ -220,16 +224,24 @@ def fit(
     settings = {key: value for key, value in config.items() if key not in here}
     settings["data"] = Path(config["data"]).name  # a file, wherever it lies
     results = {key: settings[key] for key in ("model", "data", "pixels", "steps", "seed")}
-    results |= {"seconds": seconds(), "device": str(device)}
+    results |= {"seconds": seconds(), "device": str(device), "skipped": skipped}
     draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
     results |= {"config": settings}
     results |= {name: evaluate(judged, part, draws) for name, part in held_out.items()}
     units = active_units(judged, test)
     if units is not None:
         results["active_units"] = units
-    run.write("results.json", results)
+    if run.trouble:
+        checkpoint()
+    saved = not run.trouble and run.save(lambda: run.write("results.json", results))
     print(table(results["test"]))
-    figures.draw_all(judged, batches, test, run)
+    if not (saved and run.save(lambda: figures.draw_all(judged, batches, test, run))):
+        again = f"python -m inference.svi --resume {shlex.quote(str(run.folder))}"
+        print(
+            f"error: {run.folder} could not take all results ({run.trouble}): make room, and then {again}",
+            file=sys.stderr,
+        )
+        return 1
     print(f"results, curves and pictures: {run.folder}")
     return 0
 
@@ -254,8 +266,25 @@ def average_of(model: LatentVariableModel, decay: float) -> AveragedModel | None
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True) if decay else None
 
 
+def finite(objective: Tensor, model: LatentVariableModel) -> bool:
+    """Whether the objective and every gradient are finite: a sum is not where one of its terms is not."""
+    sums = [p.grad.sum() for p in model.parameters() if p.grad is not None]
+    return bool(torch.stack([objective.detach(), *sums]).isfinite().all())
+
+
+def what_is_not_finite(objective: Tensor, model: LatentVariableModel, batch: dict[str, Tensor]) -> str:
+    """In words: which terms of the bound on a batch, or else which parameters' gradients."""
+    if objective.isfinite():
+        names = [
+            name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        return f"the gradient of {', '.join(names)} is not finite"
+    names = [name for name, value in train_terms(model, batch).items() if not math.isfinite(value)]
+    return f"the loss is {objective.item()}" + (f", not finite are {', '.join(names)}" if names else "")
+
+
 def check_finite(values: dict[str, float], step: int, run: Run) -> None:
-    """Raise Diverged where a value is not finite, before anything is kept of it."""
+    """Raise Diverged where a value on held-out data is not finite, before anything is kept of it."""
     for name, value in values.items():
         if not math.isfinite(value):
             kept = f"{run.folder} keeps its last good checkpoint"

@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import shlex
-import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,23 +18,18 @@ from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 from typing import Any, NamedTuple
 
-import torch
-
 from inference import datasets
-from inference.arithmetic import choose_device
-from inference.data import Batches, labelled
 from inference.errors import BadInput, run_command, unknown
-from inference.estimators import Loss
-from inference.options import DATA_DIR, Parser, configuration, parse, plain, positive, seed
+from inference.options import DATA_DIR, Parser, configuration, flag, parse, plain, positive, seed
+from inference.prepare import prepare
 from inference.progress import StopSignals
-from inference.runs import Run
+from inference.runs import Run, used
 from inference.sweep_report import draw, over_seeds, table, words
 from ppl_models import MODELS
 
 CORES = os.cpu_count() or 1
 MOST = 8  # runs at a time unless --jobs says otherwise: each takes about a gigabyte
 TRAINING = ("lr", "batch_size", "steps", "particles")  # what may be swept beside a model's own options
-UNSAVED = {"config.json", "metrics.jsonl", "checkpoint.pt.tmp"}  # a run killed before its first checkpoint
 
 
 class Job(NamedTuple):
@@ -115,14 +109,14 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
             raise unknown(f"setting of {asked.model}", key, known)
         if keys.count(key) > 1:
             raise BadInput(f"{key} is swept over twice: give all its values in one --over")
-    for flag in ("--seed", "--run-dir", "--resume", *map(_flag, keys)):
-        if flag in {argument.partition("=")[0] for argument in rest}:
-            raise BadInput(f"{flag} cannot be passed on, the sweep gives it to each run itself: leave it out")
+    for own in ("--seed", "--run-dir", "--resume", *map(flag, keys)):
+        if own in {argument.partition("=")[0] for argument in rest}:
+            raise BadInput(f"{own} cannot be passed on, the sweep gives it to each run itself: leave it out")
     asked.out = asked.out or Path("runs", "sweeps", "-".join([asked.model, *keys]))
     if (asked.out / "config.json").exists():
         raise BadInput(f"{asked.out} is the folder of a single run: name another with --out")
 
-    every = itertools.product(*([f"{_flag(key)}={value}" for value in values] for key, values in asked.over))
+    every = itertools.product(*([f"{flag(key)}={value}" for value in values] for key, values in asked.over))
     points = [(list(point), parse([*model, *rest, *point])) for point in every]
     given = points[0][1]
     asked.data_dir = getattr(given, "data_dir", None)
@@ -132,11 +126,11 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     if line:
         print(line)
     chosen = [] if "data" in given else ["--data", data.name]  # for all runs the same, whatever comes
-    elsewhere = [f"{_flag(key)}={vars(given)[key]}" for key in ("data_dir", "device") if key in given]
+    elsewhere = [f"{flag(key)}={vars(given)[key]}" for key in ("data_dir", "device") if key in given]
     jobs: dict[Path, Job] = {}
     for point, given in points:
         config, over = configuration(given, data), {key: getattr(given, key) for key in keys}
-        _check(config, data)
+        prepare(config, data.with_validation(config["validation"], config["seed"]))
         for number in asked.seeds:
             value = ",".join(f"{key}={plain(value)}" for key, value in over.items())
             folder = asked.out / value / f"seed={number}"
@@ -166,53 +160,31 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _flag(key: str) -> str:
-    return "--" + key.replace("_", "-")
-
-
-def _check(config: dict[str, Any], data: datasets.Dataset) -> None:
-    """Raise BadInput where a run of that configuration could not begin."""
-    cls, device = MODELS[config["model"]], choose_device(config["device"])
-    data = data.with_validation(config["validation"], config["seed"]).padded(cls.side)
-    if "x_labelled" in cls.inputs:
-        labelled(data, config["options"]["labels"], config["seed"])
-    Batches(data, cls, config["batch_size"], config["seed"], torch.empty(0), device)
-    try:
-        Loss(cls(data.shape, data.classes, **config["options"]), config["elbo"], config["particles"])
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"{config['model']} cannot be made: {error}") from None
-
-
 def stage(job: Job) -> str:
-    """How far a run is: "new", "killed" before its first checkpoint, "begun" or "done".
+    """How far a run is: "new", "begun" or "done".
 
     Raises BadInput where its folder holds anything else, or a run of other settings.
     """
-    names = {path.name for path in job.folder.iterdir()} if job.folder.exists() else set()
-    if not names:
+    if not job.folder.exists() or not used(job.folder):
         return "new"
-    if "config.json" not in names or not (names & {"checkpoint.pt", "results.json"} or names <= UNSAVED):
+    if not (job.folder / "config.json").exists():
         raise BadInput(f"{job.folder} is no run of a sweep: move it away, or name another folder with --out")
-    _, found = Run.open(job.folder)
+    found = Run.open(job.folder).config
     may_differ = ("data_dir", "device", "eval_every", "options")  # the options are compared one by one
     wanted = {key: value for key, value in job.config.items() if key not in may_differ}
     for key, value in (wanted | job.config["options"]).items():
         was = (found | found["options"]).get(key, value)
         if was != value:
             raise BadInput(f"{job.folder} is a run with {key} {was}, not {value}: name another with --out")
-    if "results.json" in names:
-        return "done"
-    return "begun" if "checkpoint.pt" in names else "killed"
+    return "done" if (job.folder / "results.json").exists() else "begun"
 
 
 def train(job: Job, threads: int, stopped: StopSignals) -> str | None:
     """Train one run to its end in a process of its own. Returns its last words where it failed."""
     if stopped:
         return None
-    how = stage(job)
-    if how == "killed":
-        shutil.rmtree(job.folder)
-    command = [sys.executable, "-m", "inference.svi", *(job.go_on if how == "begun" else job.begin)]
+    arguments = job.go_on if stage(job) == "begun" else job.begin
+    command = [sys.executable, "-m", "inference.svi", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     log = job.folder.with_name(f"{job.folder.name}.log")  # beside the run, whose folder must be empty
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,10 @@ REFUSED = {
     "steps not a number": (["--model", "vae", "--steps", "many"], "invalid int value: 'many'"),
     "infinite rate": (["--model", "vae", "--lr", "inf"], "inf is not a number above zero"),
     "negative weight": (["--model", "ssvae", "--gen-weight", "-1"], "-1 is not a number, zero or more"),
-    "another model's option": (["--model", "vae", "--labels", "10"], "unrecognized arguments: --labels"),
+    "another model's option": (
+        ["--model", "vae", "--labels", "10"],
+        "--labels is an option of ssvae, not of vae: leave it out",
+    ),
     "estimator": (["--model", "ssvae", "--elbo", "trace", "--data", "digits"], "unknown --elbo for ssvae"),
     "device": (["--model", "vae", "--device", "gpu", "--data", "digits"], "unknown device"),
     "too many labels": (["--model", "ssvae", "--labels", "90000", "--data", "digits"], "lower --labels"),
@@ -81,24 +84,24 @@ def test_bad_runs_are_refused(small_npz: Path, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
     before = (vae / "results.json").read_bytes()
-    refused("exists and is not empty", *arguments)
+    refused("is not empty", *arguments)
     refused("is a run of vae, not of ssvae", "--resume", str(vae), "--model", "ssvae")
     (vae / "checkpoint.pt").write_bytes((ssvae / "checkpoint.pt").read_bytes())
     refused("is a checkpoint of ssvae, not of vae", "--resume", str(vae))
     whole = (ssvae / "checkpoint.pt").read_bytes()
     (ssvae / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
-    refused("checkpoint.pt is corrupt", "--resume", str(ssvae))
+    refused("checkpoint.pt is damaged", "--resume", str(ssvae))
     (ssvae / "checkpoint.pt").unlink()
-    refused("has no checkpoint.pt", "--resume", str(ssvae))
+    refused("has lost its checkpoint.pt", "--resume", str(ssvae))
     (vae / "checkpoint.pt").write_bytes(whole.replace(b"generator", b"gene_ator"))
-    refused("checkpoint.pt is corrupt", "--resume", str(vae))
+    refused("checkpoint.pt is damaged", "--resume", str(vae))
     (ssvae / "checkpoint.pt").write_bytes(whole)
     config = json.loads((ssvae / "config.json").read_text())
     for changed in ({"hidden": 17}, {"z_dim": 3}):
         (ssvae / "config.json").write_text(json.dumps(config | {"options": config["options"] | changed}))
         refused("do not belong together", "--resume", str(ssvae))
     (ssvae / "config.json").write_text(json.dumps(config | {"options": config["options"] | {"none": 1}}))
-    refused("cannot be made", "--resume", str(ssvae))
+    refused("config.json is damaged.*options of ssvae are", "--resume", str(ssvae))
     for damaged in ("{", "[]", "{}", json.dumps({**config, "checksum": None} | {"seed": 0, "model": "none"})):
         (ssvae / "config.json").write_text(damaged)
         refused("config.json is damaged", "--resume", str(ssvae))
@@ -129,7 +132,7 @@ def test_the_command_exits_with_two_and_no_traceback(tmp_path: Path) -> None:
     assert done.stderr == "error: unknown model 'svae': did you mean ssvae?\n"
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(
+def test_losses_that_are_not_finite_stop_the_run(
     small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
@@ -137,9 +140,50 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     )
     run = tmp_path / "run"
     arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
-    with pytest.raises(Diverged, match="loss is nan at step 1"):
+    with pytest.raises(
+        Diverged, match="10 steps in a row had to be skipped, up to step 10: try a lower --lr"
+    ):
         svi.main(arguments)
-    assert checkpoint(run)["step"] == 0  # the last good one
+    said = capsys.readouterr().err
+    assert "step 1 is skipped: the loss is nan" in said and "step 10 is skipped" in said
+    first, last = lines(run)[0], checkpoint(run)  # of step 8: what was learned up to there is as it began
+    assert last["step"] == last["skipped"] == last["in_a_row"] == 8
+    assert lines(run)[-1]["negative_elbo"] == first["negative_elbo"]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    what: str,
+    small_npz: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Steps 6 and 21 leave no trace: the same weights as where their gradients are exactly nought."""
+    forward, calls = Loss.forward, []
+
+    def spoilt(self: Loss, **batch: torch.Tensor) -> torch.Tensor:
+        objective = forward(self, **batch)
+        calls.append(objective)
+        if len(calls) not in (6, 21):
+            return objective
+        if what == "loss":
+            return objective * torch.inf
+        first = next(self.parameters()).flatten()[0]
+        return objective + (first - first.detach()).sqrt()  # 0, with an infinite slope
+
+    monkeypatch.setattr(Loss, "forward", spoilt)
+    run = tmp_path / "run"
+    steps: list[int] = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: (steps.append(len(calls)), step(self)))
+    arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
+    assert svi.main(arguments) == 0
+    assert steps == [i for i in range(1, 41) if i not in (6, 21)]
+    assert json.loads((run / "results.json").read_text())["skipped"] == 2
+    said = capsys.readouterr().err
+    names = "the loss is" if what == "loss" else "the gradient of encoder.layers.0.weight is not finite"
+    assert f"step 6 is skipped: {names}" in said and "step 21" not in said  # once is enough
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro says so too

@@ -1,0 +1,79 @@
+"""What a run is made of, from its configuration and data; what cannot be is refused before it begins."""
+
+import math
+from typing import Any
+
+import pyro
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from inference.arithmetic import choose_device
+from inference.data import Batches, labelled
+from inference.datasets import Dataset
+from inference.disk import check_memory
+from inference.errors import BadInput
+from inference.estimators import ESTIMATORS, Loss
+from ppl_models import MODELS
+from ppl_models.base import LatentVariableModel
+
+PARAMETER = 2**14  # bytes that a parameter takes at least, with the module around it
+
+
+def prepare(config: dict[str, Any], data: Dataset) -> tuple[LatentVariableModel, Batches, Dataset]:
+    """A model with its first parameters, its batches, and the data as it takes them.
+
+    Raises BadInput where these do not go together, or need more memory than there is.
+    """
+    device, cls = choose_device(config["device"]), MODELS[config["model"]]
+    if data.points != (cls.pixels == "points"):
+        kinds = ("points in the plane", f"try --data {cls.usual_data}")
+        takes, advice = kinds if cls.pixels == "points" else ("images", "try --data digits")
+        raise BadInput(f"{config['model']} takes {takes}, and {data.name} has none: {advice}")
+    if cls.pixels == "codes" and data.x_train.max() >= config["options"]["codes"]:
+        raise BadInput(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
+    data = data.padded(cls.side)
+    labels = torch.empty(0, dtype=torch.long)
+    if "x_labelled" in cls.inputs:
+        labels = labelled(data, config["options"]["labels"], config["seed"])
+    batches = Batches(data, cls, config["batch_size"], config["seed"], labels, device)
+    try:
+        check_size(cls, data, config)
+        pyro.set_rng_seed(config["seed"])
+        model = cls(data.shape, data.classes, **config["options"]).to(device)
+        Loss(model, config["elbo"], config["particles"])  # refuses what does not go together
+        if config["warmup"] and ESTIMATORS[config["elbo"]].particles > 1:
+            raise ValueError(f"{config['elbo']} takes no weights: leave out --warmup")
+        if config["batch_size"] == 1 and any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
+            raise ValueError("it normalises over the batch: --batch-size 2 or more")
+    except BadInput:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{config['model']} cannot be made: {str(error).splitlines()[0]}") from None
+    return model, batches, data
+
+
+def check_size(cls: type[LatentVariableModel], data: Dataset, config: dict[str, Any]) -> None:
+    """Raise BadInput where the parameters with what Adam keeps, or a batch, exceed the memory there is.
+
+    The model is made without memory, and given up as soon as its parameters are too many.
+    """
+    images = config["batch_size"] * config["particles"]
+    what = f"a batch of {config['batch_size']} with {config['particles']} samples an image"
+    check_memory(images * math.prod(data.shape) * torch.get_default_dtype().itemsize, what)
+    copies = 5 if config["ema"] else 4  # the parameter, its gradient, Adam's two averages, its own average
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal total
+        total += copies * max(parameter.nbytes, PARAMETER)
+        check_memory(total, f"{config['model']} of this size")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            cls(data.shape, data.classes, **config["options"])
+    except RuntimeError:
+        pass  # some of Pyro's transforms look at their numbers, and have none here
+    finally:
+        hook.remove()

@@ -13,6 +13,11 @@ import torch
 
 from inference.errors import BadInput
 
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
 GIB = 2**30
 END = b"PK\x05\x06"  # how the last record of a zip archive begins; its last two bytes count a comment's
 COMMENT = 64  # the SHA-256 of all before it, in hexadecimal
@@ -90,6 +95,10 @@ def unpack(path: Path) -> dict[str, Any]:
 def check_memory(need: float, what: str) -> None:
     """Raise BadInput where so many bytes are more than the memory that is free."""
     free = psutil.virtual_memory().available
+    if resource:  # where a process may be kept from taking all of it
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if most != resource.RLIM_INFINITY:
+            free = min(free, max(most - psutil.Process().memory_info().vms, 0))
     if need > free:
         raise BadInput(
             f"{what} needs {need / GIB:.1f} GiB of memory, and {free / GIB:.1f} are free: "

@@ -12,6 +12,8 @@ from inference.datasets import NAMES, Dataset
 from inference.disk import check_memory
 from inference.errors import BadInput
 
+CHUNK = 1_000  # images at a time
+
 
 def load(path: Path) -> Dataset:
     """The data set of a file that holds x_train and x_test, images as 0..255 or as 0..1.
@@ -21,7 +23,7 @@ def load(path: Path) -> Dataset:
     an array is read that is larger than the memory there is.
     """
     try:
-        check_memory(2 * _size(path), str(path))
+        check_memory(3 * _size(path), str(path))  # as they are, with the channel first, and as levels
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except FileNotFoundError:
@@ -45,7 +47,7 @@ def load(path: Path) -> Dataset:
     # No set of images is all but black: where nothing exceeds 1, the range is 0..1. Codes say what they are.
     unit = "codes" not in arrays and max(part.max() for part in grey.values()) <= 1
     factor = 255.0 if unit else 1.0
-    x = {part: torch.from_numpy(np.rint(grey[part] * factor).astype(np.uint8)) for part in grey}
+    x = {part: _levels(grey[part], factor) for part in grey}
     y: dict[str, Tensor | None] = {
         part: _labels(arrays[f"y_{part}"], len(x[part]), f"{path}: y_{part}")
         if f"y_{part}" in arrays
@@ -58,6 +60,16 @@ def load(path: Path) -> Dataset:
             f"{path}: some of the {data.classes} classes have no training image: number them 0, 1, 2, ..."
         )
     return data
+
+
+def _levels(x: np.ndarray, factor: float) -> Tensor:
+    """Images times a factor as uint8, the nearest whole numbers; some at a time, for memory's sake."""
+    if x.dtype == np.uint8 and factor == 1:
+        return torch.from_numpy(x)
+    levels = np.empty(x.shape, np.uint8)
+    for start in range(0, len(x), CHUNK):
+        levels[start : start + CHUNK] = np.rint(x[start : start + CHUNK] * factor)
+    return torch.from_numpy(levels)
 
 
 def _size(path: Path) -> int:

@@ -240,6 +240,8 @@ class Run:
             self.write("config.json", self.config)
         elif not path.exists() or json.loads(path.read_text()) != json.loads(json.dumps(self.config)):
             raise OSError("it holds something else now")
+        write_whole(self.folder / "metrics.jsonl", "".join(self.lines).encode())
+        self.written = len(self.lines)
         self.place = _place(self.folder)
 
     def _append(self, flush: bool = False) -> None:

@@ -9,6 +9,7 @@ what counts is the ratio. It does not depend on what was learnt: the
 model is a `vae` as it begins.
 """
 
+import math
 import time
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from inference.arithmetic import fast_float32
 from inference.data import HeldOut
 from inference.datasets import Dataset
+from inference.disk import check_memory
 from inference.errors import run_command
 from inference.estimators import ImportanceWeighted
 from inference.importance import weigh
@@ -26,6 +28,7 @@ from inference.table import write_readme
 from ppl_models import VAE
 
 MARKS = "<!-- bound: made by python -m benchmarks.bound --write -->", "<!-- end of bound -->"
+SHAPE = (1, 28, 28)
 DRAWS = 1_000
 ROWS = 3_000  # of the product that is measured: what is drawn at a time
 
@@ -37,10 +40,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--images", type=positive(int), default=10_000, metavar="N", help=words)
     parser.add_argument("--write", action="store_true", help="write the table into README.md")
     given = parser.parse_args(arguments)
+    check_memory(given.images * math.prod(SHAPE) * 5, f"--images {given.images}")  # as bytes, and as float32
     fast_float32()
     torch.manual_seed(0)
-    model = VAE((1, 28, 28)).eval()
-    x = torch.randint(256, (given.images, 1, 28, 28), dtype=torch.uint8)
+    model = VAE(SHAPE).eval()
+    x = torch.randint(256, (given.images, *SHAPE), dtype=torch.uint8)
     test = HeldOut(Dataset("random", x, None, x, None), VAE, torch.device("cpu"))
     weigh(model, HeldOut(Dataset("random", x, None, x[:10], None), VAE, torch.device("cpu")), [DRAWS])
 

@@ -7,6 +7,7 @@ In float64 both draw the same codes from the same uniform numbers; the times are
 process.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from inference.disk import check_memory
 from inference.errors import run_command
 from inference.options import Parser, positive
 from inference.table import write_readme
@@ -48,6 +50,9 @@ def main(arguments: list[str]) -> int:
     add("--rounds", type=positive(int), default=5, metavar="N", help="alternations (default: 5)")
     add("--write", action="store_true", help="write the table into README.md")
     given = parser.parse_args(arguments)
+    check_memory(
+        given.images * math.prod(GRID) * CODES * 8, f"--images {given.images}"
+    )  # the logits, in float64
     lines = ["| prior | maps of 64 codes | kept, ms | naively, ms | times as fast | the same in float64 |"]
     lines.append("|---" * 6 + "|")
     for name in PRIORS:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable
 
 
 class BadInput(ValueError):
-    """What was given is wrong: the message says what, and what to do. Commands print it and exit with 2."""
+    """What was given is wrong: one line says what, and what to do. Commands print it and exit with 2."""
+
+    def __init__(self, message: str):
+        super().__init__(message.replace("\n", "\\n"))  # of a name that has some
 
 
 class Diverged(RuntimeError):

@@ -68,6 +68,14 @@ def positive(kind: type) -> Any:
     return convert
 
 
+def size(text: str) -> int:
+    """An argparse type: a whole number from 1 to a million, of what a model is made of."""
+    number = int(text)
+    if not 1 <= number <= 10**6:
+        raise argparse.ArgumentTypeError(f"{text:.20} is not a number above zero, a million at most")
+    return number
+
+
 def weight(text: str) -> float:
     """An argparse type: a finite number, zero or more."""
     number = float(text)
@@ -221,7 +229,7 @@ def _parser(name: str | None) -> Parser:
                 words = ", ".join(get_args(kind))
                 own.add_argument(flag(key), metavar="NAME", help=f"{meaning}: {words}" + default(key))
             else:
-                convert = weight if kind is float else positive(kind)
+                convert = weight if kind is float else size
                 metavar = "N" if kind is int else "WEIGHT"
                 own.add_argument(flag(key), type=convert, metavar=metavar, help=meaning + default(key))
     return parser

@@ -17,7 +17,7 @@ from inference.estimators import ESTIMATORS, Loss
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
-PARAMETER = 2**14  # bytes that a parameter takes at least, with the module around it
+MOST = 10_000  # parameters, as tensors: each costs a step some microseconds
 
 
 def prepare(config: dict[str, Any], data: Dataset) -> tuple[LatentVariableModel, Batches, Dataset]:
@@ -62,18 +62,23 @@ def check_size(cls: type[LatentVariableModel], data: Dataset, config: dict[str, 
     what = f"a batch of {config['batch_size']} with {config['particles']} samples an image"
     check_memory(images * math.prod(data.shape) * torch.get_default_dtype().itemsize, what)
     copies = 5 if config["ema"] else 4  # the parameter, its gradient, Adam's two averages, its own average
-    total = 0
+    tensors = total = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal total
-        total += copies * max(parameter.nbytes, PARAMETER)
+        nonlocal tensors, total
+        tensors, total = tensors + 1, total + copies * parameter.nbytes
         check_memory(total, f"{config['model']} of this size")
+        if tensors > MOST:
+            raise BadInput(
+                f"{config['model']} of this size has more than {MOST} tensors: give it fewer layers"
+            )
 
     hook = register_module_parameter_registration_hook(count)
     try:
         with torch.device("meta"):
             cls(data.shape, data.classes, **config["options"])
-    except RuntimeError:
-        pass  # some of Pyro's transforms look at their numbers, and have none here
+    except RuntimeError:  # some of Pyro's transforms look at their numbers, and have none there
+        tensors = total = 0
+        cls(data.shape, data.classes, **config["options"])
     finally:
         hook.remove()

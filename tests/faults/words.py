@@ -317,8 +317,8 @@ def tried(command: str, words: list[str]) -> tuple[str, str]:
         (table, "write_readme"): lambda *_: None,
         (step, "race"): nothing,
         (bound, "weigh"): nothing,
-        (training, "train"): nothing,
-        (sampling, "race"): nothing,
+        (training, "plain"): nothing,
+        (sampling, "times"): nothing,
     }
     with contextlib.ExitStack() as stack:
         for (module, name), instead in idle.items():

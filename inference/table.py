@@ -143,6 +143,14 @@ REFERENCES = {
             "code_transformer steps=1500 lr_warmup=100 ema=0.99 precision=bfloat16 codes=128",
             "codes-of-svhn_10k.npz",
         ): "codes of the run with commitment=5; CS294-158, all images: 1.968 (2024)",
+        (
+            "code_pixelcnn steps=400 ema=0.99 precision=bfloat16 codes=128",
+            "codes-of-cifar10_20k.npz",
+        ): "codes of the run with commitment=5; CS294-158, all images: 2.753 (2020)",
+        (
+            "code_transformer steps=1500 lr_warmup=100 ema=0.99 precision=bfloat16 codes=128",
+            "codes-of-cifar10_20k.npz",
+        ): "codes of the run with commitment=5",
     },
     "Labels": {
         ("ssvae", "mnist"): "CS236: 93.40 ± 1.39 %; Pyro's M2 example: 93.19 ± 0.60 %; by hand: 95.1 %",

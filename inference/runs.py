@@ -1,7 +1,6 @@
 """The run folder: configuration, metrics, checkpoint and results, each readable by itself."""
 
 import errno
-import hashlib
 import itertools
 import json
 import os
@@ -15,8 +14,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from inference import datasets
+from inference.checkpoints import judged, load
 from inference.datasets import Dataset
-from inference.disk import pack, unpack, write_whole
+from inference.disk import pack, write_whole
 from inference.errors import BadInput
 from inference.options import TRAINING, checked
 from ppl_models import MODELS
@@ -26,23 +26,6 @@ from ppl_models.base import LatentVariableModel
 NEEDED = {
     *("model", "data", "data_dir", "checksum", "pixels", "options", "eval_every"),
     *("steps", "batch_size", "lr", "elbo", "particles", "seed", "device"),
-}
-# What its checkpoint must hold.
-STATE = {
-    "model",
-    "decisive",
-    "step",
-    "seconds",
-    "skipped",
-    "in_a_row",
-    "parameters",
-    "optimizer",
-    "generator",
-}
-# What may be otherwise when a run goes on.
-MAY_DIFFER = {
-    *("data", "data_dir", "steps", "eval_every", "device", "from"),
-    *("command", "versions", "gpu", "platform", "threads", "commit"),
 }
 
 
@@ -292,35 +275,12 @@ class Run:
 
         Raises BadInput if it is damaged, another model's, or gone.
         """
-        path, model = self.folder / "checkpoint.pt", self.config["model"]
+        path = self.folder / "checkpoint.pt"
         if not path.exists():
             if any(line["step"] for line in self._measured()) or (self.folder / "results.json").exists():
                 raise BadInput(f"{self.folder} has lost its checkpoint.pt: start the run anew")
             return None
-        state = unpack(path)
-        if not isinstance(state, dict) or not state.keys() >= STATE:
-            raise BadInput(f"{path} is no checkpoint of a run: start the run anew")
-        if state["model"] != model:
-            raise BadInput(
-                f"{path} is a checkpoint of {state['model']}, not of {model}: resume the run it came from"
-            )
-        if state["decisive"] != decisive(self.config):
-            raise BadInput(f"{self.folder}: config.json and checkpoint.pt do not belong together")
-        return state
-
-
-def decisive(config: dict[str, Any]) -> str:
-    """A digest of all in a configuration that decides how its run goes."""
-    kept = {key: value for key, value in config.items() if key not in MAY_DIFFER}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def judged(state: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a checkpoint that the run is judged by: their moving average where it has one."""
-    averaged = state.get("averaged")
-    if averaged is None:
-        return state["parameters"]
-    return {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}
+        return load(path, self.config)
 
 
 def used(folder: Path) -> bool:

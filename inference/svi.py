@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference import datasets, figures
 from inference.arithmetic import fast_float32
+from inference.checkpoints import decisive, take_up
 from inference.data import Batches, HeldOut
 from inference.errors import BadInput, Diverged, run_command
 from inference.estimators import Loss
@@ -31,7 +32,7 @@ from inference.prepare import prepare
 from inference.probe import active_units
 from inference.progress import Progress, StopSignals, table
 from inference.provenance import provenance
-from inference.runs import Run, decisive
+from inference.runs import Run
 from inference.stages import draw, second_stage
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel, draw_latents
@@ -128,19 +129,14 @@ def fit(
     judged = cast(LatentVariableModel, averaged.module) if averaged else model
     held_out = {"test": test, **test.others}
     if state:
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["generator"])
-        if device.type == "cuda" and "cuda_generator" in state:  # a run begun on the CPU has none
-            torch.cuda.set_rng_state(state["cuda_generator"])
-        if averaged:
-            averaged.load_state_dict(state["averaged"])
+        take_up(state, optimizer, averaged, device)
         step, before, skipped, in_a_row = state["step"], state["seconds"], state["skipped"], state["in_a_row"]
     start, began = step, time.perf_counter()
 
     def seconds() -> float:
         return round(before + time.perf_counter() - began, 3)
 
-    def checkpoint() -> None:
+    def checkpoint() -> bool:
         state = {"model": config["model"], "decisive": decisive(config)}
         state |= {"step": step, "seconds": seconds()}
         state |= {"skipped": skipped, "in_a_row": in_a_row}
@@ -150,7 +146,7 @@ def fit(
             state |= {"averaged": averaged.state_dict()}
         if device.type == "cuda":
             state |= {"cuda_generator": torch.cuda.get_rng_state()}
-        run.save_checkpoint(state)
+        return run.save_checkpoint(state)
 
     def measure() -> None:  # on the whole test set and any validation part, and keep a checkpoint
         found = {}
@@ -213,11 +209,11 @@ def fit(
                 progress.show(values)
             if step % config["eval_every"] == 0 or step == steps:
                 measure()
-        if step < steps:
-            checkpoint()
+        saved = step == steps or checkpoint()
+    again = f"python -m inference.svi --resume {shlex.quote(str(run.folder))}"
     if step < steps:
-        again = f"python -m inference.svi --resume {shlex.quote(str(run.folder))}"
-        print(f"stopped at step {step} of {steps}; go on with: {again}")
+        at = f"step {step} of {steps}" + ("" if saved else ", and only what came before is saved")
+        print(f"stopped at {at}; go on with: {again}")
         return 130
 
     here = ("command", "data_dir", "from")  # of this machine alone: results are for others too
@@ -236,7 +232,6 @@ def fit(
     saved = not run.trouble and run.save(lambda: run.write("results.json", results))
     print(table(results["test"]))
     if not (saved and run.save(lambda: figures.draw_all(judged, batches, test, run))):
-        again = f"python -m inference.svi --resume {shlex.quote(str(run.folder))}"
         print(
             f"error: {run.folder} could not take all results ({run.trouble}): make room, and then {again}",
             file=sys.stderr,

@@ -19,6 +19,7 @@ from subprocess import DEVNULL, STDOUT, Popen
 from typing import Any, NamedTuple
 
 from inference import datasets
+from inference.disk import write_whole
 from inference.errors import BadInput, run_command, unknown
 from inference.options import DATA_DIR, Parser, configuration, flag, parse, plain, positive, seed
 from inference.prepare import prepare
@@ -211,8 +212,8 @@ def summarise(asked: argparse.Namespace, jobs: list[Job]) -> None:
         }
         for over, done in rows
     ]
-    (asked.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (asked.out / "table.md").write_text(table(results) + "\n")
+    write_whole(asked.out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    write_whole(asked.out / "table.md", (table(results) + "\n").encode())
     print(f"\n{table(results)}\n")
     drawn = draw(
         {done[0].folder: over for over, done in rows if done}, asked.out / "sweep.png", asked.data_dir

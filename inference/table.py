@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from inference.disk import write_whole
 from inference.errors import BadInput, run_command
 from inference.estimators import ESTIMATORS
 from inference.options import TRAINING, Parser, defaults, plain
@@ -310,7 +311,7 @@ def write_readme(marks: tuple[str, str], content: str) -> None:
     _, ended, tail = rest.partition(marks[1])
     if not found or not ended:
         raise BadInput(f"README.md has lost its marks: put back {marks[0]} and {marks[1]}")
-    readme.write_text(f"{head}{marks[0]}\n{content}\n{marks[1]}{tail}")
+    write_whole(readme, f"{head}{marks[0]}\n{content}\n{marks[1]}{tail}".encode())
 
 
 if __name__ == "__main__":

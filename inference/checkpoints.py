@@ -1,0 +1,75 @@
+"""What a checkpoint holds, and how a run takes it up again."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from inference.disk import unpack
+from inference.errors import BadInput
+
+# What it must hold.
+STATE = {
+    *("model", "decisive", "step", "seconds", "skipped", "in_a_row"),
+    *("parameters", "optimizer", "generator"),
+}
+# What may be otherwise when a run goes on.
+MAY_DIFFER = {
+    *("data", "data_dir", "steps", "eval_every", "device", "from"),
+    *("command", "versions", "gpu", "platform", "threads", "commit"),
+}
+
+
+def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The state in a file, read as data, not as code.
+
+    Raises BadInput if it is damaged, another model's, or of a run of another configuration.
+    """
+    state, model = unpack(path), config["model"]
+    if not isinstance(state, dict) or not state.keys() >= STATE:
+        raise BadInput(f"{path} is no checkpoint of a run: start the run anew")
+    if state["model"] != model:
+        raise BadInput(
+            f"{path} is a checkpoint of {state['model']}, not of {model}: resume the run it came from"
+        )
+    if state["decisive"] != decisive(config):
+        raise BadInput(f"{path.parent}: config.json and checkpoint.pt do not belong together")
+    return state
+
+
+def take_up(
+    state: dict[str, Any], optimizer: torch.optim.Adam, averaged: AveragedModel | None, device: torch.device
+) -> None:
+    """Be where a run was: optimiser, moving average and generators.
+
+    Raises BadInput where they do not fit the model.
+    """
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+        for p, kept in optimizer.state.items():
+            if any(kept[name].shape != p.shape for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError("averages of another shape")
+        torch.set_rng_state(state["generator"])
+        if device.type == "cuda" and "cuda_generator" in state:  # a run begun on the CPU has none
+            torch.cuda.set_rng_state(state["cuda_generator"])
+        if averaged:
+            averaged.load_state_dict(state["averaged"])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"checkpoint.pt is not of this run ({str(error)[:100]}): start the run anew") from None
+
+
+def decisive(config: dict[str, Any]) -> str:
+    """A digest of all in a configuration that decides how its run goes."""
+    kept = {key: value for key, value in config.items() if key not in MAY_DIFFER}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def judged(state: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a checkpoint that the run is judged by: their moving average where it has one."""
+    averaged = state.get("averaged")
+    if averaged is None:
+        return state["parameters"]
+    return {name.removeprefix("module."): value for name, value in averaged.items() if name != "n_averaged"}

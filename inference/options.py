@@ -120,6 +120,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         others = [other for other, cls in MODELS.items() if typed in map(flag, cls.options())]
         if others and typed not in parser.flags():
             raise BadInput(f"{typed} is an option of {', '.join(others)}, not of {name}: leave it out")
+        if typed in _parser(None).flags() - parser.flags():
+            raise BadInput(f"{typed} does not apply to {name}: leave it out")
     given = parser.parse_args(arguments)
     if hasattr(given, "elbo") and name and given.elbo not in MODELS[name].estimators:
         raise unknown(f"--elbo for {name}", given.elbo, MODELS[name].estimators)

@@ -104,7 +104,10 @@ REFUSED = {
     "a code at a point": (["--model", "ae", "--elbo", "iwae_dreg"], "unknown --elbo for ae 'iwae_dreg'"),
     "a weight": (["--model", "vae", "--elbo", "iwae", "--beta", "4"], "beta must be 1, not 4"),
     "particles of another bound": (["--model", "vae", "--particles", "5"], "takes one sample an image"),
-    "particles of none": (["--model", "ssvae", "--particles", "5"], "unrecognized arguments: --particles"),
+    "particles of none": (
+        ["--model", "ssvae", "--particles", "5"],
+        "--particles does not apply to ssvae",
+    ),
 }
 
 

@@ -76,9 +76,7 @@ def unpack(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     body, said = content[:-COMMENT], content[-COMMENT:]
     if body[-22:-18] != END or said != hashlib.sha256(body).hexdigest().encode():
-        raise BadInput(
-            f"{path} is damaged, or no checkpoint: its checksum is not its own; start the run anew"
-        )
+        raise BadInput(f"{path} is damaged, or no checkpoint (its checksum is wrong): start the run anew")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(record.file_size for record in archive.infolist()) > len(content):

@@ -198,3 +198,24 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(small_npz: Path, tmp
         for parameter in state["parameters"].values()
     )
     assert all(np.isfinite(list(line.values())[3:]).all() for line in lines(run))
+
+
+def test_steps_in_a_row_are_counted_across_a_stop(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine, a good one, and nine again do not end a run; five before a stop and five after it do."""
+    forward, good = Loss.forward, [10, 20]
+    calls: list[int] = []
+
+    def spoilt(self: Loss, **batch: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return forward(self, **batch) * (1 if len(calls) in good else torch.nan)
+
+    monkeypatch.setattr(Loss, "forward", spoilt)
+    arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir"]
+    assert svi.main([*arguments, str(tmp_path / "a"), "--steps", "20"]) == 0
+    assert json.loads((tmp_path / "a" / "results.json").read_text())["skipped"] == 18
+    good.clear()
+    assert svi.main([*arguments, str(tmp_path / "b"), "--steps", "5"]) == 0
+    with pytest.raises(Diverged, match="up to step 10:"):
+        svi.main(["--resume", str(tmp_path / "b"), "--steps", "40"])

@@ -200,6 +200,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(small_npz: Path, tmp
     assert all(np.isfinite(list(line.values())[3:]).all() for line in lines(run))
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
 def test_steps_in_a_row_are_counted_across_a_stop(
     small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from inference import disk, runs
+from inference import disk, runs, svi
 from inference.data import Batches
 
 from .sandbox import VAE, Ended, Found, run, same
@@ -110,6 +110,13 @@ def that_fail(folder: Path, share: float, data_dir: Path) -> Found:
     trial("full at the start", lambda run_dir: fill(), refused)
     trial("full from the middle on", lambda run_dir: at_steps({17: fill}), unsaved)
     trial("full for a while", lambda run_dir: at_steps({17: fill, 31: make_room}), saved)
+
+    def full_at_the_last_measurement(run_dir: Path) -> None:
+        at_steps({39: fill})
+        units = svi.active_units
+        svi.active_units = lambda *given: (make_room(), units(*given))[1]
+
+    trial("full at the last measurement", full_at_the_last_measurement, saved)
     trial("no large files at the start", lambda run_dir: limit(800), refused)
     trial("no large files from the middle on", lambda run_dir: at_steps({17: lambda: limit(LIMIT)}), unsaved)
     freed = {17: lambda: limit(LIMIT), 31: lambda: limit(resource.RLIM_INFINITY)}

@@ -115,12 +115,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """
     name = _model_of(arguments)
     parser = _parser(name)
+    elsewhere = _parser(None).flags() - parser.flags()
     for argument in arguments if name else ():
         typed = argument.partition("=")[0]
         others = [other for other, cls in MODELS.items() if typed in map(flag, cls.options())]
         if others and typed not in parser.flags():
             raise BadInput(f"{typed} is an option of {', '.join(others)}, not of {name}: leave it out")
-        if typed in _parser(None).flags() - parser.flags():
+        if typed in elsewhere:
             raise BadInput(f"{typed} does not apply to {name}: leave it out")
     given = parser.parse_args(arguments)
     if hasattr(given, "elbo") and name and given.elbo not in MODELS[name].estimators:

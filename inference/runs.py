@@ -59,12 +59,14 @@ class Run:
 
         Raises BadInput, and leaves nothing behind, where it is in use or cannot be written to.
         """
-        if folder is None:
-            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config['seed']}"
-            folder = _fresh(Path("runs") / config["model"], name)
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        run = cls(folder, config)
+        named = folder or Path("runs") / config["model"]
+        made = [path for path in (named, *named.parents) if not path.exists()]
+        run = cls(named, config)
         try:
+            if folder is None:
+                folder = _fresh(named, f"{time.strftime('%Y%m%d-%H%M%S')}-{config['seed']}")
+                made.insert(0, folder)
+                run = cls(folder, config)
             folder.mkdir(parents=True, exist_ok=True)
             if not used(folder):
                 run.hold()
@@ -77,12 +79,12 @@ class Run:
         except OSError as error:
             if run.lock.is_locked:
                 run.release()
-                (folder / "lock").unlink(missing_ok=True)
+                (run.folder / "lock").unlink(missing_ok=True)
             with suppress(OSError):
                 for path in made:
                     path.rmdir()
             raise BadInput(
-                f"cannot write to {folder} ({error.strerror or error}): name another with --run-dir"
+                f"cannot write to {run.folder} ({error.strerror or error}): name another with --run-dir"
             ) from None
         return run
 

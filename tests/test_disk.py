@@ -74,6 +74,21 @@ def test_a_folder_is_held_by_one(small_npz: Path, tmp_path: Path) -> None:
     assert svi.main(["--resume", str(run)]) == 0
 
 
+def test_where_nothing_can_be_written_nothing_is_left(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run would have named its folder itself."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(BadInput, match=r"cannot write to runs/vae/.*No space"):
+        svi.main(["--model", "vae", *TINY, "--data", str(small_npz)])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_configuration_and_a_checkpoint_belong_together(small_npz: Path, tmp_path: Path) -> None:
     """Also where nothing but a number was changed, as by a flipped bit."""
     run = tmp_path / "run"

@@ -19,8 +19,9 @@ from inference import datasets
 from inference.disk import COMMENT, pack, unpack
 from inference.errors import BadInput
 from inference.runs import Run
+from tests.support import same
 
-from .sandbox import VAE, Found, equal, run
+from .sandbox import VAE, Found, run
 
 MNIST = Path("MNIST", "raw")
 
@@ -66,7 +67,7 @@ def that_are_damaged(folder: Path, share: float, data_dir: Path) -> Found:
             how, changed = damaged(draw, content)
             path.write_bytes(changed)
             try:
-                complaint = "" if equal(load(), right) else "it was read as something else"
+                complaint = "" if same(load(), right) else "it was read as something else"
             except BadInput as error:
                 refused[path.name] += 1
                 named = str(path) in str(error) or path.name in str(error)

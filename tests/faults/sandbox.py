@@ -18,6 +18,7 @@ import torch
 from inference import figures, svi
 from inference.disk import unpack
 from inference.errors import run_command
+from tests import support
 
 TINY = ["--steps", "40", "--batch-size", "100", "--hidden", "20", "--z-dim", "2", "--data", "digits"]
 VAE, SSVAE = ["--model", "vae", *TINY], ["--model", "ssvae", *TINY]
@@ -115,27 +116,10 @@ def run(arguments: Iterable[object], log: Path, **keywords: Any) -> Ended:
 
 def same(a: Path, b: Path) -> str:
     """What differs between two finished runs, all but the clock; nothing where nothing does."""
-    one, two = (timeless(unpack(folder / "checkpoint.pt")) for folder in (a, b))
-    if not equal(one, two):
+    if not support.same(unpack(a / "checkpoint.pt"), unpack(b / "checkpoint.pt")):
         return "the checkpoints differ"
-    lines = [
-        [timeless(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (a, b)
-    ]
+    lines = [support.timeless(folder) for folder in (a, b)]
     if lines[0] != lines[1]:
         return f"the metrics differ: {len(lines[0])} and {len(lines[1])} lines"
     figures_of = [json.loads((folder / "results.json").read_text())["test"] for folder in (a, b)]
     return "" if figures_of[0] == figures_of[1] else "the results differ"
-
-
-def timeless(state: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in state.items() if key != "seconds"}
-
-
-def equal(a: object, b: object) -> bool:
-    """Whether two plain values, dictionaries, sequences or tensors are the same, bit for bit."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b

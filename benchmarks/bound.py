@@ -1,6 +1,6 @@
 """The importance-weighted bound of a test set, beside the time that its matrix products alone would take.
 
-python -m benchmarks.bound                     10 000 images, 1 000 draws each
+python -m benchmarks.bound                     10 000 images, 5 000 draws each
 python -m benchmarks.bound --write             put it into README.md, between its marks
 
 The operations of the networks are counted, the rate of a matrix product of the decoder's shape is measured
@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.step import peak_from_now
 from inference.arithmetic import fast_float32
 from inference.data import HeldOut
 from inference.datasets import Dataset
@@ -29,7 +30,8 @@ from ppl_models import VAE
 
 MARKS = "<!-- bound: made by python -m benchmarks.bound --write -->", "<!-- end of bound -->"
 SHAPE = (1, 28, 28)
-DRAWS = 1_000
+DRAWS = 5_000
+FEW, MEMORY_AT = 200, (100, 1_000, 5_000, 25_000)
 ROWS = 3_000  # of the product that is measured: what is drawn at a time
 
 
@@ -57,6 +59,8 @@ def main(arguments: list[str]) -> int:
         (a + product_rate(precision)) / 2 for a, precision in zip(before, (chosen, "highest"), strict=True)
     )
     operations = count(model, next(test.chunks(1))[0]["x"]) * given.images
+    few = HeldOut(Dataset("random", x, None, x[:FEW], None), VAE, torch.device("cpu"))
+    memory = ", ".join(f"{grown(model, few, draws):.0f} at {draws}" for draws in MEMORY_AT)
     lines = ["| what | measured |", "|---|---|"]
     lines.append(f"| -IWAE-{DRAWS} and k-hat of {given.images} images | {seconds:.1f} s |")
     lines.append(f"| operations in matrix products | {operations / 1e12:.2f} TFLOP |")
@@ -65,10 +69,18 @@ def main(arguments: list[str]) -> int:
         lines.append(f"| rate of {words}, {torch.get_num_threads()} threads | {speed / 1e9:.0f} GFLOP/s |")
         ratio = f"the whole takes {seconds / alone:.2f} times as long"
         lines.append(f"| at that rate the products alone would take | {alone:.1f} s: {ratio} |")
+    lines.append(f"| memory, MiB, of {FEW} images at so many draws each | {memory} |")
     print("\n".join(lines))
     if given.write:
         write_readme(MARKS, "\n".join(lines))
     return 0
+
+
+def grown(model: VAE, test: HeldOut, draws: int) -> float:
+    """MiB by which this process grows at its peak while it weighs so many draws an image."""
+    peak = peak_from_now()
+    weigh(model, test, [draws])
+    return peak()
 
 
 @torch.no_grad()

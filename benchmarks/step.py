@@ -1,39 +1,55 @@
-"""A training step beside the same model by hand in plain torch, and beside plain pyro.infer.SVI.
+"""A training step beside the same model by hand in plain torch, beside pyro.infer.SVI, and beside NumPyro.
 
 python -m benchmarks.step              print the table
-python -m benchmarks.step --write      put it into README.md, between its marks
+python -m benchmarks.step --write      put it into README.md, between its marks, and the times into step.json
 python -m benchmarks.step --model hvae --model vae      of some models
 
 Absolute times wobble from machine to machine and from minute to minute: the rivals are timed in turn, in one
-process, on the same batch, and what counts is the ratio. Milliseconds are medians over the rounds. Memory is
-what a process of its own grows by at its peak, in its first steps, as Linux counts it.
+run, on a batch of the same shape, and what counts is the ratio. Milliseconds are medians over the rounds.
+By hand it is also given to torch.compile. NumPyro has an environment of its own, .peers/, which this command
+makes; where that cannot be, it is left out. The arithmetic alone is what the operations of the suite's matrix
+products and convolutions, counted, would take at the best rate that a product of 1 024 x 1 024 reached in any
+library of the run. Memory is what a process of its own grows by at its peak, once it has made a few steps.
 """
 
+import ctypes
+import json
 import statistics
+import sys
 import time
+import venv
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, run
+from typing import Any, cast
 
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import by_hand, by_hand_codes, by_hand_colour
 from inference.arithmetic import fast_float32
 from inference.compare import example_inputs
+from inference.disk import write_whole
 from inference.errors import BadInput, run_command, unknown
 from inference.estimators import ESTIMATORS, Loss
+from inference.gradients import Gradients
 from inference.options import Parser, positive
-from inference.svi import finite
-from inference.table import write_readme
+from inference.table import ROOT, write_readme
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
 BATCH = 97
 MARKS = "<!-- steps: made by python -m benchmarks.step --write -->", "<!-- end of steps -->"
+TIMES = Path(__file__).with_name("step.json")
+PEERS = Path(__file__).with_name("peers")  # what runs in an environment of its own
+SUITE, SVI, NUMPYRO = "the suite", "`pyro.infer.SVI`", "NumPyro"
 Step = Callable[..., None]
+Turn = Callable[[int], float]  # so many steps -> milliseconds a step
 
 # What each model is measured against: how it is written -> the function that writes it.
 WRITTEN: dict[str, dict[str, Callable[[], by_hand.Written]]] = {
@@ -56,6 +72,7 @@ WRITTEN: dict[str, dict[str, Callable[[], by_hand.Written]]] = {
     "flow": {"by hand": by_hand.flow},
     "made": {"by hand": by_hand.made},
 }
+IN_NUMPYRO = ("vae", "gmvae", "ssvae", "ppca", "vae2d", "conv_vae")
 COLOUR = ("conv_vae", "hvae", "fsvae", "gated_vae", "af_vae", "vqvae")  # at 3 x 32 x 32
 
 
@@ -63,7 +80,7 @@ def main(arguments: list[str]) -> int:
     """Time every model, print the table and, if asked, write it into the README."""
     parser = Parser(prog="python -m benchmarks.step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--rounds", type=positive(int), default=15, metavar="N", help="alternations (default: 15)"
+        "--rounds", type=positive(int), default=9, metavar="N", help="alternations (default: 9)"
     )
     parser.add_argument(
         "--steps", type=positive(int), default=20, metavar="N", help="steps a turn (default: 20)"
@@ -80,36 +97,77 @@ def main(arguments: list[str]) -> int:
     if given.rounds < 2:
         raise BadInput("--rounds 1 gives no spread: take 2 or more")
     fast_float32()  # as `fit` does; the rivals have it too
-    head = "| model | step | ms | MiB | the suite's step takes | and memory |"
-    lines = [head, "|---" * head.count(" | ") + "|---|"]
+    python = peers()
+    found: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "products": {"torch": product()},
+        "models": {},
+    }
+    if python:
+        with Peer(python) as peer:
+            found["products"]["NumPyro"] = peer.ask("product")
     for name in given.model or MODELS:
-        rivals = contenders(name)
-        slow = any(isinstance(part, nn.Conv2d | nn.Embedding) for part in made(name).modules())
-        steps = -(-given.steps // 10) if slow else given.steps
-        times = race(rivals, example_inputs(made(name), BATCH), given.rounds, steps)
-        memory = {rival: grown(name, rival) for rival in rivals}
-        for rival, measured in times.items():
-            cells = [f"`{name}`", rival, f"{statistics.median(measured):.2f}", f"{memory[rival]:.0f}", "", ""]
-            if rival != "the suite":
-                cells[4] = f"{_ratio(times['the suite'], measured)} times as long"
-                cells[5] = f"{memory['the suite'] / memory[rival]:.2f} times as much"
-            lines.append(f"| {' | '.join(cells)} |")
-    print("\n".join(lines))
+        found["models"][name] = measured(name, given.rounds, given.steps, python)
+        print(f"{name}: {json.dumps(found['models'][name]['times'])}", file=sys.stderr, flush=True)
+    print(table(found))
     if given.write:
-        write_readme(MARKS, "\n".join(lines))
+        write_whole(TIMES, (json.dumps(found, indent=1) + "\n").encode())
+        write_readme(MARKS, table(found))
     return 0
 
 
-def contenders(name: str) -> dict[str, Step]:
-    """Every way to make a training step of a model: how it is written -> the step."""
+def measured(name: str, rounds: int, steps: int, python: Path | None) -> dict[str, Any]:
+    """Times, memory and operations of every way to make a model's step."""
+    batch = example_inputs(made(name), BATCH)
+    slow = any(isinstance(part, nn.Conv2d | nn.Embedding) for part in made(name).modules())
+    with ExitStack() as held:
+        steppers = contenders(name)
+        turns = {rival: turn(step, batch) for rival, step in steppers.items()}
+        if python and name in IN_NUMPYRO:
+            peer = held.enter_context(Peer(python))
+            peer.ask(name)
+            turns[NUMPYRO] = peer.steps
+        times = race(turns, rounds, -(-steps // 10) if slow else steps)
+    return {
+        "operations": operations(name, batch),
+        "times": times,
+        "memory": {rival: grown(name, rival) for rival in steppers},
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The README's table, from what was measured."""
+    rate = max(found["products"].values())
+    words = ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in found["products"].items())
+    head = "| model | step | ms | the suite's step takes | MiB |"
+    lines = [head, "|---" * head.count(" | ") + "|---|"]
+    for name, model in found["models"].items():
+        times, ours = model["times"], model["times"][SUITE]
+        for rival, its in times.items():
+            ratio = "" if rival == SUITE else f"{_ratio(ours, its)} times as long"
+            memory = f"{model['memory'][rival]:.0f}" if rival in model["memory"] else ""
+            lines.append(f"| `{name}` | {rival} | {statistics.median(its):.2f} | {ratio} | {memory} |")
+        floor = model["operations"] / rate * 1e3
+        ratio = f"{statistics.median(ours) / floor:.2f} times as long"
+        lines.append(f"| `{name}` | the arithmetic alone | {floor:.2f} | {ratio} | |")
+    return "\n".join(
+        [*lines, "", f"Products of 1 024 x 1 024 on {found['threads']} threads, GFLOP/s: {words}."]
+    )
+
+
+def contenders(name: str, way: str = "kernels", compiled: bool = True) -> dict[str, Step]:
+    """Every way in torch to make a training step of a model: how it is written -> the step."""
     pyro.clear_param_store()  # where plain SVI keeps its parameters, under the same names for every model
     torch.manual_seed(0)
-    steps: dict[str, Step] = {"the suite": suite(made(name))}
+    steps: dict[str, Step] = {SUITE: suite(made(name), way)}
     if name == "gmvae":  # what its prior costs
-        steps["the suite's `vae`"] = suite(made("vae"))
+        steps["the suite's `vae`"] = suite(made("vae"), way)
     for written, build in WRITTEN[name].items():
         steps[written] = plain(*build())
-    return {**steps, "`pyro.infer.SVI`": svi(made(name))}
+        if compiled:
+            nets, loss, *rate = cast(tuple[Any, ...], build())
+            steps[f"{written}, `torch.compile`"] = plain(nets, torch.compile(loss), *rate)
+    return {**steps, SVI: svi(made(name))}
 
 
 def made(name: str) -> LatentVariableModel:
@@ -118,16 +176,14 @@ def made(name: str) -> LatentVariableModel:
     return cls(cls.padded((3, 32, 32) if name in COLOUR else cls.example), 10)
 
 
-def suite(model: LatentVariableModel) -> Step:
+def suite(model: LatentVariableModel, way: str) -> Step:
     """The step of `inference.svi.fit`."""
-    loss = Loss(model, model.estimators[0])
+    gradients = Gradients(Loss(model, model.estimators[0]), way)
     optimizer = adam(model.parameters())
 
     def step(**batch: Tensor) -> None:
-        with pyro.validation_enabled(False):
-            objective = loss(**batch)
-        objective.backward()
-        if finite(objective, model):
+        _, good, _ = gradients(batch)
+        if good:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -162,34 +218,111 @@ def adam(parameters: Iterable[nn.Parameter], lr: float = 1e-3) -> torch.optim.Ad
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
-def race(
-    rivals: dict[str, Step], batch: dict[str, Tensor], rounds: int, steps: int
-) -> dict[str, list[float]]:
+def turn(step: Step, batch: dict[str, Tensor]) -> Turn:
+    """So many steps of one rival, timed."""
+
+    def make(steps: int) -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            step(**batch)
+        return (time.perf_counter() - began) / steps * 1e3
+
+    return make
+
+
+def race(turns: dict[str, Turn], rounds: int, steps: int) -> dict[str, list[float]]:
     """Milliseconds a step, each rival in turn in each round, after a round that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
+    times: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds + 1):
-        for name, step in rivals.items():
-            began = time.perf_counter()
-            for _ in range(steps):
-                step(**batch)
-            times[name].append((time.perf_counter() - began) / steps * 1e3)
+        for name, make in turns.items():
+            times[name].append(make(steps))
     return {name: measured[1:] for name, measured in times.items()}
 
 
+class Peer:
+    """A process in the peers' environment, which makes steps when asked, and is idle in between."""
+
+    def __init__(self, python: Path):
+        command = [str(python), str(PEERS / "steps.py")]
+        self.process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True)
+
+    def ask(self, word: str) -> float:
+        """The answer to one line. Raises BadInput where the peer has broken down."""
+        assert self.process.stdin and self.process.stdout
+        print(word, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise BadInput(f"the peer broke down at {word!r}: remove .peers, and it is made anew")
+        return float(answer)
+
+    def steps(self, steps: int) -> float:
+        """Milliseconds a step, of so many."""
+        return self.ask(str(steps))
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def peers() -> Path | None:
+    """The Python of the peers' environment, made where it is not there yet; None where that cannot be."""
+    folder = ROOT / ".peers"
+    python, ready = folder / "bin" / "python", folder / "ready"
+    if not ready.exists():
+        venv.create(folder, with_pip=True, clear=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(PEERS / "requirements.txt")]
+        if run(install, stderr=DEVNULL).returncode:
+            print("NumPyro cannot be installed here, and is left out", file=sys.stderr)
+            return None
+        ready.touch()
+    return python
+
+
+def product() -> float:
+    """Operations a second in a product of 1 024 x 1 024 matrices, the best of ten turns."""
+    a, best = torch.randn(1024, 1024), float("inf")
+    for _ in range(11):
+        began = time.perf_counter()
+        for _ in range(5):
+            a @ a
+        best = min(best, (time.perf_counter() - began) / 5)
+    return 2 * 1024**3 / best
+
+
+def operations(name: str, batch: dict[str, Tensor]) -> int:
+    """Operations of the matrix products and convolutions in one step of the suite."""
+    model = made(name)
+    gradients = Gradients(Loss(model, model.estimators[0]))
+    with FlopCounterMode(display=False) as counter:
+        gradients(batch)
+    return counter.get_total_flops()
+
+
 def grown(name: str, rival: str) -> float:
-    """MiB by which a process of its own grows at its peak while it makes a few steps."""
+    """MiB by which a process of its own grows at its peak while it makes a few steps more."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_grow, name, rival).result()
 
 
 def _grow(name: str, rival: str) -> float:
-    fast_float32()
     step, batch = contenders(name)[rival], example_inputs(made(name), BATCH)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now: see proc(5)
-    before = _peak()
+    for _ in range(2):  # what is made once is made
+        step(**batch)
+    peak = peak_from_now()
     for _ in range(3):
         step(**batch)
-    return _peak() - before
+    return peak()
+
+
+def peak_from_now() -> Callable[[], float]:
+    """What is free is given back. Then a function tells by how many MiB the process has grown at most."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now: see proc(5)
+    before = _peak()
+    return lambda: _peak() - before
 
 
 def _peak() -> float:

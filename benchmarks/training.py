@@ -32,7 +32,11 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     run, config, data, model = Run.restore(given.run, given.data_dir)
     results = run.results()
-    changed = [key for key, usual in TRAINING.items() if key != "validation" and config[key] != usual]
+    changed = [
+        key
+        for key, usual in TRAINING.items()
+        if key not in ("validation", "compile") and config[key] != usual
+    ]
     if changed:
         raise BadInput(f"by hand there is no {changed[0].replace('_', '-')}: take a run without it")
     if "x_labelled" in model.inputs:

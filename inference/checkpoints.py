@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from inference import ranks
 from inference.disk import unpack
 from inference.errors import BadInput
 
 # What it must hold.
 STATE = {
     *("model", "decisive", "step", "seconds", "skipped", "in_a_row"),
-    *("parameters", "optimizer", "generator"),
+    *("parameters", "optimizer", "generators"),
 }
 # What may be otherwise when a run goes on.
 MAY_DIFFER = {
     *("data", "data_dir", "steps", "eval_every", "device", "from"),
-    *("command", "versions", "gpu", "platform", "threads", "commit"),
+    *("command", "versions", "gpu", "platform", "threads", "processes", "commit"),
 }
 
 
@@ -40,21 +42,36 @@ def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
+def generators(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators that a run on that device draws from."""
+    found = {"cpu": torch.get_rng_state()}
+    return found | ({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})
+
+
 def take_up(
-    state: dict[str, Any], optimizer: torch.optim.Adam, averaged: AveragedModel | None, device: torch.device
+    state: dict[str, Any],
+    optimizer: torch.optim.Adam,
+    averaged: AveragedModel | None,
+    device: torch.device,
+    seed: int,
 ) -> None:
     """Be where a run was: optimiser, moving average and generators.
 
-    Raises BadInput where they do not fit the model.
+    A process that the run did not have before draws from a seed of its own. Raises BadInput where what is
+    kept does not fit the model.
     """
     try:
         optimizer.load_state_dict(state["optimizer"])
         for p, kept in optimizer.state.items():
             if any(kept[name].shape != p.shape for name in ("exp_avg", "exp_avg_sq")):
                 raise ValueError("averages of another shape")
-        torch.set_rng_state(state["generator"])
-        if device.type == "cuda" and "cuda_generator" in state:  # a run begun on the CPU has none
-            torch.cuda.set_rng_state(state["cuda_generator"])
+        if ranks.rank() < len(state["generators"]):
+            kept = state["generators"][ranks.rank()]
+            torch.set_rng_state(kept["cpu"])
+            if device.type == "cuda" and "cuda" in kept:  # a run begun on the CPU has none
+                torch.cuda.set_rng_state(kept["cuda"])
+        else:
+            torch.manual_seed(ranks.seed_of(seed, state["step"]))
         if averaged:
             averaged.load_state_dict(state["averaged"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

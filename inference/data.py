@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference import ranks
 from inference.datasets import Dataset
 from inference.errors import BadInput
 from ppl_models.base import LatentVariableModel
@@ -113,8 +114,9 @@ PIXELS = {
 
 
 class Batches:
-    """Training batches by step. An epoch is a random order of the images, by its number and the seed.
+    """Training batches by step, or this process's share of them.
 
+    An epoch is a random order of the images, by its number and the seed.
     The place in the epoch is therefore the step itself; only the noise of the pixels comes from torch's
     generator. Raises BadInput where there are fewer images than a batch has.
     """
@@ -134,19 +136,25 @@ class Batches:
         self.y = None if data.y_train is None else data.y_train.to(device)
         self.size, self.seed, self.labels = size, seed, labels.to(device)
         self.inputs, self.pixels = model.inputs, PIXELS[model.pixels_of(data.shape)].train
-        # The last batch is what is left over; a single image joins the batch before, as batch norm needs two.
-        self.per_epoch = max(-(-(len(self.x) - 1) // size), 1)
+        # The last batch is what is left over. It joins the batch before where it has less than two images a
+        # process, as batch norm needs two.
+        self.per_epoch = max(-(-(len(self.x) - 2 * ranks.world() + 1) // size), 1)
+        usual = size if self.per_epoch > 1 else len(self.x)
+        self.images = len(ranks.share(torch.arange(usual)))  # in a usual batch, of this process
         self.epoch, self.order = -1, torch.empty(0)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """The inputs of step 0, 1, ...: x (batch, *shape) and whatever else the model names."""
+        """The inputs of step 0, 1, ...: x (batch, *shape) and whatever else the model names.
+
+        Labelled images are not shared out: their loss is a mean of its own, and every process has it whole.
+        """
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self.order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
             self.epoch = epoch
         end = len(self.x) if place == self.per_epoch - 1 else (place + 1) * self.size
-        index = self.order[place * self.size : end]
+        index = ranks.share(self.order[place * self.size : end])
         batch = {"x": self.pixels(self.x[index])}
         if self.y is not None and "y" in self.inputs:
             batch |= {"y": self.y[index]}

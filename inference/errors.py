@@ -13,8 +13,12 @@ class BadInput(ValueError):
         super().__init__(message.replace("\n", "\\n"))  # of a name that has some
 
 
-class Diverged(RuntimeError):
-    """Training ran away: the message says where, and what to do. Commands print it and exit with 1."""
+class BrokenOff(RuntimeError):
+    """A run cannot go on: the message says why, and what to do. Commands print it and exit with 1."""
+
+
+class Diverged(BrokenOff):
+    """Training ran away."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
@@ -35,7 +39,7 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except Diverged as error:
+    except BrokenOff as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -47,6 +47,19 @@ class MeanField(TraceMeanField_ELBO):
         return super().differentiable_loss(model, guide, *args, **kwargs) if loss is None else loss
 
 
+class Enum(TraceEnum_ELBO):
+    """`TraceEnum_ELBO`, with the same shorter way for one latent enumerated, in the guide.
+
+    Where q(y | x) is zero in floating point, Pyro leaves that label out, and here it is multiplied by zero.
+    """
+
+    def differentiable_loss(
+        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    ) -> Tensor | float:
+        loss = None if is_validation_enabled() else _sum_of_terms(model, guide, args, kwargs, log_ratio)
+        return super().differentiable_loss(model, guide, *args, **kwargs) if loss is None else loss
+
+
 def _sum_of_terms(
     model: Callable,
     guide: Callable,
@@ -56,22 +69,31 @@ def _sum_of_terms(
 ) -> Tensor | float | None:
     """-log p of every observation, a divergence of every latent and the guide's penalties, weighted.
 
-    None where a latent is not reparameterised.
+    Of a latent that is enumerated in the guide, at dimension -2, it is the mean over q. None where another
+    latent is not reparameterised, or two are enumerated.
     """
-    with poutine.trace() as q:
+    with poutine.trace() as q, poutine.enum(first_available_dim=-2):
         guide(*args, **kwargs)
-    if not all(site["fn"].has_rsample for site in _latents(q.trace).values()):
+    summed = [site for site in _latents(q.trace).values() if site["infer"].get("enumerate") == "parallel"]
+    drawn = [site for site in _latents(q.trace).values() if site not in summed]
+    if len(summed) > 1 or not all(site["fn"].has_rsample for site in drawn):
         return None
     with poutine.trace() as p, poutine.replay(trace=q.trace):
         model(*args, **kwargs)
-    loss = 0.0
+    weights = [site["fn"].log_prob(site["value"]).exp() for site in summed]  # q, (values, batch)
+
+    def total(term: Tensor, site: Any) -> Tensor:
+        term = scale_and_mask(term, site["scale"], site["mask"])
+        return torch.mul(term, *weights).sum() if weights and term.dim() > 1 else term.sum()
+
+    loss: Tensor | float = 0.0
     for name, site in _sites(p.trace).items():
         if site["mask"] is not False:
             other = q.trace.nodes.get(name)
             term = -site["fn"].log_prob(site["value"]) if other is None else of_latent(site, other)
-            loss = loss + scale_and_mask(term, site["scale"], site["mask"]).sum()
+            loss = loss + total(term, site)
     for site in penalties(q.trace).values():
-        loss = loss + scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"]).sum()
+        loss = loss + total(site["fn"].log_prob(site["value"]), site)
     return loss
 
 
@@ -232,9 +254,7 @@ class Estimator(NamedTuple):
 ESTIMATORS = {
     "trace": Estimator(lambda _: Trace(max_plate_nesting=1), "sampled"),
     "mean_field": Estimator(lambda _: MeanField(max_plate_nesting=1), "closed"),
-    "enum": Estimator(
-        lambda _: TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False), "sampled"
-    ),
+    "enum": Estimator(lambda _: Enum(max_plate_nesting=1, strict_enumeration_warning=False), "sampled"),
     "iwae": Estimator(ImportanceWeighted, "sampled", 50),
     "iwae_dreg": Estimator(lambda particles: ImportanceWeighted(particles, doubly=True), "sampled", 50),
 }

@@ -3,10 +3,12 @@
 python -m inference.evaluate RUN_DIR                                -IWAE-m at m = 1, 10, 100, 1000, and k-hat
 python -m inference.evaluate RUN_DIR --particles 1 5000             at other m
 python -m inference.evaluate RUN_DIR --images 100                   of the first 100: printed, and not kept
+torchrun --nproc-per-node 2 -m inference.evaluate RUN_DIR           the images shared among processes
 
 It adds to the run's results.json and figures, and leaves draws and weights in posterior.nc for ArviZ.
 """
 
+import argparse
 import json
 import sys
 from dataclasses import replace
@@ -19,7 +21,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from inference import figures, importance
+from inference import figures, importance, ranks
 from inference.arithmetic import choose_device, fast_float32
 from inference.classifier import legible
 from inference.data import HeldOut
@@ -28,7 +30,7 @@ from inference.errors import BadInput, run_command
 from inference.options import Parser, positive
 from inference.probe import probe
 from inference.progress import table
-from inference.runs import Run
+from inference.runs import Onlooker, Run
 from ppl_models.base import LatentVariableModel, draw_latents, latents_of
 
 PARTICLES = [1, 10, 100, 1000]
@@ -61,12 +63,19 @@ def main(arguments: list[str]) -> int:
     add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)
+    with ranks.together():
+        print(results_of(given))
+    return 0
+
+
+def results_of(given: argparse.Namespace) -> str:
+    """What the options ask for, as it is printed."""
     device = choose_device(given.device)
     run, config, data, model = Run.restore(given.run, given.data_dir)
     fast_float32()
     particles = sorted(set(given.particles))
     if not given.images:
-        with run:
+        with Onlooker(run.folder, config) if ranks.rank() else run as run:
             test = whole(run, model.to(device), data, particles, given.memory)
     else:
         why = none_to_weigh(model.to(device), data, run.results())
@@ -75,8 +84,7 @@ def main(arguments: list[str]) -> int:
         y = None if data.y_test is None else data.y_test[: given.images]
         few = HeldOut(replace(data, x_test=data.x_test[: given.images], y_test=y), type(model), device)
         test = importance.weigh(model, few, particles, given.memory).figures
-    print(json.dumps(test, indent=2) if given.json else table(test))
-    return 0
+    return json.dumps(test, indent=2) if given.json else table(test)
 
 
 def whole(
@@ -91,10 +99,11 @@ def whole(
     if not why:
         weighed = importance.weigh(model, test, particles, memory)
         found |= weighed.figures
-        run.figures.mkdir(exist_ok=True)
-        figures.pareto(weighed.k_hat, importance.THRESHOLD, run.figures / "k_hat.png")
-        importance.write_netcdf(weighed, test.y, run.folder / "posterior.nc")
-    else:
+        if not ranks.rank():
+            run.figures.mkdir(exist_ok=True)
+            figures.pareto(weighed.k_hat, importance.THRESHOLD, run.figures / "k_hat.png")
+            importance.write_netcdf(weighed, test.y, run.folder / "posterior.nc")
+    elif not ranks.rank():
         print(f"{run.config['model']} {why}: no importance weights", file=sys.stderr)
     results["test"] |= found
     run.write("results.json", results)
@@ -121,16 +130,18 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
     images, and, with two `draws` of the latents an image or more, `mc_se`, the part of it that more draws
     would take away. Accuracy is read on grey levels, as the course does. Of a codebook, `usage` is the share
     of its entries that are chosen at all, and `perplexity` the exponential of the entropy of the choices;
-    they have a value alone. torch's generator is left as it was found.
+    they have a value alone. torch's generator is left as it was found. Several processes share the images.
     """
     was_training = model.training
     model.eval()
-    per_image: dict[str, list[Tensor]] = {}  # (draws, chunk) each
+    per_image: dict[str, dict[int, Tensor]] = {}  # (draws, chunk) of each chunk
     counts = None  # of the entries of a codebook
     devices = [test.x.device] if test.x.is_cuda else []
     with torch.random.fork_rng(devices), pyro.validation_enabled(False):
-        torch.manual_seed(0)
-        for inputs, grey, y in test.chunks(CHUNK):
+        for number, (inputs, grey, y) in enumerate(test.chunks(CHUNK)):
+            if number % ranks.world() != ranks.rank():
+                continue
+            torch.manual_seed(number)
             latents = draw_latents(model, **inputs)
             bounds = [model.bound(**inputs, latents=latents)]
             chosen = model.code_counts(latents)
@@ -148,9 +159,15 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
             if logits is not None and y is not None:
                 figures["accuracy"] = (logits.argmax(-1) == y).float()[None]
             for name, values in figures.items():
-                per_image.setdefault(name, []).append(values.double())
+                per_image.setdefault(name, {})[number] = values.double().cpu()
     model.train(was_training)
-    found = {name: _summary(torch.cat(chunks, dim=1)) for name, chunks in per_image.items()}
+    of_all = ranks.gathered((per_image, counts))
+    found = {}
+    for name in of_all[0][0]:
+        chunks = {number: part for images, _ in of_all for number, part in images.get(name, {}).items()}
+        found[name] = _summary(torch.cat([chunks[number] for number in sorted(chunks)], dim=1))
+    every = [part for _, part in of_all if part is not None]
+    counts = sum(every[1:], every[0]) if every else None
     if counts is not None:
         share = counts.double() / counts.sum()
         found["usage"] = {"value": (counts > 0).double().mean().item()}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from inference import ranks
 from inference.data import HeldOut
 from inference.estimators import Draw, ImportanceWeighted
 from ppl_models.base import LatentVariableModel
@@ -33,6 +34,14 @@ class Weighed(NamedTuple):
     kept: Draw  # at most a hundred draws an image: (draws, images, ...)
 
 
+class Chunk(NamedTuple):
+    """The same of a chunk of its images."""
+
+    bounds: dict[int, tuple[Tensor, Tensor]]  # of m: -IWAE-m of each image, and its Monte-Carlo variance
+    k_hat: np.ndarray
+    kept: Draw
+
+
 @torch.no_grad()
 def weigh(
     model: LatentVariableModel, test: HeldOut, particles: Sequence[int], memory: int = MEMORY
@@ -42,7 +51,7 @@ def weigh(
     One pool of draws an image, as many as the largest m and a hundred at least, is cut into disjoint groups
     of m. `se` is over images; `mc_se` is from the spread between groups, or, where all draws are one group,
     by the jackknife over its draws. At most about `memory` MiB are in use at a time, however large m is,
-    besides the draws kept. torch's generator is left as it was found.
+    besides the draws kept. torch's generator is left as it was found. Several processes share the images.
 
     Burda, Grosse and Salakhutdinov 2016 (arXiv 1509.00519); Vehtari, Simpson, Gelman, Yao and Gabry 2024,
     Pareto Smoothed Importance Sampling (arXiv 1507.02646).
@@ -50,30 +59,31 @@ def weigh(
     pool = max(*particles, FEWEST)
     rows = max(memory * 2**20 // _bytes_a_row(model, test), 1)
     images = max(min(BLOCK, memory * 2**20 // (32 * pool)), 1)  # whose weights are judged together
-    bounds: dict[int, list[Tensor]] = {m: [] for m in particles}
-    variances: dict[int, list[Tensor]] = {m: [] for m in particles}
-    k_hat: list[np.ndarray] = []
-    kept: list[Draw] = []
-    bar = tqdm(total=len(test), unit="image", desc=f"{pool} draws an image", disable=None, dynamic_ncols=True)
+    hidden = True if ranks.rank() else None
+    words = f"{pool} draws an image"
+    bar = tqdm(total=len(test), unit="image", desc=words, disable=hidden, dynamic_ncols=True)
     quiet = torch.random.fork_rng([test.x.device] if test.x.is_cuda else [])
+    found: dict[int, Chunk] = {}  # by number
     with quiet, pyro.validation_enabled(False), bar:
-        torch.manual_seed(0)
-        for inputs, _, _ in test.chunks(images):
-            draw = draw_pool(model, inputs, pool, rows)
-            for m in particles:
-                bound, variance = _bound(draw.log_weights, m)
-                bounds[m].append(bound)
-                variances[m].append(variance)
-            k_hat.append(pareto_k(draw.log_weights, next(model.parameters()).dtype))
-            kept.append(Draw(draw.latents, draw.log_likelihood[:KEPT], draw.log_weights[:KEPT]))
+        for number, (inputs, _, _) in enumerate(test.chunks(images)):
+            if number % ranks.world() == ranks.rank():
+                torch.manual_seed(number)
+                draw = draw_pool(model, inputs, pool, rows)
+                each = {m: _bound(draw.log_weights, m) for m in particles}
+                k = pareto_k(draw.log_weights, next(model.parameters()).dtype)
+                kept = Draw(draw.latents, draw.log_likelihood[:KEPT], draw.log_weights[:KEPT])
+                found[number] = Chunk(each, k, kept)
             bar.update(len(inputs["x"]))
-    figures = {
-        f"iwae_{m}": _summary(torch.cat(bounds[m]), torch.cat(variances[m])) for m in sorted(particles)
-    }
-    k = np.concatenate(k_hat)
+    of_all = {number: chunk for part in ranks.gathered(found) for number, chunk in part.items()}
+    chunks = [of_all[number] for number in sorted(of_all)]
+    figures = {}
+    for m in sorted(particles):
+        bounds, variances = zip(*(chunk.bounds[m] for chunk in chunks), strict=True)
+        figures[f"iwae_{m}"] = _summary(torch.cat(bounds), torch.cat(variances))
+    k = np.concatenate([chunk.k_hat for chunk in chunks])
     share = float((k > THRESHOLD).mean())
     figures[f"k_hat_above_{THRESHOLD}"] = {"value": share, "se": math.sqrt(share * (1 - share) / len(k))}
-    return Weighed(figures, k, _join(kept, dim=1))
+    return Weighed(figures, k, _join([chunk.kept for chunk in chunks], dim=1))
 
 
 def draw_pool(model: LatentVariableModel, inputs: dict[str, Tensor], pool: int, rows: int) -> Draw:

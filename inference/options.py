@@ -11,12 +11,14 @@ from inference.data import PIXELS
 from inference.datasets import NAMES, SMALL, Dataset
 from inference.errors import BadInput, unknown
 from inference.estimators import ESTIMATORS
+from inference.gradients import WAYS, usual_way
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
 DATA_DIR = Path("data")  # unless another is named
 PRECISIONS = ("float32", "bfloat16")  # of the networks while they train
 PRIORS = tuple(dict.fromkeys(prior for model in MODELS.values() for prior in model.priors))
+COMPILE = ("auto", *WAYS)
 SCHEDULES = ("constant", "cosine")  # of the learning rate; cosine takes it to zero at the last step
 # How training goes where neither the command line nor the model says otherwise.
 TRAINING = {
@@ -27,6 +29,7 @@ TRAINING = {
     "ema": 0.0,
     "precision": "float32",
     "validation": 0.0,
+    "compile": "auto",
 }
 
 
@@ -130,7 +133,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         kind = get_args(option.annotation)[0]
         if get_origin(kind) is Literal and getattr(given, key, option.default) not in get_args(kind):
             raise unknown(f"--{key.replace('_', '-')} of {name}", vars(given)[key], get_args(kind))
-    for key, known in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+    for key, known in (("schedule", SCHEDULES), ("precision", PRECISIONS), ("compile", COMPILE)):
         if getattr(given, key, known[0]) not in known:
             raise unknown(f"--{key}", vars(given)[key], known)
     if name is None and given.resume is None:
@@ -163,6 +166,11 @@ def _model_of(arguments: list[str]) -> str | None:
         having = " or ".join(key for key, cls in MODELS.items() if cls.priors)
         raise BadInput(f"--prior goes with --model {having}, or with --from RUN_DIR: leave it out")
     return model
+
+
+def general() -> Parser:
+    """The parser where no model is named."""
+    return _parser(None)
 
 
 def _parser(name: str | None) -> Parser:
@@ -200,6 +208,8 @@ def _parser(name: str | None) -> Parser:
     add("--ema", type=share, metavar="DECAY", help=about + default("ema"))
     about = "of the networks while they train: " + ", ".join(PRECISIONS)
     add("--precision", metavar="NAME", help=about + default("precision"))
+    about = f"how a step is taken: {', '.join(COMPILE)}; auto is what is over first"
+    add("--compile", metavar="NAME", help=about + default("compile"))
     if not name or "beta" in cls.options():
         about = "steps over which beta grows from zero to what it is"
         add("--warmup", type=whole, metavar="N", help=about + default("warmup"))
@@ -319,6 +329,8 @@ def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
     settings = defaults(cls, data.shape)
     settings |= {key: value for key, value in vars(given).items() if key in settings}
     settings["particles"] = getattr(given, "particles", ESTIMATORS[settings["elbo"]].particles)
+    if settings["compile"] == "auto":  # decided here once, and recorded
+        settings["compile"] = usual_way(settings["steps"])
     if ESTIMATORS[settings["elbo"]].particles > 1 and not hasattr(given, "warmup"):
         settings["warmup"] = 0  # which takes no weights
     return {

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from inference import ranks
 from inference.arithmetic import choose_device
 from inference.data import Batches, labelled
 from inference.datasets import Dataset
@@ -44,8 +45,11 @@ def prepare(config: dict[str, Any], data: Dataset) -> tuple[LatentVariableModel,
         Loss(model, config["elbo"], config["particles"])  # refuses what does not go together
         if config["warmup"] and ESTIMATORS[config["elbo"]].particles > 1:
             raise ValueError(f"{config['elbo']} takes no weights: leave out --warmup")
-        if config["batch_size"] == 1 and any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
-            raise ValueError("it normalises over the batch: --batch-size 2 or more")
+        normalises = any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+        least = ranks.world() * (2 if normalises else 1)  # images a batch
+        if config["batch_size"] < least:
+            why = "it normalises over the batch" if normalises else f"{least} processes share a batch"
+            raise ValueError(f"{why}: --batch-size {least} or more")
     except BadInput:
         raise
     except (TypeError, ValueError, RuntimeError) as error:

@@ -13,13 +13,12 @@ from tqdm import tqdm
 class Progress:
     """How training goes: a bar on a terminal, a plain line at each measurement elsewhere."""
 
-    def __init__(self, start: int, steps: int):
-        self.start, self.steps = start, steps
+    def __init__(self, start: int, steps: int, quiet: bool = False):
+        self.start, self.steps, self.quiet = start, steps, quiet
         self.began = time.perf_counter()
         self.accuracy: dict[str, float] = {}  # on the test set, as last measured
-        self.bar = tqdm(
-            total=steps, initial=start, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
-        )
+        hidden = quiet or not sys.stderr.isatty()
+        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=hidden)
 
     def advance(self) -> None:
         """One step has been made."""
@@ -32,7 +31,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """A line on the standard error, above the bar where there is one."""
-        self.bar.write(line, file=sys.stderr)
+        if not self.quiet:
+            self.bar.write(line, file=sys.stderr)
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Say the figures on the test set; where there is no bar, the speed and the time left as well."""

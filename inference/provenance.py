@@ -9,6 +9,8 @@ import numpy as np
 import pyro
 import torch
 
+from inference import ranks
+
 
 def provenance() -> dict[str, Any]:
     """The versions, the machine's kind and the commit that a run is made with."""
@@ -22,6 +24,7 @@ def provenance() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
+        "processes": ranks.world(),
         "commit": _commit(),
     }
 

@@ -285,6 +285,26 @@ class Run:
         return load(path, self.config)
 
 
+class Onlooker(Run):
+    """A run that another process writes, as a process beside it sees it: it reads, and leaves no trace."""
+
+    def hold(self) -> None:
+        """The one that writes holds the folder."""
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def log(self, **measurement: Any) -> None:
+        """Nothing."""
+
+    def save(self, write: Callable[[], None]) -> bool:
+        """Nothing, which is always done."""
+        return True
+
+    def go_on_after(self, step: int) -> None:
+        """Nothing."""
+
+
 def used(folder: Path) -> bool:
     """Whether a folder holds more than what a run killed before it began may leave."""
     return any(path.name != "lock" and path.suffix != ".tmp" for path in folder.iterdir())

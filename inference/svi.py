@@ -4,7 +4,13 @@ python -m inference.svi --model ssvae                 the main job, on MNIST whe
 python -m inference.svi --model ssvae --help          that model's options
 python -m inference.svi --resume runs/ssvae/...       go on with a run that was stopped
 python -m inference.svi --model vqvae --prior transformer      both stages of a system trained in two
+torchrun --nproc-per-node 2 -m inference.svi --model ssvae     on several processes, or machines
 """
+
+if __name__ == "__main__":  # before torch takes its seconds
+    from inference.help import answer
+
+    answer()
 
 import argparse
 import math
@@ -20,19 +26,20 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from inference import datasets, figures
+from inference import datasets, figures, ranks
 from inference.arithmetic import fast_float32
-from inference.checkpoints import decisive, take_up
+from inference.checkpoints import decisive, generators, take_up
 from inference.data import Batches, HeldOut
 from inference.errors import BadInput, Diverged, run_command
 from inference.estimators import Loss
 from inference.evaluate import evaluate
+from inference.gradients import Gradients
 from inference.options import DATA_DIR, configuration, eval_every, parse
 from inference.prepare import prepare
 from inference.probe import active_units
 from inference.progress import Progress, StopSignals, table
 from inference.provenance import provenance
-from inference.runs import Run
+from inference.runs import Onlooker, Run
 from inference.stages import draw, second_stage
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel, draw_latents
@@ -46,8 +53,14 @@ DRAWS = 10  # of the latents, an image, for the figures at the end
 def main(arguments: list[str]) -> int:
     """Train as the arguments say. Returns the exit status: 0, 1 where training broke off, 130 if stopped."""
     given = parse(arguments)
+    with ranks.together():
+        return stages(given, arguments)
+
+
+def stages(given: argparse.Namespace, arguments: list[str]) -> int:
+    """One run, or both of a system that is trained in two stages. Returns the exit status."""
     if hasattr(given, "from"):
-        status, _ = train(second_stage(given, vars(given)["from"]), arguments)
+        status, _ = train(ranks.once(lambda: second_stage(given, vars(given)["from"])), arguments)
         return status
     status, run = train(given, arguments)
     if not hasattr(given, "prior"):
@@ -57,16 +70,18 @@ def main(arguments: list[str]) -> int:
         print(f"and then learn its prior: python -m inference.svi --from {folder} --prior {given.prior}")
         return status
     kept = {key: value for key, value in vars(given).items() if key in ("prior", "seed", "device", "resume")}
-    status, _ = train(second_stage(argparse.Namespace(**kept), run.folder), arguments)
+    prior = argparse.Namespace(**kept)
+    status, _ = train(ranks.once(lambda: second_stage(prior, run.folder)), arguments)
     return status
 
 
 def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
     """One run, new or resumed, as the options say: the exit status, and the run."""
+    kind = Onlooker if ranks.rank() else Run
     with ExitStack() as held:
         run, state = None, None
         if given.resume:
-            run = held.enter_context(Run.open(given.resume))
+            run = held.enter_context(kind.open(given.resume))
             state = run.load_checkpoint()
             config = run.config
             if given.model not in (None, config["model"]):
@@ -81,7 +96,8 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
             data = run.data(getattr(given, "data_dir", None))
         else:
             named = getattr(given, "data", MODELS[given.model].usual_data)
-            data, line = datasets.load(named, getattr(given, "data_dir", DATA_DIR))
+            with ranks.one_before_others():
+                data, line = datasets.load(named, getattr(given, "data_dir", DATA_DIR))
             if line:
                 print(line)
             config = configuration(given, data)
@@ -103,9 +119,12 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
             config |= {"labelled": batches.labels.tolist(), "command": command, **provenance()}
             if hasattr(given, "from"):
                 config |= {"from": str(vars(given)["from"].resolve())}
-            run = held.enter_context(Run.create(getattr(given, "run_dir", None), config))
+            named = getattr(given, "run_dir", None)
+            run = None if ranks.rank() else held.enter_context(Run.create(named, config))
+            folder = ranks.gathered(run and run.folder)[0]
+            run = run or Onlooker(folder, config)
         status = fit(model, batches, test, config, run, state)
-    if status == 0 and "from" in config:
+    if status == 0 and "from" in config and not ranks.rank():
         draw(run.folder, Path(config["from"]), getattr(given, "data_dir", None))
     return status, run
 
@@ -128,8 +147,11 @@ def fit(
     averaged = average_of(model, config["ema"])
     judged = cast(LatentVariableModel, averaged.module) if averaged else model
     held_out = {"test": test, **test.others}
+    last: dict[str, Any] = {}  # checkpoint
+    if ranks.rank():
+        torch.manual_seed(ranks.seed_of(config["seed"], step))
     if state:
-        take_up(state, optimizer, averaged, device)
+        take_up(state, optimizer, averaged, device, config["seed"])
         step, before, skipped, in_a_row = state["step"], state["seconds"], state["skipped"], state["in_a_row"]
     start, began = step, time.perf_counter()
 
@@ -137,16 +159,13 @@ def fit(
         return round(before + time.perf_counter() - began, 3)
 
     def checkpoint() -> bool:
-        state = {"model": config["model"], "decisive": decisive(config)}
-        state |= {"step": step, "seconds": seconds()}
-        state |= {"skipped": skipped, "in_a_row": in_a_row}
-        state |= {"parameters": model.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"generator": torch.get_rng_state()}
+        last.update({"model": config["model"], "decisive": decisive(config)})
+        last.update({"step": step, "seconds": seconds(), "skipped": skipped, "in_a_row": in_a_row})
+        last.update({"parameters": model.state_dict(), "optimizer": optimizer.state_dict()})
+        last.update({"generators": ranks.gathered(generators(device))})
         if averaged:
-            state |= {"averaged": averaged.state_dict()}
-        if device.type == "cuda":
-            state |= {"cuda_generator": torch.cuda.get_rng_state()}
-        return run.save_checkpoint(state)
+            last.update({"averaged": averaged.state_dict()})
+        return run.save_checkpoint(last)
 
     def measure() -> None:  # on the whole test set and any validation part, and keep a checkpoint
         found = {}
@@ -161,28 +180,30 @@ def fit(
     parts = ", ".join(f"{len(part)} {name}" for name, part in held_out.items())
     what = "points" if model.pixels == "points" else f"images of {'x'.join(map(str, test.x.shape[2:]))}"
     count = sum(p.numel() for p in model.parameters())
+    where = f"{device}" + (f", {ranks.world()} processes" if ranks.world() > 1 else "")
     print(
         f"{config['model']} on {config['data']}: {len(batches.x)} training, {parts} {what}, "
-        f"{count} parameters, {config['elbo']} estimator, {device}. Run: {run.folder}"
+        f"{count} parameters, {config['elbo']} estimator, {where}. Run: {run.folder}"
     )
     if model.remark():
         print(model.remark())
     # The networks may work in bfloat16 while they train; the bound's terms, and all that is measured, do not.
     precision = torch.autocast(device.type, torch.bfloat16, enabled=config["precision"] == "bfloat16")
-    with StopSignals() as stopped, Progress(start, steps) as progress:
+    with StopSignals() as asked, Progress(start, steps, quiet=ranks.rank() > 0) as progress:
+        gradients = Gradients(loss, config["compile"], batches.images, precision, progress.say)
         if not state:
             measure()
+        stopped = ranks.any_of(bool(asked))
         while step < steps and not stopped:
             batch = batches(step)
+            first = step == 0  # Pyro checks the first step, and the others do not pay for it
             if config["warmup"]:
-                model.beta = config["options"]["beta"] * min(step / config["warmup"], 1.0)
-            first = step == start  # Pyro checks the first step, and the others do not pay for it
-            with pyro.validation_enabled(first), precision:
-                objective = loss(**batch)
+                beta = config["options"]["beta"] * min(step / config["warmup"], 1.0)
+                model.beta = beta if first else torch.tensor(beta, device=device)
+            objective, good, stopped = gradients(batch, check=first, stop=bool(asked))
             due = (step + 1) % LOG_EVERY == 0 or step + 1 == steps
             values = train_terms(model, batch) if due else {}
-            objective.backward()
-            if finite(objective, model):
+            if good:
                 if config["clip"]:
                     torch.nn.utils.clip_grad_norm_(loss.parameters(), config["clip"])
                 for group in optimizer.param_groups:
@@ -215,20 +236,22 @@ def fit(
         at = f"step {step} of {steps}" + ("" if saved else ", and only what came before is saved")
         print(f"stopped at {at}; go on with: {again}")
         return 130
+    draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
+    final = {name: evaluate(judged, part, draws) for name, part in held_out.items()}
+    if ranks.rank():
+        return 0
 
     here = ("command", "data_dir", "from")  # of this machine alone: results are for others too
     settings = {key: value for key, value in config.items() if key not in here}
     settings["data"] = Path(config["data"]).name  # a file, wherever it lies
     results = {key: settings[key] for key in ("model", "data", "pixels", "steps", "seed")}
     results |= {"seconds": seconds(), "device": str(device), "skipped": skipped}
-    draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
-    results |= {"config": settings}
-    results |= {name: evaluate(judged, part, draws) for name, part in held_out.items()}
+    results |= {"config": settings, **final}
     units = active_units(judged, test)
     if units is not None:
         results["active_units"] = units
     if run.trouble:
-        checkpoint()
+        run.save_checkpoint(last)
     saved = not run.trouble and run.save(lambda: run.write("results.json", results))
     print(table(results["test"]))
     if not (saved and run.save(lambda: figures.draw_all(judged, batches, test, run))):
@@ -259,12 +282,6 @@ def average_of(model: LatentVariableModel, decay: float) -> AveragedModel | None
         get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True) if decay else None
-
-
-def finite(objective: Tensor, model: LatentVariableModel) -> bool:
-    """Whether the objective and every gradient are finite: a sum is not where one of its terms is not."""
-    sums = [p.grad.sum() for p in model.parameters() if p.grad is not None]
-    return bool(torch.stack([objective.detach(), *sums]).isfinite().all())
 
 
 def what_is_not_finite(objective: Tensor, model: LatentVariableModel, batch: dict[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 python -m inference.sweep --model beta_vae --over beta=0,1e-4,1e-3,1e-2,1,10 --seeds 0,1,2
 python -m inference.sweep --model vae --over z-dim=2,10 --over lr=1e-3,1e-4 --data digits --steps 500
+torchrun --nnodes 2 ... -m inference.sweep ...     the runs shared among machines that see one folder
 
 Every other option of inference.svi is passed on. The same command again goes on where it was stopped.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 from typing import Any, NamedTuple
 
-from inference import datasets
+from inference import datasets, ranks
 from inference.disk import write_whole
 from inference.errors import BadInput, run_command, unknown
 from inference.options import DATA_DIR, Parser, configuration, flag, parse, plain, positive, seed
@@ -54,7 +55,12 @@ class Job(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Run the grid. Returns the exit status: 0, 1 where a run failed, 130 if stopped."""
-    asked, jobs = plan(arguments)
+    with ranks.together():
+        return sweep(*plan(arguments))
+
+
+def sweep(asked: argparse.Namespace, jobs: list[Job]) -> int:
+    """Run the jobs, or this process's share of them. Returns the exit status."""
     todo = [job for job in jobs if stage(job) != "done"]
     for job in jobs:
         if job not in todo:
@@ -63,11 +69,12 @@ def main(arguments: list[str]) -> int:
         asked.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"cannot write to {asked.out} ({error.strerror}): name another with --out") from None
-    count, threads, failed = len(jobs), max(CORES // asked.jobs, 1), []
+    failed: list[str] = []
+    count, threads, mine = len(jobs), max(CORES // asked.jobs, 1), todo[ranks.rank() :: ranks.world()]
     print(f"{count} runs, {asked.jobs} at a time with {threads} of {CORES} cores each: {asked.out}")
     with StopSignals() as stopped, ThreadPoolExecutor(asked.jobs) as pool:
         try:
-            futures = {pool.submit(train, job, threads, stopped): job for job in todo}
+            futures = {pool.submit(train, job, threads, stopped): job for job in mine}
             for ended, future in enumerate(as_completed(futures), count - len(todo) + 1):
                 job, complaint = futures[future], future.result()
                 if stopped:
@@ -77,13 +84,15 @@ def main(arguments: list[str]) -> int:
                     print(f"{ended}/{count} {job.folder} failed: {complaint}", flush=True)
                 else:
                     print(f"{ended}/{count} {job.name}: {words(job.test())}", flush=True)
-            if stopped:
+            if ranks.any_of(bool(stopped)):
                 done = sum(bool(job.test()) for job in jobs)
                 print(f"stopped with {done} of {count} runs done; the same command goes on")
                 return 130
         finally:
             stopped.stopped = True  # whatever has broken this off, no run is left behind
-    summarise(asked, jobs)
+    failed = [name for part in ranks.gathered(failed) for name in part]
+    if not ranks.rank():
+        summarise(asked, jobs)
     if failed:
         print(f"failed: {', '.join(failed)}; the same command goes on with them where they stopped")
     return 1 if failed else 0
@@ -186,7 +195,7 @@ def train(job: Job, threads: int, stopped: StopSignals) -> str | None:
         return None
     arguments = job.go_on if stage(job) == "begun" else job.begin
     command = [sys.executable, "-m", "inference.svi", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment = ranks.alone() | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     log = job.folder.with_name(f"{job.folder.name}.log")  # beside the run, whose folder must be empty
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:

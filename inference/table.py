@@ -185,7 +185,8 @@ def system(result: dict[str, Any]) -> str:
     config = result["config"]
     usual = defaults(MODELS[config["model"]], tuple(config["shape"]))
     settings = {key: config[key] for key in ("elbo", "steps", "batch_size", "lr")}
-    settings |= {key: config.get(key, usually) for key, usually in TRAINING.items()}
+    training = {key: usually for key, usually in TRAINING.items() if key != "compile"}  # how, and not what
+    settings |= {key: config.get(key, usually) for key, usually in training.items()}
     if ESTIMATORS[config["elbo"]].particles > 1:
         settings |= {"particles": config["particles"]}
     settings |= config["options"]

@@ -86,12 +86,14 @@ class Bound:
         return sums | self.terms | self.asides | self.penalties
 
 
-def weighted(beta: float) -> AbstractContextManager:
+def weighted(beta: float | Tensor) -> AbstractContextManager:
     """Weighs a latent's divergence by beta: to stand around its site, in the model and in the guide.
 
     Around one of the two only it would weigh half a divergence, or none. A scale of zero is refused by Pyro,
-    and a mask is what it means.
+    and a mask is what it means. As a scalar tensor beta may change from step to step.
     """
+    if isinstance(beta, Tensor):
+        return poutine.scale(scale=beta)
     if beta == 1:
         return nullcontext()
     return poutine.scale(scale=beta) if beta > 0 else poutine.mask(mask=False)

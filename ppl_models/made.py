@@ -52,7 +52,8 @@ class MADE(LatentVariableModel):
 
     def sets(self) -> list[int]:
         """The sets of masks that count: in training the one whose turn it is, else all."""
-        return [int(self.turn)] if self.training else list(range(self.network.masks))
+        several = self.network.masks > 1
+        return [int(self.turn)] if self.training and several else list(range(self.network.masks))
 
     def model(self, x: Tensor) -> None:
         if self.training:

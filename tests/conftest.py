@@ -1,5 +1,6 @@
 """What several tests share: small data on disk, and the real MNIST where it is at hand."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers share the cores, and so do what they begin
+    cores = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
+    torch.set_num_threads(cores)
+    os.environ["OMP_NUM_THREADS"] = str(cores)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """A codebook: vectors that stand for those near them."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 PATIENCE = 20  # batches that an entry may go unchosen before it is moved to where the data are
@@ -53,27 +54,37 @@ class Codebook(nn.Module):
     def learn(self, e: Tensor) -> None:
         """Take in a training batch of vectors: the beginning, moving averages, and dead entries."""
         vectors = e.movedim(-3, -1).flatten(0, -2)
-        codes = len(self.entries)
-
-        def drawn(n: int) -> Tensor:  # without replacement as far as they go
-            order = torch.cat([torch.randperm(len(vectors)) for _ in range(-(-n // len(vectors)))])
-            return vectors[order[:n].to(vectors.device)]
-
-        if not self.begun:
-            self.entries.copy_(drawn(codes))
-            self.begun.fill_(True)
+        codes, n = len(self.entries), len(vectors)
+        # Some of the vectors, one an entry, without replacement as far as they go.
+        order = torch.cat([torch.randperm(n, device=vectors.device) for _ in range(-(-codes // n))])
+        drawn = _first(vectors[order[:codes]])
+        self.entries.copy_(torch.where(self.begun, self.entries, drawn))
+        self.begun.fill_(True)
         index = self.nearest(e).flatten()
-        chosen = torch.bincount(index, minlength=codes)
+        chosen = _joint(index.new_zeros(codes).index_add_(0, index, torch.ones_like(index)))
         if self.average:
-            total = torch.zeros_like(self.entries).index_add_(0, index, vectors)
+            total = _joint(torch.zeros_like(self.entries).index_add_(0, index, vectors))
             mass = DECAY * self.mass + (1 - DECAY) * chosen
             moved = (DECAY * self.mass[:, None] * self.entries + (1 - DECAY) * total) / mass[:, None]
             self.entries.copy_(moved)
             self.mass.copy_(mass)
         self.unchosen.add_(1).masked_fill_(chosen > 0, 0)
         dead = self.unchosen >= PATIENCE
-        if dead.any():
-            self.entries[dead] = drawn(int(dead.sum()))
-            self.unchosen[dead] = 0
-            if self.average:
-                self.mass[dead] = 1.0
+        self.entries.copy_(torch.where(dead[:, None], drawn, self.entries))
+        self.unchosen.masked_fill_(dead, 0)
+        if self.average:
+            self.mass.masked_fill_(dead, 1.0)
+
+
+def _joint(counts: Tensor) -> Tensor:
+    """The sum over all processes that train together."""
+    if dist.is_initialized():
+        dist.all_reduce(counts)
+    return counts
+
+
+def _first(drawn: Tensor) -> Tensor:
+    """What the first of all processes that train together has drawn."""
+    if dist.is_initialized():
+        dist.broadcast(drawn, 0)
+    return drawn

@@ -1,0 +1,233 @@
+"""Training steps in NumPyro, as its tutorials write them, for `benchmarks.step` to time in turn with others.
+
+It runs in an environment of its own, which has none of the suite's packages, and talks over a pipe: a line
+`NAME` makes a model's step, a line with a number makes so many steps and answers with milliseconds a step.
+`product` answers with the rate of a matrix product, in operations a second.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from flax import linen as nn
+from numpyro.contrib.module import flax_module
+from numpyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+
+BATCH = 97
+Program = Callable[..., Any]
+
+
+class MLP(nn.Module):
+    widths: tuple[int, ...]
+    activation: Callable[[jax.Array], jax.Array] = nn.elu
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        *hidden, out = self.widths
+        for width in hidden:
+            x = self.activation(nn.Dense(width)(x))
+        return nn.Dense(out)(x)
+
+
+def loc_scale(h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    loc, raw = jnp.split(h, 2, -1)
+    return loc, jnp.sqrt(nn.softplus(raw) + 1e-8)
+
+
+def vae() -> tuple[Program, Program, Any, tuple[int, ...]]:
+    def model(x: jax.Array) -> None:
+        decoder = flax_module("decoder", MLP((300, 300, 784)), input_shape=(1, 10))
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", dist.Normal(jnp.zeros(10), 1.0).to_event(1))
+            numpyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    def guide(x: jax.Array) -> None:
+        encoder = flax_module("encoder", MLP((300, 300, 20)), input_shape=(1, 784))
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("z", dist.Normal(*loc_scale(encoder(x))).to_event(1))
+
+    return model, guide, TraceMeanField_ELBO(), (784,)
+
+
+def gmvae() -> tuple[Program, Program, Any, tuple[int, ...]]:
+    _, guide, _, shape = vae()
+
+    def model(x: jax.Array) -> None:
+        decoder = flax_module("decoder", MLP((300, 300, 784)), input_shape=(1, 10))
+        start = jax.random.normal(jax.random.PRNGKey(0), (500, 20)) / np.sqrt(5000)
+        loc, scale = loc_scale(numpyro.param("components", start))
+        mixture = dist.MixtureSameFamily(
+            dist.Categorical(logits=jnp.zeros(500)), dist.Normal(loc, scale).to_event(1)
+        )
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", mixture)
+            numpyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    return model, guide, Trace_ELBO(), shape
+
+
+def ssvae() -> tuple[Program, Program, Any, tuple[int, ...]]:
+    def classifier() -> Callable[[jax.Array], jax.Array]:
+        return flax_module("classifier", MLP((300, 300, 10), nn.relu), input_shape=(1, 784))
+
+    def model(x: jax.Array, x_labelled: jax.Array, y_labelled: jax.Array) -> None:
+        decoder = flax_module("decoder", MLP((300, 300, 784)), input_shape=(1, 74))
+        with numpyro.plate("labelled", 100), numpyro.handlers.scale(scale=100 * len(x) / 100):
+            numpyro.sample(
+                "classification", dist.Categorical(logits=classifier()(x_labelled)), obs=y_labelled
+            )
+        with numpyro.plate("data", len(x)):
+            y = numpyro.sample("y", dist.Categorical(logits=jnp.zeros(10)))
+            z = numpyro.sample("z", dist.Normal(jnp.zeros(64), 1.0).to_event(1))
+            one_hot = jnp.broadcast_to(jax.nn.one_hot(y, 10), (*z.shape[:-1], 10))
+            logits = decoder(jnp.concatenate([z, one_hot], -1))
+            numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(x: jax.Array, x_labelled: jax.Array, y_labelled: jax.Array) -> None:
+        encoder = flax_module("encoder", MLP((300, 300, 128)), input_shape=(1, 794))
+        with numpyro.plate("data", len(x)):
+            q_y = dist.Categorical(logits=classifier()(x))
+            y = numpyro.sample("y", q_y, infer={"enumerate": "parallel"})
+            one_hot = jax.nn.one_hot(y, 10)
+            lead = jnp.broadcast_shapes(one_hot.shape[:-1], x.shape[:-1])
+            both = [jnp.broadcast_to(x, (*lead, 784)), jnp.broadcast_to(one_hot, (*lead, 10))]
+            numpyro.sample("z", dist.Normal(*loc_scale(encoder(jnp.concatenate(both, -1)))).to_event(1))
+
+    return model, guide, TraceEnum_ELBO(max_plate_nesting=1), (784,)
+
+
+def ppca() -> tuple[Program, Program, Any, tuple[int, ...]]:
+    def model(x: jax.Array) -> None:
+        decoder = flax_module("decoder", nn.Dense(784), input_shape=(1, 10))
+        scale = numpyro.param("scale", 1.0, constraint=dist.constraints.positive)
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", dist.Normal(jnp.zeros(10), 1.0).to_event(1))
+            numpyro.sample("x", dist.Normal(decoder(z), scale).to_event(1), obs=x)
+
+    def guide(x: jax.Array) -> None:
+        encoder = flax_module("encoder", nn.Dense(10), input_shape=(1, 784))
+        tril = numpyro.param("tril", jnp.eye(10), constraint=dist.constraints.lower_cholesky)
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("z", dist.MultivariateNormal(encoder(x), scale_tril=tril))
+
+    return model, guide, Trace_ELBO(), (784,)
+
+
+def vae2d() -> tuple[Program, Program, Any, tuple[int, ...]]:
+    def normal(h: jax.Array) -> Any:
+        loc, log_scale = jnp.split(h, 2, -1)
+        return dist.Normal(loc, jnp.exp(log_scale)).to_event(1)
+
+    def model(x: jax.Array) -> None:
+        decoder = flax_module("decoder", MLP((128, 128, 4), nn.relu), input_shape=(1, 2))
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+            numpyro.sample("x", normal(decoder(z)), obs=x)
+
+    def guide(x: jax.Array) -> None:
+        encoder = flax_module("encoder", MLP((128, 128, 4), nn.relu), input_shape=(1, 2))
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("z", normal(encoder(x)))
+
+    return model, guide, TraceMeanField_ELBO(), (2,)
+
+
+class Encoder(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # (batch, 32, 32, 3), as flax's convolutions take it
+        for width, stride in ((32, 1), (64, 2), (128, 2), (256, 2)):
+            x = nn.relu(nn.Conv(width, (3, 3), strides=stride)(x))
+        return nn.Dense(32)(x.reshape(len(x), -1))
+
+
+class Decoder(nn.Module):
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x = nn.relu(nn.Dense(2048)(z)).reshape(-1, 4, 4, 128)
+        for width in (128, 64, 32):
+            x = nn.relu(nn.ConvTranspose(width, (4, 4), strides=(2, 2))(x))
+        return nn.Conv(3, (3, 3))(x)
+
+
+def conv_vae() -> tuple[Program, Program, Any, tuple[int, ...]]:
+    def model(x: jax.Array) -> None:
+        decoder = flax_module("decoder", Decoder(), input_shape=(1, 16))
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", dist.Normal(jnp.zeros(16), 1.0).to_event(1))
+            numpyro.sample("x", dist.Normal(decoder(z), 0.5**0.5).to_event(3), obs=x)
+
+    def guide(x: jax.Array) -> None:
+        encoder = flax_module("encoder", Encoder(), input_shape=(1, 32, 32, 3))
+        with numpyro.plate("data", len(x)):
+            loc, log_scale = jnp.split(encoder(x), 2, -1)
+            numpyro.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
+
+    return model, guide, TraceMeanField_ELBO(), (32, 32, 3)
+
+
+WRITTEN = {"vae": vae, "gmvae": gmvae, "ssvae": ssvae, "ppca": ppca, "vae2d": vae2d, "conv_vae": conv_vae}
+
+
+def stepper(name: str) -> Callable[[int], float]:
+    """Milliseconds a step, of so many: `SVI.update` compiled once, and called in a loop."""
+    model, guide, elbo, shape = WRITTEN[name]()
+    noise = np.random.RandomState(0)
+    binary = len(shape) == 1 and name != "vae2d"
+    x = noise.uniform(size=(BATCH, *shape)) > 0.5 if binary else noise.normal(size=(BATCH, *shape))
+    batch = {"x": jnp.asarray(x, jnp.float32)}
+    if name == "ssvae":
+        batch["x_labelled"] = jnp.asarray(noise.uniform(size=(100, 784)) > 0.5, jnp.float32)
+        batch["y_labelled"] = jnp.asarray(np.arange(100) % 10)
+    svi = SVI(model, guide, numpyro.optim.Adam(1e-3), elbo)
+    state = svi.init(jax.random.PRNGKey(0), **batch)
+    update = jax.jit(svi.update, donate_argnums=0)
+    state, _ = update(state, **batch)
+
+    def make(steps: int) -> float:
+        nonlocal state
+        began = time.perf_counter()
+        for _ in range(steps):
+            state, loss = update(state, **batch)
+        jax.block_until_ready((state, loss))
+        return (time.perf_counter() - began) / steps * 1e3
+
+    return make
+
+
+def product() -> float:
+    """Operations a second in a product of 1 024 x 1 024 matrices, the best of ten turns."""
+    a = jnp.asarray(np.random.RandomState(0).normal(size=(1024, 1024)), jnp.float32)
+    multiply = jax.jit(lambda a: a @ a)
+    multiply(a).block_until_ready()
+    best = float("inf")
+    for _ in range(10):
+        began = time.perf_counter()
+        for _ in range(5):
+            last = multiply(a)
+        last.block_until_ready()
+        best = min(best, (time.perf_counter() - began) / 5)
+    return 2 * 1024**3 / best
+
+
+def main() -> None:
+    """Answer line by line."""
+    make: Callable[[int], float] = float
+    for line in sys.stdin:
+        word = line.strip()
+        if word.isdecimal():
+            answer = make(int(word))
+        elif word == "product":
+            answer = product()
+        else:
+            make, answer = stepper(word), 0.0
+        print(answer, flush=True)
+
+
+if __name__ == "__main__":
+    main()

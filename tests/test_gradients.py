@@ -1,0 +1,157 @@
+"""A step captured and replayed, or compiled, is the plain step: the same numbers from the same noise."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import relu
+
+from inference import svi
+from inference.compare import example_inputs
+from inference.estimators import ESTIMATORS, Loss
+from inference.gradients import Gradients, usual_way
+from ppl_models import VAE
+from ppl_models.base import LatentVariableModel, draw_latents
+from tests.test_contract import PAIRS, build, options_for, slow
+from tests.test_svi import TINY, checkpoint, same
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
+
+
+def beside(
+    model: LatentVariableModel, estimator: str, way: str, batches: list[dict[str, Tensor]], beta: Any = None
+) -> tuple[Gradients, Gradients]:
+    """The plain way and another one, compared on some batches, each with noise of its own."""
+    particles = min(ESTIMATORS[estimator].particles, 3)
+    losses = Loss(model, estimator, particles), Loss(copy.deepcopy(model), estimator, particles)
+    plain, other = Gradients(losses[0]), Gradients(losses[1], way, say=pytest.fail)
+    seen = []
+    for number, batch in enumerate(batches):
+        if beta is not None:
+            for loss in losses:
+                loss.model.beta = torch.tensor(beta[number])  # type: ignore[assignment]
+        found = []
+        for gradients in (plain, other):
+            torch.manual_seed(number)
+            objective, good, stop = gradients(batch)
+            assert good and not stop
+            every = [torch.zeros_like(p) if p.grad is None else p.grad for p in gradients.loss.parameters()]
+            found.append([objective, *every, *gradients.loss.buffers()])
+            gradients.loss.zero_grad()
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+        seen.append(found[0][0].item())
+    assert len(set(seen)) == len(batches)
+    return plain, other
+
+
+@pytest.mark.parametrize(("name", "estimator"), PAIRS)
+def test_a_captured_step_is_the_plain_step(name: str, estimator: str, float64: None) -> None:
+    model = build(name, **options_for(name, estimator))
+    batches = [example_inputs(model, 4 if slow(model) else 7) for _ in range(2)]
+    if draw_latents(model, **batches[0]) and name not in ("ae", "vqvae"):
+        batches.append(batches[0])  # with other noise
+    _, other = beside(model, estimator, "graph", batches)
+    assert other.way == "graph" and other.replay is not None
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "estimator"), [("vae", "mean_field"), ("gmvae", "trace"), ("vae", "iwae"), ("ssvae", "enum")]
+)
+def test_a_compiled_step_is_the_plain_step(name: str, estimator: str, float64: None) -> None:
+    model = build(name)
+    batches = [example_inputs(model, 7) for _ in range(2)]
+    _, other = beside(model, estimator, "kernels", [*batches, batches[0]])
+    assert other.way == "kernels" and not isinstance(other.replay, torch.fx.GraphModule)
+
+
+def test_a_beta_that_grows_is_followed(float64: None) -> None:
+    model = build("vae")
+    batch = example_inputs(model, 7)
+    _, other = beside(model, "mean_field", "graph", [batch] * 3, beta=[0.1, 0.5, 1.0])
+    assert torch.equal(other.loss.model.beta, torch.tensor(1.0))  # and the model has its own back
+
+
+def test_a_batch_of_another_size_goes_the_plain_way(float64: None) -> None:
+    model = build("vae")
+    batches = [example_inputs(model, images) for images in (7, 5, 7)]
+    _, other = beside(model, "mean_field", "graph", batches)
+    assert other.images == 7
+    losses = Loss(model, "mean_field")
+    first = Gradients(losses, "graph", images=7)
+    first(example_inputs(model, 5))  # a resumed run may begin with the last batch of an epoch
+    assert first.replay is None
+    first(example_inputs(model, 7))
+    assert first.replay is not None
+
+
+class Undecided(VAE):
+    """Looks at its numbers, and does one thing or another."""
+
+    def model(self, x: Tensor) -> None:
+        if relu(x).sum() > 3:
+            self.seen = True
+        super().model(x)
+
+
+def test_what_cannot_be_captured_is_taken_plainly_and_said(float64: None) -> None:
+    said: list[str] = []
+    model = Undecided((1, 6, 6), hidden=8)
+    gradients = Gradients(Loss(model, "mean_field"), "graph", say=said.append)
+    batch = example_inputs(model, 7)
+    torch.manual_seed(0)
+    objective, _, _ = gradients(batch)
+    assert len(said) == 1 and said[0].startswith("the step cannot be captured, and is taken plainly (")
+    gradients(batch)
+    assert len(said) == 1 and gradients.way == "plain"
+    torch.manual_seed(0)
+    torch.testing.assert_close(objective, Loss(model, "mean_field")(**batch).detach())
+
+
+def test_where_no_kernels_can_be_made_the_capture_is_replayed(
+    float64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr("torch._inductor.compile", broken)
+    said: list[str] = []
+    gradients = Gradients(Loss(build("vae"), "mean_field"), "kernels", say=said.append)
+    gradients(example_inputs(gradients.loss.model, 7))
+    assert said == ["no kernels can be made, the captured step is replayed (RuntimeError: no compiler)"]
+    assert gradients.way == "graph" and isinstance(gradients.replay, torch.fx.GraphModule)
+
+
+@pytest.mark.parametrize("way", ["plain", "graph"])
+def test_what_is_not_finite_is_seen(way: str) -> None:
+    model = build("vae")
+    gradients = Gradients(Loss(model, "mean_field"), way)
+    batch = example_inputs(model, 7)
+    assert gradients(batch)[1]
+    gradients.loss.zero_grad()
+    with torch.no_grad():
+        model.decoder.layers[0].bias[0] = torch.nan
+    assert not gradients(batch)[1]
+
+
+def test_a_captured_run_goes_on_bit_for_bit(small_npz: Path, tmp_path: Path) -> None:
+    arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--compile", "graph", "--run-dir"]
+    assert svi.main([*arguments, str(tmp_path / "a"), "--steps", "20"]) == 0
+    assert svi.main(["--resume", str(tmp_path / "a"), "--steps", "40"]) == 0
+    assert svi.main([*arguments, str(tmp_path / "b")]) == 0
+    assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b"))
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["compile"] == "graph"
+
+
+def test_long_runs_are_compiled_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.gradients.which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    assert [usual_way(steps) for steps in (100, 2_000, 30_000)] == ["plain", "graph", "kernels"]
+    monkeypatch.setattr("inference.gradients.which", lambda name: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert usual_way(30_000) == "graph"

@@ -1,6 +1,8 @@
 """The gradients of a batch, from the model as it stands, or from its arithmetic, captured and replayed."""
 
+import logging
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from shutil import which
@@ -96,8 +98,7 @@ class Gradients:
         self.replay, self.images = captured, len(batch["x"])
         if self.way == "kernels":
             try:
-                given: list[Any] = [*self._held(), *batch.values()]
-                self.replay = torch._inductor.compile(captured, given, options={"fallback_random": True})
+                self.replay = compiled(captured, [*self._held(), *batch.values()])
             except Exception as error:
                 self.say(f"no kernels can be made, the captured step is replayed ({in_a_line(error)})")
                 self.way = "graph"
@@ -136,6 +137,15 @@ class Gradients:
         graph.graph.eliminate_dead_code()
         graph.recompile()
         return graph
+
+
+def compiled(graph: GraphModule, given: list[Any]) -> Callable[..., Any]:
+    """Kernels of a graph's arithmetic, which draw from torch's own generator as the graph does."""
+    # What torch says to itself, of a missing CUDA and of its own names, is not for who trains.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch._inductor.compile(graph, given, options={"fallback_random": True})
 
 
 def usual_way(steps: int) -> str:

@@ -1,0 +1,87 @@
+"""One process on all cores beside one process a core: images a second in training, with the same joint batch.
+
+python -m benchmarks.processes             print the table
+python -m benchmarks.processes --write     put it into README.md, between its marks
+
+Each is a training of its own by the main command, on random images, in turn. What is counted is the time
+between the lines of metrics.jsonl, from the first to the last.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from subprocess import DEVNULL, run
+
+import numpy as np
+
+from inference.errors import run_command
+from inference.options import Parser
+from inference.table import write_readme
+
+MARKS = "<!-- processes: made by python -m benchmarks.processes --write -->", "<!-- end of processes -->"
+CORES = os.cpu_count() or 1
+ROUNDS, STEPS = 5, 600
+CASES = (("ssvae", 97), ("vae", 97), ("vae", 970))
+
+
+def main(arguments: list[str]) -> int:
+    """Time every case, print the table and, if asked, write it into the README."""
+    parser = Parser(prog="python -m benchmarks.processes", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the table into README.md")
+    given = parser.parse_args(arguments)
+    head = f"| model | joint batch | images a second, one process | {CORES} processes | times as many |"
+    lines = [head, "|---" * 5 + "|"]
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "random.npz"
+        noise = np.random.RandomState(0)
+        x = noise.randint(0, 256, (10_100, 28, 28), dtype=np.uint8)
+        y = np.arange(len(x)) % 10
+        np.savez(data, x_train=x[:10_000], y_train=y[:10_000], x_test=x[10_000:], y_test=y[10_000:])
+        for model, batch in CASES:
+            rates: dict[int, list[float]] = {1: [], CORES: []}
+            for number in range(ROUNDS):
+                for processes, found in rates.items():
+                    found.append(
+                        rate(
+                            model,
+                            batch,
+                            processes,
+                            data,
+                            Path(folder) / f"{model}-{batch}-{number}-{processes}",
+                        )
+                    )
+            one, several = rates.values()
+            ratios = [b / a for a, b in zip(one, several, strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            cells = [
+                f"`{model}`",
+                str(batch),
+                f"{statistics.median(one):.0f}",
+                f"{statistics.median(several):.0f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+            print(lines[-1], flush=True)
+    if given.write:
+        write_readme(MARKS, "\n".join(lines))
+    return 0
+
+
+def rate(model: str, batch: int, processes: int, data: Path, run_dir: Path) -> float:
+    """Images a second in a training of its own."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    own = ["--model", model, "--data", str(data), "--batch-size", str(batch), "--steps", str(STEPS)]
+    command = [sys.executable, *(launch if processes > 1 else []), "-m", "inference.svi", *own]
+    command += ["--compile", "kernels", "--run-dir", str(run_dir)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(CORES // processes)}
+    run(command, env=environment, check=True, stdout=DEVNULL, stderr=DEVNULL)
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    times = {line["step"]: line["seconds"] for line in lines if line["split"] == "train"}
+    first, last = min(times), max(times)
+    return (last - first) * batch / (times[last] - times[first])
+
+
+if __name__ == "__main__":
+    run_command(main)

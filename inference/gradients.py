@@ -121,7 +121,7 @@ class Gradients:
             objective = functional_call(self.loss, held, kwargs=inputs)
             found = torch.autograd.grad(objective, leaves, allow_unused=True)
             reached[:] = [p for p, g in zip(self.loss.parameters(), found, strict=True) if g is not None]
-            gradients = [g.contiguous() for g in found if g is not None]
+            gradients = apart([g.contiguous() for g in found if g is not None])
             return [objective.detach(), finite(objective.detach(), gradients), *gradients]
 
         given = [*self._held(), *batch.values()]
@@ -137,6 +137,17 @@ class Gradients:
         graph.graph.eliminate_dead_code()
         graph.recompile()
         return graph
+
+
+def apart(tensors: list[Tensor]) -> list[Tensor]:
+    """The same with no two in one place, so that each may be changed in place."""
+    seen: set[int] = set()
+    found = []
+    for value in tensors:
+        place = value.untyped_storage()._cdata
+        found.append(value.clone() if place in seen else value)
+        seen.add(place)
+    return found
 
 
 def compiled(graph: GraphModule, given: list[Any]) -> Callable[..., Any]:

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
@@ -89,6 +91,30 @@ def test_a_batch_of_another_size_goes_the_plain_way(float64: None) -> None:
     assert first.replay is None
     first(example_inputs(model, 7))
     assert first.replay is not None
+
+
+class Twice(LatentVariableModel):
+    """Two parameters of which only the sum matters: they have one gradient."""
+
+    def __init__(self) -> None:
+        super().__init__((1, 2, 2))
+        self.a, self.b = (torch.nn.Parameter(torch.zeros(4)) for _ in range(2))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.a + self.b, 1.0).to_event(1), obs=x.flatten(1))
+
+    def guide(self, x: Tensor) -> None:
+        pass
+
+
+def test_each_gradient_may_be_changed_in_place() -> None:
+    gradients = Gradients(Loss(Twice(), "trace"), "graph")
+    gradients({"x": torch.ones(3, 1, 2, 2)})
+    a, b = gradients.found()
+    assert gradients.replay is not None and torch.equal(a, b)
+    a.mul_(2)
+    assert torch.equal(a, 2 * b)
 
 
 class Undecided(VAE):

@@ -2,7 +2,7 @@
 
 python -m benchmarks.step              print the table
 python -m benchmarks.step --write      put it into README.md, between its marks, and the times into step.json
-python -m benchmarks.step --model hvae --model vae      of some models
+python -m benchmarks.step --model hvae --model vae      of some models; with --write their rows alone are new
 
 Absolute times wobble from machine to machine and from minute to minute: the rivals are timed in turn, in one
 run, on a batch of the same shape, and what counts is the ratio. Milliseconds are medians over the rounds.
@@ -92,25 +92,23 @@ def main(arguments: list[str]) -> int:
     for name in given.model or ():
         if name not in MODELS:
             raise unknown("model", name, MODELS)
-    if given.write and given.model:
-        raise BadInput("--write is of the whole table: leave out --model")
     if given.rounds < 2:
         raise BadInput("--rounds 1 gives no spread: take 2 or more")
     fast_float32()  # as `fit` does; the rivals have it too
     python = peers()
-    found: dict[str, Any] = {
-        "threads": torch.get_num_threads(),
-        "products": {"torch": product()},
-        "models": {},
-    }
+    products = {"torch": product()}
     if python:
         with Peer(python) as peer:
-            found["products"]["NumPyro"] = peer.ask("product")
+            products["NumPyro"] = peer.ask("product")
+    found: dict[str, dict[str, Any]] = {}
     for name in given.model or MODELS:
-        found["models"][name] = measured(name, given.rounds, given.steps, python)
-        print(f"{name}: {json.dumps(found['models'][name]['times'])}", file=sys.stderr, flush=True)
+        found[name] = {"threads": torch.get_num_threads(), "products": products}
+        found[name] |= measured(name, given.rounds, given.steps, python)
+        print(table({name: found[name]}), file=sys.stderr, flush=True)
     print(table(found))
     if given.write:
+        found = (json.loads(TIMES.read_text()) if TIMES.exists() else {}) | found
+        found = {name: found[name] for name in MODELS if name in found}
         write_whole(TIMES, (json.dumps(found, indent=1) + "\n").encode())
         write_readme(MARKS, table(found))
     return 0
@@ -135,24 +133,22 @@ def measured(name: str, rounds: int, steps: int, python: Path | None) -> dict[st
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """The README's table, from what was measured."""
-    rate = max(found["products"].values())
-    words = ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in found["products"].items())
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """The README's table, from what was measured of each model."""
     head = "| model | step | ms | the suite's step takes | MiB |"
     lines = [head, "|---" * head.count(" | ") + "|---|"]
-    for name, model in found["models"].items():
+    for name, model in found.items():
         times, ours = model["times"], model["times"][SUITE]
         for rival, its in times.items():
             ratio = "" if rival == SUITE else f"{_ratio(ours, its)} times as long"
             memory = f"{model['memory'][rival]:.0f}" if rival in model["memory"] else ""
             lines.append(f"| `{name}` | {rival} | {statistics.median(its):.2f} | {ratio} | {memory} |")
+        library, rate = max(model["products"].items(), key=lambda item: item[1])
         floor = model["operations"] / rate * 1e3
         ratio = f"{statistics.median(ours) / floor:.2f} times as long"
-        lines.append(f"| `{name}` | the arithmetic alone | {floor:.2f} | {ratio} | |")
-    return "\n".join(
-        [*lines, "", f"Products of 1 024 x 1 024 on {found['threads']} threads, GFLOP/s: {words}."]
-    )
+        words = f"the arithmetic alone, at {library}'s {rate / 1e9:.0f} GFLOP/s"
+        lines.append(f"| `{name}` | {words} | {floor:.2f} | {ratio} | |")
+    return "\n".join(lines)
 
 
 def contenders(name: str, way: str = "kernels", compiled: bool = True) -> dict[str, Step]:

@@ -20,12 +20,10 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.step import adam, peak_from_now, turn
+from benchmarks.step import peak_from_now, suite, turn
 from inference.arithmetic import fast_float32
 from inference.compare import example_inputs
 from inference.errors import run_command
-from inference.estimators import Loss
-from inference.gradients import Gradients
 from inference.options import Parser
 from inference.table import ROOT, write_readme
 from ppl_models import GMVAE, SSVAE, VAE
@@ -91,14 +89,8 @@ def _measure(words: str, size: int) -> tuple[float, float]:
     axis = AXES[words]
     torch.manual_seed(0)
     model = axis.model(size)
-    gradients = Gradients(Loss(model, axis.estimator, axis.particles(size)), "kernels")
-    optimizer = adam(model.parameters())
+    step = suite(model, "kernels", axis.estimator, axis.particles(size))
     batch = example_inputs(model, axis.batch(size))
-
-    def step(**batch: torch.Tensor) -> None:
-        gradients(batch)
-        optimizer.step()
-
     make = turn(step, batch)
     make(2)
     peak = peak_from_now()

@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 import venv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import by_hand, by_hand_codes, by_hand_colour
+from inference.adam import Adam
 from inference.arithmetic import fast_float32
 from inference.compare import example_inputs
 from inference.disk import write_whole
@@ -172,10 +173,12 @@ def made(name: str) -> LatentVariableModel:
     return cls(cls.padded((3, 32, 32) if name in COLOUR else cls.example), 10)
 
 
-def suite(model: LatentVariableModel, way: str) -> Step:
+def suite(
+    model: LatentVariableModel, way: str, estimator: str | None = None, particles: int | None = None
+) -> Step:
     """The step of `inference.svi.fit`."""
-    gradients = Gradients(Loss(model, model.estimators[0]), way)
-    optimizer = adam(model.parameters())
+    gradients = Gradients(Loss(model, estimator or model.estimators[0], particles), way)
+    optimizer = Adam(model.parameters(), lr=1e-3)
 
     def step(**batch: Tensor) -> None:
         _, good, _ = gradients(batch)
@@ -188,7 +191,7 @@ def suite(model: LatentVariableModel, way: str) -> Step:
 
 def plain(nets: list[nn.Module], loss: Callable[..., Tensor], lr: float = 1e-3) -> Step:
     """The step as one writes it in plain torch."""
-    optimizer = adam((p for net in nets for p in net.parameters()), lr)
+    optimizer = torch.optim.Adam((p for net in nets for p in net.parameters()), lr=lr, fused=True)
 
     def step(**batch: Tensor) -> None:
         optimizer.zero_grad()
@@ -208,10 +211,6 @@ def svi(model: LatentVariableModel) -> Step:
     elbo = ESTIMATORS[model.estimators[0]].elbo(1)
     step = pyro.infer.SVI(program, model.guide, pyro.optim.Adam({"lr": 1e-3}), elbo).step
     return lambda **batch: step(**batch)
-
-
-def adam(parameters: Iterable[nn.Parameter], lr: float = 1e-3) -> torch.optim.Adam:
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
 def turn(step: Step, batch: dict[str, Tensor]) -> Turn:

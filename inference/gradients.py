@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from inference import ranks
 from inference.estimators import Loss
+from inference.rewrite import choose_by_where
 
 # How a step is taken: the Python of model, guide and autograd anew each time; or once, and then their
 # arithmetic alone, operation by operation as torch does them, or in kernels that TorchInductor makes of them.
@@ -134,6 +135,7 @@ class Gradients:
         self.reached = reached
         if any("c10d" in str(node.target) for node in graph.graph.nodes):
             raise RuntimeError("processes speak to each other in the midst of it")
+        choose_by_where(graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         return graph

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference import datasets, figures, ranks
+from inference.adam import Adam
 from inference.arithmetic import fast_float32
 from inference.checkpoints import decisive, generators, take_up
 from inference.data import Batches, HeldOut
@@ -141,7 +142,7 @@ def fit(
     fast_float32()
     loss = Loss(model, config["elbo"], config.get("particles"))
     # One optimiser over all parameters, fused into one pass; Pyro's own wrappers would make one a tensor.
-    optimizer = torch.optim.Adam(loss.parameters(), lr=config["lr"], fused=True)
+    optimizer = Adam(loss.parameters(), lr=config["lr"])
     step, steps, before, device = 0, config["steps"], 0.0, test.x.device
     skipped = in_a_row = 0  # steps whose loss or gradient was not finite
     averaged = average_of(model, config["ema"])

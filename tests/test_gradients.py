@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from inference import svi
+from inference.adam import Adam
 from inference.compare import example_inputs
 from inference.estimators import ESTIMATORS, Loss
 from inference.gradients import Gradients, usual_way
@@ -71,6 +72,31 @@ def test_a_compiled_step_is_the_plain_step(name: str, estimator: str, float64: N
     batches = [example_inputs(model, 7) for _ in range(2)]
     _, other = beside(model, estimator, "kernels", [*batches, batches[0]])
     assert other.way == "kernels" and not isinstance(other.replay, torch.fx.GraphModule)
+
+
+def test_points_beyond_a_spline_s_ends_are_left_where_they_are(float64: None) -> None:
+    model = build("flow")
+    batches = [{"x": scale * torch.randn(20, 2)} for scale in (1.0, 5.0, 0.1)]
+    assert batches[0]["x"].abs().max() < 4 < batches[1]["x"].abs().max()
+    _, other = beside(model, "trace", "graph", batches)
+    targets = [str(node.target) for node in other.replay.graph.nodes]  # type: ignore[union-attr]
+    assert not any("index_put" in target or "index.Tensor" in target for target in targets)
+
+
+def test_adam_is_torch_s_own() -> None:
+    ours, theirs = ([torch.nn.Parameter(torch.arange(3.0) + i) for i in range(3)] for _ in range(2))
+    optimizers = Adam(ours, lr=0.1), torch.optim.Adam(theirs, lr=0.1, fused=True)
+    for step in range(6):
+        for parameters, optimizer in zip((ours, theirs), optimizers, strict=True):
+            for p in parameters[:2]:  # the third has no gradient
+                p.grad = (p.detach() - step) ** 2
+            optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
+            optimizer.step()
+        if step == 3:  # as a run that goes on
+            state = copy.deepcopy(optimizers[0].state_dict())
+            optimizers[0].load_state_dict(state)
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert torch.equal(ours[2], torch.arange(3.0) + 2)
 
 
 def test_a_beta_that_grows_is_followed(float64: None) -> None:

@@ -1,0 +1,112 @@
+"""The Markdown pages: every link leads to a file, and every name that a link gives is defined there."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DERIVATIONS = ROOT / "docs" / "derivations"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r'\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)(?:\s+"[^"]*")?\)')
+NAME = re.compile(r"`(?P<name>[\w./:]+)`")
+NO_PROSE = re.compile(r"^(```|\$\$).*?^\1\s*$", re.MULTILINE | re.DOTALL)  # blocks of code and of mathematics
+
+
+def links(page: Path) -> Iterator[tuple[int, str, str]]:
+    """Line, text and target of every link to a file of the project; pictures too."""
+    prose = NO_PROSE.sub(lambda block: "\n" * block[0].count("\n"), page.read_text("utf-8"))
+    for link in LINK.finditer(prose):
+        target = unquote(link["target"].partition("#")[0])
+        if target and not re.match(r"[a-z][a-z+.-]*:", target):
+            yield prose.count("\n", 0, link.start()) + 1, link["text"], target
+
+
+@cache
+def defined(path: Path) -> set[str]:
+    """Every name that a module defines, and those of its classes as `Class.name`."""
+
+    def names(body: list[ast.stmt], before: str) -> Iterator[str]:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield before + node.name
+            if isinstance(node, ast.ClassDef):
+                yield from names(node.body, f"{before}{node.name}.")
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                parts = (part for target in targets for part in ast.walk(target))
+                found = (part for part in parts if isinstance(part, ast.Name))
+                yield from (before + part.id for part in found if isinstance(part.ctx, ast.Store))
+
+    return set(names(ast.parse(path.read_text("utf-8")).body, ""))
+
+
+def is_defined(name: str, path: Path) -> bool:
+    """Whether `file.py::test`, `file.py::Class::test`, `module.name`, `Class.method` or a name is there.
+
+    A path, as `ppl_models/vae.py` or `vae.py`, names the file itself.
+    """
+    if "::" in name:
+        file, *inside = name.split("::")
+        return file == path.name and ".".join(inside) in defined(path)
+    if "/" in name or name == path.name:
+        return path.as_posix().endswith(name)
+    module, _, rest = name.partition(".")
+    return name in defined(path) or (module == path.stem and rest in defined(path))
+
+
+def mistakes(page: Path) -> list[str]:
+    """What is wrong with a page's links, each with file and line."""
+    found = []
+    for line, text, target in links(page):
+        path, name = page.parent / target, NAME.fullmatch(text)
+        if not path.exists():
+            found.append(f"{page}:{line}: {target} does not exist")
+        elif path.suffix == ".py" and name and not is_defined(name["name"], path.resolve()):
+            found.append(f"{page}:{line}: {name['name']} is not defined in {target}")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_what_they_name(page: Path) -> None:
+    found = mistakes(page)
+    assert not found, "\n".join(found)
+
+
+def test_every_derivation_is_listed_and_tied_to_the_program() -> None:
+    """In the index, with a link to what implements it at least and one to what checks it."""
+    index = DERIVATIONS / "README.md"
+    listed = {target for _, _, target in links(index)}
+    pages = sorted(set(DERIVATIONS.glob("*.md")) - {index})
+    assert pages
+    found = []
+    for page in pages:
+        named = [(NAME.fullmatch(text), target) for _, text, target in links(page)]
+        code = [name["name"] for name, target in named if name and target.endswith(".py")]
+        if page.name not in listed:
+            found.append(f"{index}:1: {page.name} is not listed")
+        if not any("::" in name for name in code):
+            found.append(f"{page}:1: no link to a test")
+        if all("::" in name for name in code):
+            found.append(f"{page}:1: no link to a function")
+    assert not found, "\n".join(found)
+
+
+def test_a_mistake_is_noticed_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "tools.py").write_text("LIMIT = 3\nclass Box:\n    def lid(self): ...\ndef test_it(): ...\n")
+    right = "tools.LIMIT LIMIT Box Box.lid tools.Box.lid tools.py::test_it tools.py::Box::lid tools.py"
+    wrong = "tools.lid lid Box.top other.Box other.py::test_it tools.py::test_that other.py"
+    page, head = tmp_path / "page.md", "[all](https://example.org) [above](#top)\n\n$$\n[a](b)\n$$\n\n"
+
+    def written(names: str, last: str = "") -> list[str]:
+        page.write_text(head + "".join(f"[`{name}`](tools.py)\n" for name in names.split()) + last)
+        return mistakes(page)
+
+    assert written(right, "[in words](tools.py)") == []
+    expected = [f"{name} is not defined in tools.py" for name in wrong.split()] + ["gone.png does not exist"]
+    expected = [f"{page}:{line}: {words}" for line, words in enumerate(expected, start=7)]
+    assert written(wrong, "![x](gone.png)") == expected

@@ -14,7 +14,8 @@ DERIVATIONS = ROOT / "docs" / "derivations"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r'\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)(?:\s+"[^"]*")?\)')
 NAME = re.compile(r"`(?P<name>[\w./:]+)`")
-NO_PROSE = re.compile(r"^(```|\$\$).*?^\1\s*$", re.MULTILINE | re.DOTALL)  # blocks of code and of mathematics
+# Blocks of code and of mathematics, and comments.
+NO_PROSE = re.compile(r"^(```|\$\$).*?^\1\s*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
 
 
 def links(page: Path) -> Iterator[tuple[int, str, str]]:
@@ -48,13 +49,13 @@ def defined(path: Path) -> set[str]:
 def is_defined(name: str, path: Path) -> bool:
     """Whether `file.py::test`, `file.py::Class::test`, `module.name`, `Class.method` or a name is there.
 
-    A path, as `ppl_models/vae.py` or `vae.py`, names the file itself.
+    A path, as `ppl_models/vae.py` or `vae.py`, names the file itself, and so does `vae`.
     """
     if "::" in name:
         file, *inside = name.split("::")
         return file == path.name and ".".join(inside) in defined(path)
-    if "/" in name or name == path.name:
-        return path.as_posix().endswith(name)
+    if "/" in name or name in (path.name, path.stem):
+        return "/" not in name or path.as_posix().endswith(name)
     module, _, rest = name.partition(".")
     return name in defined(path) or (module == path.stem and rest in defined(path))
 

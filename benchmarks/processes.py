@@ -23,7 +23,7 @@ from inference.table import write_readme
 
 MARKS = "<!-- processes: made by python -m benchmarks.processes --write -->", "<!-- end of processes -->"
 CORES = os.cpu_count() or 1
-ROUNDS, STEPS = 5, 600
+ROUNDS, STEPS = 5, 400
 CASES = (("ssvae", 97), ("vae", 97), ("vae", 970))
 
 

@@ -31,7 +31,7 @@ from ppl_models import VAE
 MARKS = "<!-- bound: made by python -m benchmarks.bound --write -->", "<!-- end of bound -->"
 SHAPE = (1, 28, 28)
 DRAWS = 5_000
-FEW, MEMORY_AT = 200, (100, 1_000, 5_000, 25_000)
+FEW, MEMORY_AT = 100, (100, 1_000, 5_000)
 ROWS = 3_000  # of the product that is measured: what is drawn at a time
 
 

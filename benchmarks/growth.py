@@ -3,14 +3,13 @@
 python -m benchmarks.growth            print the table
 python -m benchmarks.growth --write    put it into README.md, and the plot into docs/growth.png
 
-Each point is a process of its own. Milliseconds are medians over turns; memory is what the process grows by
-at its peak, once it has made a few steps. The slope is that of time against size from the point before, both
-as logarithms: 1 is linear. The knee is the first size from which on it is above a half: below it a step costs
-what a step costs, whatever its size.
+Each point is a process of its own. Milliseconds are the best of several turns; memory is what the process
+grows by at its peak, once it has made a few steps. The slope is that of time against size from the point
+before, both as logarithms: 1 is linear. The knee is the first size from which on it is above a half: below it
+a step costs what a step costs, whatever its size.
 """
 
 import math
-import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -98,7 +97,7 @@ def _measure(words: str, size: int) -> tuple[float, float]:
     memory = peak()
     fast_float32()
     steps = max(int(SECONDS * 1e3 / make(2)), 1)
-    return statistics.median(make(steps) for _ in range(TURNS)), memory
+    return min(make(steps) for _ in range(TURNS)), memory
 
 
 def slopes(axis: Axis, values: list[float]) -> list[float]:

@@ -1,7 +1,6 @@
 """The three ways to take a step beside each other, and from how many steps on each is worth its making.
 
-python -m benchmarks.ways              print the table
-python -m benchmarks.ways --write      put it into README.md, between its marks
+python -m benchmarks.ways
 
 The time to make kernels is that of a machine which has never made them: TorchInductor's own store of what it
 has compiled is empty. Steps are timed in turn, in one process.
@@ -22,28 +21,22 @@ from inference.compare import example_inputs
 from inference.errors import run_command
 from inference.gradients import WAYS
 from inference.options import Parser
-from inference.table import write_readme
 
-MARKS = "<!-- ways: made by python -m benchmarks.ways --write -->", "<!-- end of ways -->"
 BATCH, ROUNDS, STEPS = 97, 5, 20
 NAMES = ("vae", "ssvae", "ppca", "flow", "conv_vae", "code_transformer")
 
 
 def main(arguments: list[str]) -> int:
-    """Time these models, print the table and, if asked, write it into the README."""
+    """Time these models, and print the table."""
     parser = Parser(prog="python -m benchmarks.ways", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the table into README.md")
-    given = parser.parse_args(arguments)
+    parser.parse_args(arguments)
     fast_float32()
-    head = "| model | plain, ms | graph, ms | made in, s | from step | kernels, ms | made in, s | from step |"
-    lines = [head, "|---" * 8 + "|"]
+    print("| model | plain, ms | graph, ms | made in, s | from step | kernels, ms | made in, s | from step |")
+    print("|---" * 8 + "|")
     with tempfile.TemporaryDirectory() as store:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = store
         for name in NAMES:
-            lines.append(row(name))
-            print(lines[-1], flush=True)
-    if given.write:
-        write_readme(MARKS, "\n".join(lines))
+            print(row(name), flush=True)
     return 0
 
 

@@ -1,5 +1,6 @@
 """The rivals of the benchmarks are fair: the same loss by hand, and every rival trains every parameter."""
 
+import json
 import math
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import bound, step, training
+from benchmarks import bound, growth, step, training
 from inference import figures, svi
 from inference.compare import example_inputs
 from inference.errors import BadInput
@@ -102,6 +103,18 @@ def test_a_training_by_hand_refuses_what_it_cannot_repeat(tmp_path: Path) -> Non
     assert svi.main([*colours(tmp_path), "--clip", "1", "--run-dir", run]) == 0
     with pytest.raises(BadInput, match="by hand there is no clip"):
         training.main([run])
+
+
+def test_the_readme_s_table_of_steps_is_made_from_its_json() -> None:
+    found = json.loads(step.TIMES.read_text())
+    assert found.keys() == set(MODELS)
+    assert step.table(found) in (step.ROOT / "README.md").read_text()
+
+
+def test_a_slope_of_one_is_linear() -> None:
+    axis = growth.Axis((1, 10, 100), lambda n: MODELS["vae"]((1, 4, 4)), "iwae", lambda n: n, lambda n: n)
+    assert growth.slopes(axis, [2.0, 20.0, 200.0]) == pytest.approx([1, 1])
+    assert growth.slopes(axis, [5.0, 5.0, 500.0]) == pytest.approx([0, 2])
 
 
 def test_operations_of_a_bound_are_those_of_its_networks() -> None:

@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import relu
 
 from inference import svi
@@ -18,6 +19,7 @@ from inference.adam import Adam
 from inference.compare import example_inputs
 from inference.estimators import ESTIMATORS, Loss
 from inference.gradients import Gradients, usual_way
+from inference.rewrite import choose_by_where
 from ppl_models import VAE
 from ppl_models.base import LatentVariableModel, draw_latents
 from tests.test_contract import PAIRS, build, options_for, slow
@@ -81,6 +83,28 @@ def test_points_beyond_a_spline_s_ends_are_left_where_they_are(float64: None) ->
     _, other = beside(model, "trace", "graph", batches)
     targets = [str(node.target) for node in other.replay.graph.nodes]  # type: ignore[union-attr]
     assert not any("index_put" in target or "index.Tensor" in target for target in targets)
+
+
+def test_what_comes_after_a_choice_sees_what_was_put(float64: None) -> None:
+    """In place: y reads x once it is changed, and z has read it before."""
+
+    def choose(given: Tensor, other: Tensor) -> list[Tensor]:
+        x = given * 1.0
+        z = x + 1
+        mask = x > 0
+        x[mask] = other[mask]
+        return [x * 2, z]
+
+    given, other = torch.randn(2, 50)
+    graph = make_fx(choose, tracing_mode="fake", _allow_non_fake_inputs=True)(given, other)
+    expected = choose(given, other)
+    choose_by_where(graph)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    assert not any("index" in str(node.target) for node in graph.graph.nodes)
+    for a, b in zip(graph(-given, other), choose(-given, other), strict=True):  # another mask
+        assert torch.equal(a, b)
+    assert not torch.equal(expected[0], choose(-given, other)[0])
 
 
 def test_adam_is_torch_s_own() -> None:

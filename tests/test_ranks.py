@@ -173,6 +173,14 @@ def environment(pid: int) -> dict[str, str]:
     return dict(part.split("=", 1) for part in parts if "=" in part)
 
 
+def test_no_two_processes_draw_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = set()
+    for rank in range(8):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        seeds |= {ranks.seed_of(seed, step) for seed in range(10) for step in (0, 500, 1000)}
+    assert len(seeds) == 8 * 10 * 3
+
+
 def test_a_batch_is_shared_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """97 images are 49 and 48, and an epoch shows every image once."""
     data = Dataset(

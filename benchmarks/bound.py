@@ -1,6 +1,6 @@
 """The importance-weighted bound of a test set, beside the time that its matrix products alone would take.
 
-python -m benchmarks.bound                     10 000 images, 5 000 draws each
+python -m benchmarks.bound                     10 000 images, 1 000 draws each
 python -m benchmarks.bound --write             put it into README.md, between its marks
 
 The operations of the networks are counted, the rate of a matrix product of the decoder's shape is measured
@@ -30,7 +30,7 @@ from ppl_models import VAE
 
 MARKS = "<!-- bound: made by python -m benchmarks.bound --write -->", "<!-- end of bound -->"
 SHAPE = (1, 28, 28)
-DRAWS = 5_000
+DRAWS = 1_000
 FEW, MEMORY_AT = 100, (100, 1_000, 5_000)
 ROWS = 3_000  # of the product that is measured: what is drawn at a time
 

@@ -70,7 +70,8 @@ class Gradients:
             objective.backward()
             objective, good = objective.detach(), None
         if ranks.world() > 1:
-            objective, stop = ranks.average(len(batch["x"]), objective, self.found() + self.averages, stop)
+            reached = [p for p in self.loss.parameters() if p.grad is not None]
+            objective, stop = ranks.average(len(batch["x"]), objective, reached, self.averages, stop)
         if good is None or ranks.world() > 1:
             good = finite(objective, self.found())
         return objective, bool(good), stop

@@ -8,7 +8,7 @@ averaged over the joint batch, so that all make the same step. The first one, ra
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -82,23 +82,25 @@ def seed_of(seed: int, step: int) -> int:
     return (seed + 1_000_003 * rank() + 15_485_863 * step) % 2**63
 
 
-def average(images: int, objective: Tensor, held: Iterable[Tensor], stop: bool) -> tuple[Tensor, bool]:
+def average(
+    images: int, objective: Tensor, parameters: Sequence[Tensor], buffers: Sequence[Tensor], stop: bool
+) -> tuple[Tensor, bool]:
     """The mean of the objective over all processes, weighted by their images, and whether one is to stop.
 
-    What is `held`, gradients and running averages, becomes its mean in place.
+    The gradients of `parameters`, and `buffers`, become such means as well, in one exchange.
     """
-    if world() == 1:
-        return objective, stop
-    tensors = list(held)
     numbers = torch.tensor([images, stop], dtype=objective.dtype, device=objective.device)
-    parts = [numbers, *(images * t.flatten().to(objective.dtype) for t in (objective, *tensors))]
-    flat = torch.cat(parts)
+    values = [objective, *(p.grad for p in parameters if p.grad is not None), *buffers]
+    flat = torch.cat([value.flatten() for value in values]).mul_(images)
+    flat = torch.cat([numbers, flat])
     with _told():
         dist.all_reduce(flat)
-    mean, *rest = (flat[2:] / flat[0]).split([1, *(t.numel() for t in tensors)])
-    for tensor, value in zip(tensors, rest, strict=True):
-        tensor.copy_(value.view_as(tensor))
-    return mean[0], bool(flat[1])
+    means = flat[2:].div_(flat[0]).split([value.numel() for value in values])
+    for parameter, mean in zip(parameters, means[1:], strict=False):
+        parameter.grad = mean.view_as(parameter)
+    for buffer, mean in zip(buffers, means[1 + len(parameters) :], strict=True):
+        buffer.copy_(mean.view_as(buffer))
+    return means[0][0], bool(flat[1])
 
 
 def any_of(wish: bool) -> bool:

@@ -11,6 +11,7 @@ import torch
 from support import SSVAE, TINY, checkpoint, lines
 
 from inference import svi
+from inference.adam import Adam
 from inference.errors import BadInput, Diverged
 from inference.estimators import Loss
 
@@ -175,8 +176,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     monkeypatch.setattr(Loss, "forward", spoilt)
     run = tmp_path / "run"
     steps: list[int] = []
-    step = torch.optim.Adam.step
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: (steps.append(len(calls)), step(self)))
+    step = Adam.step
+    monkeypatch.setattr(Adam, "step", lambda self: (steps.append(len(calls)), step(self)))
     arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
     assert svi.main(arguments) == 0
     assert steps == [i for i in range(1, 41) if i not in (6, 21)]

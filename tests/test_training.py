@@ -9,6 +9,7 @@ from support import TINY, checkpoint, same
 from torch.testing import assert_close
 
 from inference import svi
+from inference.adam import Adam
 from inference.errors import BadInput
 from inference.options import TRAINING
 from inference.runs import Run
@@ -30,16 +31,16 @@ def test_the_rate_climbs_and_falls() -> None:
 def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
     """At each step of Adam: the length of the gradient, and the parameters after it."""
     seen: dict[str, list] = {"norms": [], "parameters": [], "rates": []}
-    step = torch.optim.Adam.step
+    step = Adam.step
 
-    def watch(self: torch.optim.Adam) -> None:
+    def watch(self: Adam) -> None:
         parameters = self.param_groups[0]["params"]
         seen["norms"].append(sum((p.grad**2).sum() for p in parameters).sqrt().item())
         seen["rates"].append(self.param_groups[0]["lr"])
         step(self)
         seen["parameters"].append([p.detach().clone() for p in parameters])
 
-    monkeypatch.setattr(torch.optim.Adam, "step", watch)
+    monkeypatch.setattr(Adam, "step", watch)
     return seen
 
 

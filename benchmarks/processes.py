@@ -44,24 +44,12 @@ def main(arguments: list[str]) -> int:
             rates: dict[int, list[float]] = {1: [], CORES: []}
             for number in range(ROUNDS):
                 for processes, found in rates.items():
-                    found.append(
-                        rate(
-                            model,
-                            batch,
-                            processes,
-                            data,
-                            Path(folder) / f"{model}-{batch}-{number}-{processes}",
-                        )
-                    )
+                    run_dir = Path(folder) / f"{model}-{batch}-{number}-{processes}"
+                    found.append(rate(model, batch, processes, data, run_dir))
             one, several = rates.values()
             ratios = [b / a for a, b in zip(one, several, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
-            cells = [
-                f"`{model}`",
-                str(batch),
-                f"{statistics.median(one):.0f}",
-                f"{statistics.median(several):.0f}",
-            ]
+            cells = [f"`{model}`", str(batch), *(f"{statistics.median(each):.0f}" for each in (one, several))]
             lines.append(f"| {' | '.join(cells)} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
             print(lines[-1], flush=True)
     if given.write:

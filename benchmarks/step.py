@@ -17,13 +17,11 @@ import json
 import statistics
 import sys
 import time
-import venv
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen, run
 from typing import Any, cast
 
 import pyro
@@ -32,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import by_hand, by_hand_codes, by_hand_colour
+from benchmarks.peer import Peer, peers
 from inference.adam import Adam
 from inference.arithmetic import fast_float32
 from inference.compare import example_inputs
@@ -40,14 +39,13 @@ from inference.errors import BadInput, run_command, unknown
 from inference.estimators import ESTIMATORS, Loss
 from inference.gradients import Gradients
 from inference.options import Parser, positive
-from inference.table import ROOT, write_readme
+from inference.table import write_readme
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
 BATCH = 97
 MARKS = "<!-- steps: made by python -m benchmarks.step --write -->", "<!-- end of steps -->"
 TIMES = Path(__file__).with_name("step.json")
-PEERS = Path(__file__).with_name("peers")  # what runs in an environment of its own
 SUITE, SVI, NUMPYRO = "the suite", "`pyro.infer.SVI`", "NumPyro"
 Step = Callable[..., None]
 Turn = Callable[[int], float]  # so many steps -> milliseconds a step
@@ -232,48 +230,6 @@ def race(turns: dict[str, Turn], rounds: int, steps: int) -> dict[str, list[floa
         for name, make in turns.items():
             times[name].append(make(steps))
     return {name: measured[1:] for name, measured in times.items()}
-
-
-class Peer:
-    """A process in the peers' environment, which makes steps when asked, and is idle in between."""
-
-    def __init__(self, python: Path):
-        command = [str(python), str(PEERS / "steps.py")]
-        self.process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True)
-
-    def ask(self, word: str) -> float:
-        """The answer to one line. Raises BadInput where the peer has broken down."""
-        assert self.process.stdin and self.process.stdout
-        print(word, file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise BadInput(f"the peer broke down at {word!r}: remove .peers, and it is made anew")
-        return float(answer)
-
-    def steps(self, steps: int) -> float:
-        """Milliseconds a step, of so many."""
-        return self.ask(str(steps))
-
-    def __enter__(self) -> "Peer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def peers() -> Path | None:
-    """The Python of the peers' environment, made where it is not there yet; None where that cannot be."""
-    folder = ROOT / ".peers"
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.exists():
-        venv.create(folder, with_pip=True, clear=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(PEERS / "requirements.txt")]
-        if run(install, stderr=DEVNULL).returncode:
-            print("NumPyro cannot be installed here, and is left out", file=sys.stderr)
-            return None
-        ready.touch()
-    return python
 
 
 def product() -> float:

@@ -68,8 +68,10 @@ def one_before_others() -> Iterator[None]:
 
 def alone() -> dict[str, str]:
     """The environment of this process for one that it begins, which is none of torchrun's."""
-    own = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "OMP_NUM_THREADS")
-    return {key: value for key, value in os.environ.items() if not key.startswith(own)}
+    own = {f"{part}{what}" for part in ("", "LOCAL_", "GROUP_", "ROLE_") for what in ("RANK", "WORLD_SIZE")}
+    own |= {"ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"}
+    kept = os.environ.items()
+    return {key: value for key, value in kept if key not in own and not key.startswith("TORCHELASTIC_")}
 
 
 def share(index: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ def choose_by_where(module: GraphModule) -> None:
     otherwise stays as it is.
     """
     graph, where = module.graph, ops.aten.where.self
-    order = {node: place for place, node in enumerate(graph.nodes)}
     for node in [node for node in graph.nodes if node.target in PUT]:
         x, masks, values, *rest = node.args
         if not (isinstance(x, Node) and isinstance(values, Node) and len(masks) == 1):
@@ -34,9 +33,5 @@ def choose_by_where(module: GraphModule) -> None:
             if adds:
                 sums = graph.call_function(ops.aten.add.Tensor, (x, y))
                 chosen = graph.call_function(where, (mask, sums, x))
-        node.replace_all_uses_with(chosen)
-        if node.target is ops.aten.index_put_.default:  # what comes after reads what was put
-            later = [user for user in x.users if order.get(user, -1) > order[node]]
-            for user in later:
-                user.replace_input_with(x, chosen)
+        node.replace_all_uses_with(chosen)  # in place or not: what reads x afterwards is traced as its reader
         graph.erase_node(node)

@@ -8,6 +8,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from browser import browser, open_page  # noqa: F401  (fixtures)
 
 ROOT = Path(__file__).parent.parent
 if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers share the cores, and so do what they begin

@@ -1,7 +1,7 @@
 """The importance-weighted bound of a test set, beside the time that its matrix products alone would take.
 
 python -m benchmarks.bound                     10 000 images, 1 000 draws each
-python -m benchmarks.bound --write             put it into README.md, between its marks
+python -m benchmarks.bound --write             put it into docs/cost.md, between its marks
 
 The operations of the networks are counted, the rate of a matrix product of the decoder's shape is measured
 before and after in the same process, in the arithmetic that the suite chooses and in torch's usual one, and
@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import COST
 from benchmarks.step import peak_from_now
 from inference.arithmetic import fast_float32
 from inference.data import HeldOut
@@ -25,7 +26,7 @@ from inference.errors import run_command
 from inference.estimators import ImportanceWeighted
 from inference.importance import weigh
 from inference.options import Parser, positive
-from inference.table import write_readme
+from inference.table import write_between
 from ppl_models import VAE
 
 MARKS = "<!-- bound: made by python -m benchmarks.bound --write -->", "<!-- end of bound -->"
@@ -36,11 +37,11 @@ ROWS = 3_000  # of the product that is measured: what is drawn at a time
 
 
 def main(arguments: list[str]) -> int:
-    """Weigh the images, print the table and, if asked, write it into the README."""
+    """Weigh the images, print the table and, if asked, write it into docs/cost.md."""
     parser = Parser(prog="python -m benchmarks.bound", description=(__doc__ or "").splitlines()[0])
     words = "test images (default: 10000)"
     parser.add_argument("--images", type=positive(int), default=10_000, metavar="N", help=words)
-    parser.add_argument("--write", action="store_true", help="write the table into README.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
     given = parser.parse_args(arguments)
     check_memory(given.images * math.prod(SHAPE) * 5, f"--images {given.images}")  # as bytes, and as float32
     fast_float32()
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> int:
     lines.append(f"| memory, MiB, of {FEW} images at so many draws each | {memory} |")
     print("\n".join(lines))
     if given.write:
-        write_readme(MARKS, "\n".join(lines))
+        write_between(COST, MARKS, "\n".join(lines))
     return 0
 
 

@@ -1,7 +1,7 @@
 """How the time of a step and its memory grow: with particles, components, labels and the batch.
 
 python -m benchmarks.growth            print the table
-python -m benchmarks.growth --write    put it into README.md, and the plot into docs/growth.png
+python -m benchmarks.growth --write    put it into docs/cost.md, and the plot into docs/growth.png
 
 Each point is a process of its own. Milliseconds are the best of several turns; memory is what the process
 grows by at its peak, once it has made a few steps. The slope is that of time against size from the point
@@ -19,12 +19,13 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks import COST
 from benchmarks.step import peak_from_now, suite, turn
 from inference.arithmetic import fast_float32
 from inference.compare import example_inputs
 from inference.errors import run_command
 from inference.options import Parser
-from inference.table import ROOT, write_readme
+from inference.table import write_between
 from ppl_models import GMVAE, SSVAE, VAE
 from ppl_models.base import LatentVariableModel
 
@@ -66,15 +67,15 @@ AXES = {
 
 
 def main(arguments: list[str]) -> int:
-    """Measure every point, print the table and, if asked, write it into the README with the plot."""
+    """Measure every point, print the table and, if asked, write it into docs/cost.md with the plot."""
     parser = Parser(prog="python -m benchmarks.growth", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the table into README.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
     given = parser.parse_args(arguments)
     found = {words: [point(words, size) for size in axis.sizes] for words, axis in AXES.items()}
     print(table(found))
     if given.write:
-        write_readme(MARKS, table(found) + "\n\n![Time and memory of a step](docs/growth.png)")
-        draw(found, ROOT / "docs" / "growth.png")
+        write_between(COST, MARKS, table(found) + "\n\n![Time and memory of a step](growth.png)")
+        draw(found, COST.parent / "growth.png")
     return 0
 
 

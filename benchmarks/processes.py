@@ -1,7 +1,7 @@
 """One process on all cores beside one process a core: images a second in training, with the same joint batch.
 
 python -m benchmarks.processes             print the table
-python -m benchmarks.processes --write     put it into README.md, between its marks
+python -m benchmarks.processes --write     put it into docs/cost.md, between its marks
 
 Each is a training of its own by the main command, on random images, in turn. What is counted is the time
 between the lines of metrics.jsonl, from the first to the last.
@@ -17,9 +17,10 @@ from subprocess import DEVNULL, run
 
 import numpy as np
 
+from benchmarks import COST
 from inference.errors import run_command
 from inference.options import Parser
-from inference.table import write_readme
+from inference.table import write_between
 
 MARKS = "<!-- processes: made by python -m benchmarks.processes --write -->", "<!-- end of processes -->"
 CORES = os.cpu_count() or 1
@@ -28,9 +29,9 @@ CASES = (("ssvae", 97), ("vae", 970))
 
 
 def main(arguments: list[str]) -> int:
-    """Time every case, print the table and, if asked, write it into the README."""
+    """Time every case, print the table and, if asked, write it into docs/cost.md."""
     parser = Parser(prog="python -m benchmarks.processes", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the table into README.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
     given = parser.parse_args(arguments)
     head = f"| model | joint batch | images a second, one process | {CORES} processes | times as many |"
     lines = [head, "|---" * 5 + "|"]
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
             lines.append(f"| {' | '.join(cells)} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
             print(lines[-1], flush=True)
     if given.write:
-        write_readme(MARKS, "\n".join(lines))
+        write_between(COST, MARKS, "\n".join(lines))
     return 0
 
 

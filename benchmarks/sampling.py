@@ -1,7 +1,7 @@
 """Drawing place after place: what was worked out before is kept, or the whole network runs for every place.
 
 python -m benchmarks.sampling              print the table
-python -m benchmarks.sampling --write      put it into README.md, between its marks
+python -m benchmarks.sampling --write      put it into docs/cost.md, between its marks
 
 In float64 both draw the same from the same uniform numbers; times are of float32, in turn, in one process.
 """
@@ -14,10 +14,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from benchmarks import COST
 from inference.disk import check_memory
 from inference.errors import run_command
 from inference.options import Parser, positive
-from inference.table import write_readme
+from inference.table import write_between
 from ppl_models import CodePixelCNN, CodeTransformer, PixelVAE
 from ppl_models.code_prior import categorical
 from ppl_models.distributions import PlaceByPlace
@@ -54,12 +55,12 @@ class Naive(Causal):
 
 
 def main(arguments: list[str]) -> int:
-    """Time both ways, print the table and, if asked, write it into the README."""
+    """Time both ways, print the table and, if asked, write it into docs/cost.md."""
     parser = Parser(prog="python -m benchmarks.sampling", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--images", type=positive(int), default=100, metavar="N", help="maps at a time (default: 100)")
     add("--rounds", type=positive(int), default=5, metavar="N", help="alternations (default: 5)")
-    add("--write", action="store_true", help="write the table into README.md")
+    add("--write", action="store_true", help="write the table into docs/cost.md")
     given = parser.parse_args(arguments)
     check_memory(given.images * math.prod(GRID) * CODES * 8, f"--images {given.images}")  # logits, in float64
     lines = [
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> int:
         lines.append(f"| {' | '.join(cells)} |")
     print("\n".join(lines))
     if given.write:
-        write_readme(MARKS, "\n".join(lines))
+        write_between(COST, MARKS, "\n".join(lines))
     return 0
 
 

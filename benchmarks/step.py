@@ -1,7 +1,7 @@
 """A training step beside the same model by hand in plain torch, beside pyro.infer.SVI, and beside NumPyro.
 
 python -m benchmarks.step              print the table
-python -m benchmarks.step --write      put it into README.md, between its marks, and the times into step.json
+python -m benchmarks.step --write      put it into docs/cost.md, and the times into step.json
 python -m benchmarks.step --model hvae --model vae      of some models; with --write their rows alone are new
 
 Absolute times wobble from machine to machine and from minute to minute: the rivals are timed in turn, in one
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import by_hand, by_hand_codes, by_hand_colour
+from benchmarks import COST, by_hand, by_hand_codes, by_hand_colour
 from benchmarks.peer import Peer, peers
 from inference.adam import Adam
 from inference.arithmetic import fast_float32
@@ -39,7 +39,7 @@ from inference.errors import BadInput, run_command, unknown
 from inference.estimators import ESTIMATORS, Loss
 from inference.gradients import Gradients
 from inference.options import Parser, positive
-from inference.table import write_readme
+from inference.table import write_between
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
@@ -76,7 +76,7 @@ COLOUR = ("conv_vae", "hvae", "fsvae", "gated_vae", "af_vae", "vqvae")  # at 3 x
 
 
 def main(arguments: list[str]) -> int:
-    """Time every model, print the table and, if asked, write it into the README."""
+    """Time every model, print the table and, if asked, write it into docs/cost.md."""
     parser = Parser(prog="python -m benchmarks.step", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--rounds", type=positive(int), default=9, metavar="N", help="alternations (default: 9)"
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
     )
     about = "one of these alone; may be given again (default: all)"
     parser.add_argument("--model", action="append", metavar="NAME", help=about)
-    parser.add_argument("--write", action="store_true", help="write the table into README.md")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
     given = parser.parse_args(arguments)
     for name in given.model or ():
         if name not in MODELS:
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> int:
         found = (json.loads(TIMES.read_text()) if TIMES.exists() else {}) | found
         found = {name: found[name] for name in MODELS if name in found}
         write_whole(TIMES, (json.dumps(found, indent=1) + "\n").encode())
-        write_readme(MARKS, table(found))
+        write_between(COST, MARKS, table(found))
     return 0
 
 
@@ -133,7 +133,7 @@ def measured(name: str, rounds: int, steps: int, python: Path | None) -> dict[st
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """The README's table, from what was measured of each model."""
+    """The table of docs/cost.md, from what was measured of each model."""
     head = "| model | step | ms | the suite's step takes | MiB |"
     lines = [head, "|---" * head.count(" | ") + "|---|"]
     for name, model in found.items():

@@ -1,12 +1,14 @@
-"""The README's tables of results, made from runs/published: one results.json a run, each under its own name.
+"""The tables of results, made from runs/published: one results.json a run, each under its own name.
 
-python -m inference.table              print it
-python -m inference.table --write      put it into README.md, between its marks
+python -m inference.table              print them
+python -m inference.table --write      put them into README.md and docs/results.md, between their marks
 """
 
 import json
 import statistics
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +16,12 @@ from inference.disk import write_whole
 from inference.errors import BadInput, run_command
 from inference.estimators import ESTIMATORS
 from inference.options import TRAINING, Parser, defaults, plain
+from inference.references import REFERENCES
 from ppl_models import MODELS
 
 ROOT = Path(__file__).parent.parent
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+SYSTEMS_MARKS = "<!-- systems: made by python -m inference.table --write -->", "<!-- end of systems -->"
 MARKS = "<!-- results: made by python -m inference.table --write -->", "<!-- end of results -->"
 LIKELIHOOD_MARKS = (
     "<!-- likelihoods: made by python -m inference.table --write -->",
@@ -84,91 +89,30 @@ LABELS = {
     "generated images read as their class": percent("legible"),
     "classifier, real images": percent("classifier_accuracy"),
 }
-
-TRUTH_2019 = "the truth on these points: 4.4467, 3.2077 bits"
-FULL = "CS294-158, all images, 20 epochs:"
-# What stands beside the results, table by table: (system, data) -> figures, and where they are from.
-REFERENCES = {
-    "Bounds": {
-        (
-            "vae",
-            "mnist",
-        ): "by hand in plain PyTorch: -ELBO 99.49; CS236: 101.5 ± 0.55, -IWAE 99.83, 97.13, 96.1, 95.62",
-        (
-            "made steps=20000 hidden=4000",
-            "mnist",
-        ): "Germain et al., 8 000 units, one binarisation: 88.40 with a mask, 86.64 with 32",
-        (
-            "pixel_vae precision=bfloat16",
-            "mnist",
-        ): "CS294-158 (2020): 85.93; Chen et al. 2017: 79.48, KL 10.60",
-        ("gmvae", "mnist"): "by hand: -ELBO 97.02; CS236: 97.22 ± 0.54, -IWAE 97.22, 94.74, 93.8, 93.38",
-    },
-    "Points": {
-        ("vae2d", "gauss-full-1"): "the 2020 solution: 4.4388; the truth on these points: 4.4184",
-        ("vae2d", "gauss-full-2"): "the 2020 solution: 4.4488; the truth on these points: 4.4184",
-        ("vae2d", "gauss-diag-1"): "the 2020 solution: 4.4213; the truth on these points: 4.4184",
-        ("vae2d", "gauss-diag-2"): "the 2020 solution: 4.4196; the truth on these points: 4.4184",
-        ("vae2d", "gauss-2019-diag"): TRUTH_2019,
-        ("vae2d", "gauss-2019-full"): TRUTH_2019,
-        ("vae2d decoder=scalar", "gauss-2019-diag"): TRUTH_2019,
-        ("vae2d decoder=scalar", "gauss-2019-full"): TRUTH_2019,
-        (
-            "vae2d steps=20000 batch_size=256 lr=0.003 lr_warmup=1000 warmup=5000 layers=3",
-            "smiley",
-        ): "the truth: 1.3246, 0.9555 bits; by hand, 80 epochs: 1.155 bits",
-        ("flow", "smiley"): "the truth: 1.3246, 0.9555 bits",
-    },
-    "Squared errors": {
-        ("ae", "mnist"): "CS566, a log of other strides: 0.0051 on training batches",
-        ("beta_vae steps=2345 beta=10", "mnist"): "the mean digit: 0.067",
-        ("conv_vae steps=2345", "mnist"): "the mean digit: squared error 211",
-        (
-            "conv_vae steps=1420",
-            "svhn_10k.npz",
-        ): f"by hand: 65.42 + 23.65 = 89.06; {FULL} 79.38 + 24.66 = 104.04",
-        (
-            "conv_vae steps=3140",
-            "cifar10_20k.npz",
-        ): f"by hand: 213.26 + 30.57 = 243.83; {FULL} 210.07 + 31.54 = 241.61",
-        ("hvae steps=6000 precision=bfloat16", "svhn_10k.npz"): f"{FULL} 90.82 + 17.11 = 107.94",
-    },
-    "Codes": {
-        ("vqvae steps=1420 precision=bfloat16", "svhn_10k.npz"): f"{FULL} loss 0.0286 (2020)",
-        ("vqvae steps=3140 precision=bfloat16", "cifar10_20k.npz"): f"{FULL} loss 0.0474 (2020)",
-        (
-            "code_pixelcnn steps=300 ema=0.99 precision=bfloat16 codes=128",
-            "codes-of-svhn_10k.npz",
-        ): "codes of the run with commitment=5; CS294-158, all images: 1.944 (2020)",
-        (
-            "code_transformer steps=1500 lr_warmup=100 ema=0.99 precision=bfloat16 codes=128",
-            "codes-of-svhn_10k.npz",
-        ): "codes of the run with commitment=5; CS294-158, all images: 1.968 (2024)",
-        (
-            "code_pixelcnn steps=400 ema=0.99 precision=bfloat16 codes=128",
-            "codes-of-cifar10_20k.npz",
-        ): "codes of the run with commitment=5; CS294-158, all images: 2.753 (2020)",
-        (
-            "code_transformer steps=1500 lr_warmup=100 ema=0.99 precision=bfloat16 codes=128",
-            "codes-of-cifar10_20k.npz",
-        ): "codes of the run with commitment=5",
-    },
-    "Labels": {
-        ("ssvae", "mnist"): "CS236: 93.40 ± 1.39 %; Pyro's M2 example: 93.19 ± 0.60 %; by hand: 95.1 %",
-        ("ssvae gen_weight=0", "mnist"): "CS236: 73.5 %; by hand: 77.0 %",
-    },
+# What a system's one line in the README shows of its columns.
+HEADLINES = {
+    "Bounds": ("-ELBO", "-log p(x)"),
+    "Squared errors": ("mean squared error", "squared error + KL"),
+    "Densities": ("bits per dimension",),
+    "Codes": ("loss", "nats per code"),
+    "Points": ("-ELBO", "-log p(x)"),
+    "Labels": ("accuracy", "generated images read as their class", "classifier, real images"),
 }
+
+Groups = dict[tuple[str, str], list[dict[str, Any]]]  # by system and data: its seeds
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table, or write it into the README."""
+    """Print the tables, or write them where they belong."""
     parser = Parser(prog="python -m inference.table", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write it into README.md")
+    parser.add_argument("--write", action="store_true", help="write them into README.md and docs/results.md")
+    results = published()
     if parser.parse_args(arguments).write:
-        write_readme(MARKS, table(published()))
-        write_readme(LIKELIHOOD_MARKS, likelihoods(published()))
+        write_between(README, SYSTEMS_MARKS, systems(results))
+        write_between(PAGE, MARKS, table(results))
+        write_between(PAGE, LIKELIHOOD_MARKS, likelihoods(results))
     else:
-        print(table(published()), likelihoods(published()), sep="\n\n")
+        print(systems(results), table(results), likelihoods(results), sep="\n\n")
     return 0
 
 
@@ -194,8 +138,8 @@ def system(result: dict[str, Any]) -> str:
     return " ".join([config["model"], *changed])
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """All tables, in Markdown: bounds, squared errors and densities of images, codes, points, and labels."""
+def parts(results: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Column], Groups]]:
+    """What is measured alike: a title, the columns, and the runs that have one of them, seeds together."""
 
     def seen(result: dict[str, Any]) -> str:
         return MODELS[result["model"]].pixels_of(tuple(result["config"]["shape"]))
@@ -206,11 +150,49 @@ def table(results: list[dict[str, Any]]) -> str:
     grey = [result for result in errors if result not in coded]
     plane = [result for result in results if seen(result) == "points"]
     dense = [result for result in results if result not in [*binary, *grey, *coded, *plane]]
-    parts = [("Bounds", BOUNDS, binary), ("Squared errors", ERRORS, grey)]
-    parts += [("Densities", DENSITIES, dense), ("Codes", CODES, coded)]
-    parts += [("Points", POINTS, plane), ("Labels", LABELS, results)]
-    tables = [rows(title, columns, runs) for title, columns, runs in parts]
-    return "\n\n".join(part for part in tables if part)
+    found = [("Bounds", BOUNDS, binary), ("Squared errors", ERRORS, grey)]
+    found += [("Densities", DENSITIES, dense), ("Codes", CODES, coded)]
+    found += [("Points", POINTS, plane), ("Labels", LABELS, results)]
+    for title, columns, runs in found:
+        groups: Groups = defaultdict(list)
+        for run in sorted(runs, key=lambda run: (list(MODELS).index(run["model"]), system(run))):
+            if any(column.figure in run["test"] for column in columns.values()):
+                groups[system(run), run["data"]].append(run)
+        if groups:
+            yield title, columns, groups
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """All tables, in Markdown: bounds, squared errors and densities of images, codes, points, and labels."""
+    return "\n\n".join(rows(*part) for part in parts(results))
+
+
+def systems(results: list[dict[str, Any]]) -> str:
+    """One line a model, in Markdown: what it is, and its first run that has something to stand beside.
+
+    Where no run of it has, its last: that is of what it is for.
+    """
+    shown: dict[str, tuple[str, str, str, str]] = {}
+    for title, columns, groups in parts(results):
+        for (name, data), runs in groups.items():
+            model, beside = runs[0]["model"], REFERENCES.get(title, {}).get((name, data), "")
+            cells = {column: _cell(runs, columns[column]) for column in HEADLINES[title]}
+            measured = ", ".join(f"{column} {cell}" for column, cell in cells.items() if cell != "-")
+            exact = runs[0].get("exact")
+            if exact and exact["how"] == "closed form" and not beside:
+                value, truth = (exact["test"][figure]["value"] for figure in ("iwae_1", "negative_log_p"))
+                measured = f"-ELBO {value:.4f}, of {exact['images']} images"
+                beside = f"-log p(x) of these, in closed form: {truth:.4f}"
+            if measured and not (model in shown and shown[model][3]):
+                shown[model] = name, data, measured, beside
+    lines = ["| system | what it is | trained on | measured here | beside it |", "|---" * 5 + "|"]
+    for model, cls in MODELS.items():
+        if model in shown:
+            what = (sys.modules[cls.__module__].__doc__ or "").splitlines()[0]
+            name, data, *others = shown[model]
+            data += f", `{name.partition(' ')[2]}`" if " " in name else ""
+            lines.append(f"| `{model}` | {what.removesuffix('.')} | {data} | {' | '.join(others)} |")
+    return "\n".join(lines)
 
 
 def figures(run: dict[str, Any]) -> dict[str, float]:
@@ -221,22 +203,13 @@ def figures(run: dict[str, Any]) -> dict[str, float]:
     return found | ({"active_units": run["active_units"]} if "active_units" in run else {})
 
 
-def rows(title: str, columns: dict[str, Column], results: list[dict[str, Any]]) -> str:
-    """One table: a line a system that has one of the columns' figures, means over seeds ± their deviation.
-
-    Columns that no system fills are left out; nothing comes back where none is filled.
-    """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for result in sorted(results, key=lambda run: (list(MODELS).index(run["model"]), system(run))):
-        if any(column.figure in result["test"] for column in columns.values()):
-            groups[system(result), result["data"]].append(result)
+def rows(title: str, columns: dict[str, Column], groups: Groups) -> str:
+    """One table: a line a system, means over seeds ± their deviation; no column that none fills."""
     filled = {
         name: column
         for name, column in columns.items()
         if any(column.figure in figures(run) for runs in groups.values() for run in runs)
     }
-    if not filled:
-        return ""
     head = ["system", "data", "pixels", "seeds", *filled, "beside it"]
     lines = [f"**{title}**", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for (name, data), runs in groups.items():
@@ -305,14 +278,13 @@ def _cell(runs: list[dict[str, Any]], column: Column) -> str:
     return words + column.unit
 
 
-def write_readme(marks: tuple[str, str], content: str) -> None:
-    """Put `content` between the marks in README.md. Raises BadInput where they are gone."""
-    readme = ROOT / "README.md"
-    head, found, rest = readme.read_text().partition(marks[0])
+def write_between(page: Path, marks: tuple[str, str], content: str) -> None:
+    """Put `content` between two marks of a page. Raises BadInput where they are gone."""
+    head, found, rest = page.read_text().partition(marks[0])
     _, ended, tail = rest.partition(marks[1])
     if not found or not ended:
-        raise BadInput(f"README.md has lost its marks: put back {marks[0]} and {marks[1]}")
-    write_whole(readme, f"{head}{marks[0]}\n{content}\n{marks[1]}{tail}".encode())
+        raise BadInput(f"{page.name} has lost its marks: put back {marks[0]} and {marks[1]}")
+    write_whole(page, f"{head}{marks[0]}\n{content}\n{marks[1]}{tail}".encode())
 
 
 if __name__ == "__main__":

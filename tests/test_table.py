@@ -1,4 +1,4 @@
-"""The README's table: made from the published runs, and in step with them."""
+"""The tables of results: made from the published runs, and in step with them."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 
 from inference import table
 from inference.errors import BadInput
+from inference.references import REFERENCES
+from ppl_models import MODELS
 
 
 def result(model: str, seed: int, test: dict[str, float], **options: float) -> dict:
@@ -135,10 +137,34 @@ def test_likelihoods_have_a_table_of_their_own() -> None:
     assert table.likelihoods([result("vae", 1, {})]) == ""
 
 
-def test_the_readme_is_in_step_with_the_published_runs() -> None:
-    readme = (table.ROOT / "README.md").read_text()
-    assert table.table(table.published()) in readme
-    assert f"{table.LIKELIHOOD_MARKS[0]}\n{table.likelihoods(table.published())}\n" in readme
+def test_the_readme_s_line_of_a_system_is_of_what_stands_beside_something() -> None:
+    runs = [result("vae", 0, {"negative_elbo": 98.0}), result("vae", 1, {"negative_elbo": 100.0})]
+    other = result("vae", 0, {"negative_elbo": 70.0})
+    other["config"]["options"] = {**other["config"]["options"], "z_dim": 3}
+    lines = table.systems([*runs, other]).splitlines()
+    assert len(lines) == 3 and "| mnist | -ELBO 99.00 ± 1.41 | by hand" in lines[2]
+    assert "| mnist, `z_dim=3` | -ELBO 70.00 |  |" in table.systems([other])
+    other["exact"] = {"how": "closed form", "images": 9}
+    other["exact"]["test"] = {"iwae_1": {"value": 7.5}, "negative_log_p": {"value": 7.25}}
+    assert "| -ELBO 7.5000, of 9 images | -log p(x) of these, in closed form: 7.2500 |" in table.systems(
+        [other]
+    )
+
+
+def test_every_system_has_its_line_and_every_reference_a_run() -> None:
+    runs = table.published()
+    assert [line.split("`")[1] for line in table.systems(runs).splitlines()[2:]] == list(MODELS)
+    there = {(title, *group) for title, _, groups in table.parts(runs) for group in groups}
+    named = {(title, *group) for title, beside in REFERENCES.items() for group in beside}
+    assert named <= there
+
+
+def test_the_pages_are_in_step_with_the_published_runs() -> None:
+    runs = table.published()
+    assert f"{table.SYSTEMS_MARKS[0]}\n{table.systems(runs)}\n" in table.README.read_text()
+    page = table.PAGE.read_text()
+    assert f"{table.MARKS[0]}\n{table.table(runs)}\n" in page
+    assert f"{table.LIKELIHOOD_MARKS[0]}\n{table.likelihoods(runs)}\n" in page
 
 
 def test_published_files_are_results_and_nothing_else() -> None:

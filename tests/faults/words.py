@@ -314,7 +314,7 @@ def tried(command: str, words: list[str]) -> tuple[str, str]:
         (evaluate, "whole"): lambda *_: {},
         (evaluate.importance, "weigh"): lambda *_: mock.Mock(figures={}),
         (exact, "measure"): lambda *_: {"images": 1, "how": "", "test": {}},
-        (table, "write_readme"): lambda *_: None,
+        (table, "write_between"): lambda *_: None,
         (step, "race"): nothing,
         (bound, "weigh"): nothing,
         (training, "plain"): nothing,

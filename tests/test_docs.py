@@ -111,3 +111,60 @@ def test_a_mistake_is_noticed_with_its_line(tmp_path: Path) -> None:
     expected = [f"{name} is not defined in tools.py" for name in wrong.split()] + ["gone.png does not exist"]
     expected = [f"{page}:{line}: {words}" for line, words in enumerate(expected, start=7)]
     assert written(wrong, "![x](gone.png)") == expected
+
+
+# What a code host takes out of mathematics, or takes for something else, before it is set.
+UNSET = {
+    "a backslash before punctuation": re.compile(r"\\[^a-zA-Z\s]"),
+    "what looks like a tag": re.compile(r"<[a-z/]"),
+    "what looks like a link": re.compile(r"\]\("),
+}
+
+
+def formulas(page: Path) -> Iterator[tuple[int, str, str]]:
+    """Line, formula, and what is wrong with how it is written, "" if nothing: of each one of a page."""
+
+    def blank(part: re.Match[str]) -> str:
+        return "\n" * part[0].count("\n")
+
+    text = re.sub(r"(?ms)^```.*?^```$|<!--.*?-->|^    .*?$", blank, page.read_text("utf-8"))
+    shown, inline = re.compile(r"(?ms)^\$\$\n(.*?)^\$\$$"), re.compile(r"(?s)(.)\$([^$]+)\$(?=(.))")
+    prose = re.sub(r"`[^`\n]*`", "", shown.sub(blank, text))
+    found = [(text.count("\n", 0, part.start()) + 1, part[1], "") for part in shown.finditer(text)]
+    for part in inline.finditer(prose):
+        apart = not (part[1].isalnum() or part[1] == "-" or part[3].isalnum())
+        whole = part[2] == part[2].strip() and "\n" not in part[2] and "*" not in part[2]
+        wrong = "" if apart and whole else "dollars that a code host does not take for mathematics"
+        found.append((prose.count("\n", 0, part.start()) + 1, part[2], wrong))
+    for line, formula, wrong in found:
+        signs = [words for words, sign in UNSET.items() if sign.search(formula)]
+        signs += ["braces that do not match"] if formula.count("{") != formula.count("}") else []
+        yield line, formula, wrong or ", ".join(signs)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_mathematics_is_written_so_that_a_code_host_sets_it(page: Path) -> None:
+    found = [f"{page}:{line}: {wrong}: {formula}" for line, formula, wrong in formulas(page) if wrong]
+    assert not found, "\n".join(found)
+    if page.parent == DERIVATIONS and page.name != "README.md":
+        assert len(list(formulas(page))) >= 10
+
+
+def test_mathematics_that_is_not_set_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    right = ["so $x_1$ and $\\mathbb E [z]$, in `$code$`", "$$\n\\frac{a}{b}\n$$"]
+    wrong = [
+        "$\\{x\\}$ is",
+        "a$x$ is",
+        "$a\nb$ is",
+        "$a <b>$ is",
+        "$[a](b)$ is",
+        "$a*b$ is",
+        "$\\frac{a}{$ is",
+    ]
+    for text in right:
+        page.write_text(f"{text}\n")
+        assert [words for _, _, words in formulas(page) if words] == [] != list(formulas(page))
+    for text in wrong:
+        page.write_text(f"so {text} so\n")
+        assert [words for _, _, words in formulas(page) if words], text

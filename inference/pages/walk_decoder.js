@@ -1,0 +1,69 @@
+// A decoder that runs in the page, from the layers that inference/unroll.py has read off and walk.py packed.
+"use strict";
+function walkBytes(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+// Integers of so many bits, and a scale for each row of them.
+function walkUnpack({ shape, bits, scales, levels }) {
+  const scale = new Float32Array(walkBytes(scales).buffer), packed = walkBytes(levels);
+  const row = shape[shape.length - 1], out = new Float32Array(scale.length * row), most = 2 ** (bits - 1) - 1;
+  let held = 0, have = 0, at = 0;
+  for (let i = 0; i < out.length; i++) {
+    for (; have < bits; have += 8) held = ((held & 0xffff) << 8) | packed[at++];
+    have -= bits;
+    out[i] = (((held >> have) & (2 ** bits - 1)) - most) * scale[Math.floor(i / row)];
+  }
+  return out;
+}
+
+// A function from a decoder's input to what it gives, in an array that the next call writes over.
+function walkDecoder(layers) {
+  // Which pixel in goes to which pixel out by which tap, three numbers each, tap by tap.
+  function routes({ size_in, size_out, kernel, stride, padding, transposed }) {
+    const found = [], near = transposed ? size_in : size_out, far = transposed ? size_out : size_in;
+    for (let tap = 0; tap < kernel[0] * kernel[1]; tap++)
+      for (let row = 0; row < near[0]; row++)
+        for (let column = 0; column < near[1]; column++) {
+          const down = stride[0] * row + Math.floor(tap / kernel[1]) - padding[0];
+          const across = stride[1] * column + (tap % kernel[1]) - padding[1];
+          if (down < 0 || down >= far[0] || across < 0 || across >= far[1]) continue;
+          const here = row * near[1] + column, there = down * far[1] + across;
+          found.push(...(transposed ? [here, there] : [there, here]), tap);
+        }
+    return Int32Array.from(found);
+  }
+
+  const activations = {
+    "": (x) => x,
+    leaky: (x, slope) => (x > 0 ? x : slope * x),
+    elu: (x) => (x > 0 ? x : Math.expm1(x)),
+    sigmoid: (x) => 1 / (1 + Math.exp(-x)),
+  };
+  const prepared = layers.map((layer) => ({
+    weight: walkUnpack(layer.weight),
+    bias: walkUnpack(layer.bias),
+    into: layer.weight.shape[1],
+    routes: routes(layer),
+    activation: activations[layer.activation],
+    slope: layer.slope,
+    out: new Float32Array(layer.size_out[0] * layer.size_out[1] * layer.weight.shape[2]),
+  }));
+
+  function run(layer, x) {
+    const { weight, bias, into, routes, activation, slope, out } = layer, width = bias.length;
+    for (let i = 0; i < out.length; i += width) out.set(bias, i);
+    for (let r = 0; r < routes.length; r += 3) {
+      const from = routes[r] * into, to = routes[r + 1] * width, tap = routes[r + 2] * into * width;
+      for (let i = 0; i < into; i++) {
+        const value = x[from + i];
+        if (value === 0) continue; // after a ReLU half of them are
+        const row = tap + i * width;
+        for (let o = 0; o < width; o++) out[to + o] += value * weight[row + o];
+      }
+    }
+    for (let i = 0; i < out.length; i++) out[i] = activation(out[i], slope);
+    return out;
+  }
+  return (input) => prepared.reduce((x, layer) => run(layer, x), input);
+}

@@ -12,6 +12,7 @@ values that it sampled, with their graph. In float64 they agree to rounding, or 
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.nn import Parameter
 
 from inference.arithmetic import double_precision
 from inference.data import PIXELS, HeldOut
+from inference.datasets import Dataset
 from inference.errors import BadInput, run_command, unknown
 from inference.estimators import ESTIMATORS, divergence, penalties
 from inference.options import Parser, positive, seed
@@ -82,13 +84,22 @@ def of_model(name: str, estimator: str, batch: int, seed: int) -> dict[str, Any]
 
 
 def of_run(folder: Path, data_dir: Path | None, batch: int, seed: int) -> list[dict[str, Any]]:
-    """A run's parameters on its first test images, and on its labelled images if it has any.
-
-    Under every estimator that applies: with a beta other than 1 the importance-weighted ones do not.
-    """
+    """A run's parameters on its first test images, and on its labelled images if it has any."""
     _, config, data, model = Run.restore(folder, data_dir)
-    model.double()
-    inputs, _, _ = next(HeldOut(data, type(model), torch.device("cpu")).chunks(batch))
+    results = of_trained(model.double(), config, data, batch, seed)
+    return [{"model": f"{config['model']} of {folder}", **result} for result in results]
+
+
+def of_trained(
+    model: LatentVariableModel, config: dict[str, Any], data: Dataset, batch: int, seed: int
+) -> list[dict[str, Any]]:
+    """A trained model, in float64, on the first test images, under every estimator that applies.
+
+    With a beta other than 1 the importance-weighted ones do not.
+    """
+    y = None if data.y_test is None else data.y_test[:batch]
+    first = replace(data, x_test=data.x_test[:batch], y_test=y)
+    inputs, _, _ = next(HeldOut(first, type(model), torch.device("cpu")).chunks(batch))
     if "x_labelled" in model.inputs and data.y_train is not None:
         labels = torch.tensor(config["labelled"])
         seen = PIXELS[model.pixels].test(data.x_train[labels])
@@ -97,7 +108,7 @@ def of_run(folder: Path, data_dir: Path | None, batch: int, seed: int) -> list[d
     for estimator in model.estimators:
         if ESTIMATORS[estimator].particles == 1 or getattr(model, "beta", 1.0) == 1.0:
             pyro.set_rng_seed(seed)
-            results.append({"model": f"{config['model']} of {folder}", **compare(model, inputs, estimator)})
+            results.append(compare(model, inputs, estimator))
     return results
 
 

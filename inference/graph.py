@@ -67,14 +67,17 @@ class View(NamedTuple):
     guide: Relations
 
 
-def views(model: LatentVariableModel) -> list[View]:
-    """The pair with what it must be given; with all that it may be given; with its label observed."""
+def views(model: LatentVariableModel, batch: int | None = None) -> list[View]:
+    """The pair with what it must be given; with all that it may be given; with its label observed.
+
+    `batch` is how many images a batch has, the model's own default where it is not given.
+    """
     optional = {
         name
         for name, parameter in inspect.signature(model.model).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    inputs = _inputs(model)
+    inputs = _inputs(model, batch or model.defaults["batch_size"])
     least = {name: value for name, value in inputs.items() if name not in optional}
     first = _view("", model, least)
     if "y" not in first.guide.nodes or "y" in model.inputs:
@@ -87,9 +90,9 @@ def views(model: LatentVariableModel) -> list[View]:
     return [*found, _view("x and y observed", model, least, y)]
 
 
-def _inputs(model: LatentVariableModel) -> dict[str, Tensor]:
+def _inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
     """Inputs of the sizes that training gives."""
-    inputs = example_inputs(model, model.defaults["batch_size"])
+    inputs = example_inputs(model, batch)
     labels = getattr(model, "labels", None)
     if labels and "x_labelled" in inputs:
         times = -(-labels // len(inputs["x_labelled"]))
@@ -151,9 +154,9 @@ def describe(shown: Iterable[View]) -> str:
     return "\n".join(lines)
 
 
-def draw(model: LatentVariableModel, path: Path) -> None:
+def draw(model: LatentVariableModel, path: Path, batch: int | None = None) -> None:
     """Draw every view of a model, a row each, the model at the left and the guide at the right."""
-    rows, shown = [], views(model)
+    rows, shown = [], views(model, batch)
     for view in shown:
         here = places(view.model, {})
         rows.append([("model", "p", view.model, here), ("guide", "q", view.guide, places(view.guide, here))])

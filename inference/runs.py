@@ -253,14 +253,14 @@ class Run:
 
         Raises BadInput where they are damaged, or the folder cannot be written to.
         """
-        self.lines = [json.dumps(line) + "\n" for line in self._measured() if line["step"] <= step]
+        self.lines = [json.dumps(line) + "\n" for line in self.measured() if line["step"] <= step]
         try:
             write_whole(self.folder / "metrics.jsonl", "".join(self.lines).encode())
         except OSError as error:
             raise BadInput(f"cannot write to {self.folder} ({error.strerror or error})") from None
         self.written = len(self.lines)
 
-    def _measured(self) -> list[dict[str, Any]]:
+    def measured(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last one that a crash left half written is none."""
         path = self.folder / "metrics.jsonl"
         try:
@@ -279,7 +279,7 @@ class Run:
         """
         path = self.folder / "checkpoint.pt"
         if not path.exists():
-            if any(line["step"] for line in self._measured()) or (self.folder / "results.json").exists():
+            if any(line["step"] for line in self.measured()) or (self.folder / "results.json").exists():
                 raise BadInput(f"{self.folder} has lost its checkpoint.pt: start the run anew")
             return None
         return load(path, self.config)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from inference import datasets, figures, ranks
+from inference import datasets, figures, ranks, report
 from inference.adam import Adam
 from inference.arithmetic import fast_float32
 from inference.checkpoints import decisive, generators, take_up
@@ -125,8 +125,10 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
             folder = ranks.gathered(run and run.folder)[0]
             run = run or Onlooker(folder, config)
         status = fit(model, batches, test, config, run, state)
-    if status == 0 and "from" in config and not ranks.rank():
-        draw(run.folder, Path(config["from"]), getattr(given, "data_dir", None))
+    if status == 0 and not ranks.rank():
+        if "from" in config:
+            draw(run.folder, Path(config["from"]), getattr(given, "data_dir", None))
+        status = report.leave(run, data, getattr(given, "data_dir", None))
     return status, run
 
 

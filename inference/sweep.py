@@ -19,7 +19,7 @@ from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 from typing import Any, NamedTuple
 
-from inference import datasets, ranks
+from inference import datasets, ranks, report_index
 from inference.disk import write_whole
 from inference.errors import BadInput, run_command, unknown
 from inference.options import DATA_DIR, Parser, configuration, flag, parse, plain, positive, seed
@@ -228,6 +228,7 @@ def summarise(asked: argparse.Namespace, jobs: list[Job]) -> None:
         {done[0].folder: over for over, done in rows if done}, asked.out / "sweep.png", asked.data_dir
     )
     print(f"{'table.md, results.json and sweep.png' if drawn else 'table.md and results.json'}: {asked.out}")
+    print(report_index.write(asked.out))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,156 @@
+// An index of runs: sorted by a column, filtered by words, model and data, and chosen ones side by side.
+"use strict";
+const table = document.getElementById("runs"), body = table.tBodies[0], rows = [...body.rows];
+const data = JSON.parse(document.getElementById("data").textContent);
+const make = (tag, properties = {}, ...inside) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...inside);
+  return element;
+};
+
+// Sorting: a button in every heading; what has no value comes last, whichever way.
+[...table.tHead.rows[0].cells].forEach((cell, column) => {
+  const button = make("button", { type: "button" }, ...cell.childNodes);
+  cell.replaceChildren(button);
+  cell.ariaSort = "none";
+  button.onclick = () => {
+    const sign = cell.ariaSort === "ascending" ? -1 : 1;
+    for (const other of cell.parentNode.cells) if (other.ariaSort) other.ariaSort = "none";
+    cell.ariaSort = sign > 0 ? "ascending" : "descending";
+    const key = row => {
+      const of = row.querySelectorAll("th:not(.pick), td:not(.pick)")[column];
+      return "value" in of.dataset ? Number(of.dataset.value) : of.textContent.trim();
+    };
+    rows.sort((a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");
+      return sign * (typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", { numeric: true }));
+    });
+    body.append(...rows);
+  };
+});
+
+// Filtering.
+const words = make("input", { type: "search", id: "words" });
+const choose = (name, key) => {
+  const options = [...new Set(rows.map(row => row.dataset[key]))].sort();
+  return make("select", { id: name }, make("option", { value: "" }, "all"), ...options.map(option => make("option", { value: option }, option)));
+};
+const model = choose("model", "model"), set = choose("set", "data");
+const said = make("output");
+const field = (text, input) => make("label", {}, `${text} `, input);
+document.getElementById("choice").append(field("words", words), field("model", model), field("data", set), said);
+function filter() {
+  const asked = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+  for (const row of rows) {
+    const text = row.textContent.toLowerCase();
+    row.hidden = !(asked.every(word => text.includes(word))
+      && (!model.value || row.dataset.model === model.value) && (!set.value || row.dataset.data === set.value));
+  }
+  said.textContent = `${rows.filter(row => !row.hidden).length} of ${rows.length} shown`;
+}
+[words, model, set].forEach(input => input.addEventListener("input", filter));
+filter();
+
+// Side by side: what is ticked, in the order of ticking.
+const chosen = [];
+table.tHead.rows[0].prepend(make("th", { scope: "col", className: "pick" }, "beside"));
+for (const row of rows) {
+  const name = row.dataset.run;
+  const box = make("input", { type: "checkbox", ariaLabel: `lay ${name} beside others` });
+  box.onchange = () => {
+    box.checked ? chosen.push(name) : chosen.splice(chosen.indexOf(name), 1);
+    lay();
+  };
+  row.prepend(make("td", { className: "pick" }, box));
+}
+
+function lay() {
+  document.getElementById("beside").hidden = !chosen.length;
+  document.getElementById("chosen").replaceChildren(...(chosen.length ? [together(), ...overlaid(), pictures()] : []));
+  const box = document.querySelector("#chosen .curves");
+  if (box) readable(box, box.data);
+}
+
+// One table: what differs among the settings, then every result.
+function together() {
+  const union = part => [...new Set(chosen.flatMap(name => Object.keys(data[name][part])))];
+  const line = (key, part) => make("tr", {}, make("th", { scope: "row" }, key),
+    ...chosen.map(name => make("td", {}, data[name][part][key] ?? "")));
+  const differ = union("settings").filter(key => new Set(chosen.map(name => data[name].settings[key])).size > 1);
+  const head = make("tr", {}, make("th", { scope: "col" }, "run"), ...chosen.map((name, at) =>
+    make("th", { scope: "col", className: `s${at % 8}` }, name)));
+  const grid = make("table", { className: "numbers" }, make("caption", {}, "Settings that differ, and results on the test set"),
+    make("thead", {}, head), make("tbody", {}, ...differ.map(key => line(key, "settings")), ...union("results").map(key => line(key, "results"))));
+  return make("div", { className: "wide", tabIndex: 0, role: "region", ariaLabel: "Side by side" }, grid);
+}
+
+// Curves on the test set, a panel a term, a colour a run; drawn as those of a report are.
+const SVG = "http://www.w3.org/2000/svg";
+function drawn(tag, attributes, text = "") {
+  const element = document.createElementNS(SVG, tag);
+  Object.entries(attributes).forEach(([key, value]) => element.setAttribute(key, value));
+  element.textContent = text;
+  return element;
+}
+function ticks(low, high, most) {
+  const raw = (high - low) / most, power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map(n => n * power).find(n => n >= raw);
+  const found = [];
+  for (let tick = Math.ceil(low / step) * step; tick <= high + step / 1e6; tick += step) found.push(Number(tick.toPrecision(12)));
+  return found;
+}
+function overlaid() {
+  const series = {}, names = {};
+  for (const name of chosen) {
+    for (const [term, points] of Object.entries(data[name].curves)) {
+      (series[term] ||= {})[name] = points;
+      names[term] = data[name].names[term];
+    }
+  }
+  if (!Object.keys(series).length) return [];
+  const box = make("div", { className: "curves" }, make("div", { className: "panels" }, ...Object.keys(series).map(term => panel(term, series[term], names[term]))));
+  box.data = { series, names };
+  return [make("h3", {}, "Curves on the test set"), box];
+}
+function panel(term, curves, words) {
+  const left = 62, right = 388, top = 10, bottom = 206;
+  const points = Object.values(curves).flat(), last = Math.max(1, ...points.map(point => point[0]));
+  const late = points.filter(point => point[0] >= 0.03 * last).map(point => point[1]);
+  const margin = 0.06 * (Math.max(...late) - Math.min(...late)) || 0.1;
+  const low = Math.min(...late) - margin, high = Math.max(...late) + margin;
+  const x = step => left + (right - left) * step / last, y = value => bottom - (bottom - top) * (value - low) / (high - low);
+  const svg = drawn("svg", { viewBox: "0 0 400 250", role: "img", "aria-label": `${words} of the chosen runs over training` });
+  for (const tick of ticks(0, last, 4)) {
+    svg.append(drawn("path", { class: "grid", d: `M${x(tick)} ${top}V${bottom}` }),
+      drawn("text", { x: x(tick), y: bottom + 16, "text-anchor": tick === last ? "end" : "middle" }, String(tick)));
+  }
+  for (const tick of ticks(low, high, 5)) {
+    svg.append(drawn("path", { class: "grid", d: `M${left} ${y(tick)}H${right}` }),
+      drawn("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, String(tick)));
+  }
+  svg.append(drawn("rect", { class: "frame", x: left, y: top, width: right - left, height: bottom - top }),
+    drawn("text", { x: (left + right) / 2, y: 242, "text-anchor": "middle" }, "step"));
+  const clip = drawn("clipPath", { id: `in-${term}` });
+  clip.append(drawn("rect", { x: left, y: top, width: right - left, height: bottom - top }));
+  const inside = drawn("g", { "clip-path": `url(#in-${term})` });
+  svg.append(clip, inside);
+  const legend = make("ul", { className: "legend" });
+  chosen.forEach((name, at) => {
+    if (!curves[name]) return;
+    inside.append(drawn("path", { class: `line s${at % 8}`, d: "M" + curves[name].map(point => `${x(point[0])} ${y(point[1])}`).join("L") }));
+    const item = make("li", { className: `s${at % 8}` }, `${name} `, make("output"));
+    item.dataset.series = name;
+    legend.append(item);
+  });
+  const figure = make("figure", { className: "panel" }, make("figcaption", {}, words), legend, svg);
+  Object.assign(figure.dataset, { term, last, low, high, left, right, top, bottom });
+  return figure;
+}
+
+function pictures() {
+  const figures = chosen.flatMap((name, at) => Object.entries(data[name].pictures).map(([kind, source]) =>
+    make("figure", {}, make("div", { className: "wide" }, make("img", { src: source, alt: `${kind} of ${name}` })),
+      make("figcaption", { className: `s${at % 8}` }, `${name}: ${kind}`))));
+  return make("div", { className: "figures" }, ...figures);
+}

@@ -1,0 +1,270 @@
+"""The sections of a run's report: what was trained, diagram, figures, results, and how to repeat it."""
+
+import copy
+import inspect
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from inference import compare, graph
+from inference.arithmetic import double_precision
+from inference.datasets import Dataset
+from inference.options import defaults, plain
+from inference.report_page import (
+    Figure,
+    count,
+    embedded,
+    exact,
+    facts,
+    label,
+    numbers,
+    table,
+    unit,
+)
+from inference.runs import Run
+from inference.table import REFERENCES, parts
+from ppl_models.base import LatentVariableModel
+
+BATCH = 3  # images on which the bound by hand stands beside Pyro's
+SMALLEST = 8.5 / 0.8  # points of a diagram that are one letter of the page wide: its small print is 0.8 of it
+LARGEST = 50_000_000  # parameters of a model for which that takes seconds
+PICTURE, PICTURES = 350_000, 2_500_000  # bytes of a figure, and of all together
+INKS = {"#ffffff": "--bg", "#262626": "--fg", "#d1d1d1": "--shade", "#595959": "--muted"}  # of diagrams
+ALT = {
+    "training": "Training images as the model sees them",
+    "samples": "Samples of the model",
+    "samples_16": "16 samples, mean images",
+    "sample_means": "Mean images of samples",
+    "redrawn": "Rows of images drawn again, each row from the same latents",
+    "reconstructions_5": "Five test images, and their reconstructions below",
+    "reconstructions": "Test images, each with its reconstruction at its right",
+    "interpolations": "Images decoded on the way between the codes of two test images, a pair a row",
+    "latents": "Latents in the plane, by colour",
+    "density": "The density in the plane, as shades",
+    "k_hat": "Histogram of the Pareto k-hat of the test images' importance weights",
+}
+
+
+class Material(NamedTuple):
+    """What a report is made of."""
+
+    run: Run
+    metrics: list[dict[str, Any]]
+    results: dict[str, Any] | None  # of a run that has come to its end
+    model: LatentVariableModel
+    untrained: str  # why `model` has not the run's parameters; empty where it has
+    data: Dataset | None  # as the model takes them
+    missing: str  # why there are no data
+
+    @property
+    def what(self) -> str:
+        """What an observation is."""
+        return "point" if self.model.pixels == "points" else "image"
+
+
+def what_was_trained(it: Material) -> str:
+    """The data, the model's size, how it was trained, where, and how long."""
+    config, usual = it.run.config, defaults(type(it.model), tuple(it.run.config["shape"]))
+    keys = ("elbo", "particles", "schedule", "lr_warmup", "warmup", "clip", "ema", "precision", "validation")
+    changed = {key: config[key] for key in keys if config[key] != usual.get(key, 1)}
+    settings = ", ".join(
+        f"{key} {plain(value)}" for key, value in ({"elbo": config["elbo"]} | changed).items()
+    )
+    options = []
+    for key, value in config["options"].items():
+        words = escape(f"{key} {plain(value)}")
+        options.append(
+            words if value == usual[key] else f"<b>{words}</b>, usually {escape(plain(usual[key]))}"
+        )
+    seconds = it.results["seconds"] if it.results else it.metrics[-1]["seconds"]
+    device = it.results["device"] if it.results else config["device"]
+    machine = [device, config.get("gpu"), config.get("platform")]
+    machine += [f"threads: {config['threads']}"] if "threads" in config else []
+    skipped = it.results["skipped"] if it.results else 0
+    return facts(
+        {
+            "data": f"<b>{escape(Path(config['data']).name)}</b>: {escape(_sizes(it))}",
+            "pixels" if it.what == "image" else "values": escape(config["pixels"]),
+            "model": f"<b>{escape(config['model'])}</b>, "
+            f"{count(sum(p.numel() for p in it.model.parameters()))} parameters",
+            "its options": "; ".join(options),
+            "training": f"{count(config['steps'])} steps of {config['batch_size']} {it.what}s, Adam at "
+            f"{plain(config['lr'])}; {escape(settings)}",
+            "steps skipped": f"{skipped}, whose loss or gradient was not finite" if skipped else "",
+            "seed": str(config["seed"]),
+            "time": f"{seconds:.1f} s on {escape(', '.join(filter(None, machine)))}",
+            "commit": f"<code>{escape(config.get('commit') or 'none: not run from a checkout')}</code>",
+            "remark": escape(it.model.remark() or ""),
+            "not at hand": escape(it.missing),
+        }
+    )
+
+
+def _sizes(it: Material) -> str:
+    """How many images or points of what size, and how many classes."""
+    shape, classes, data = it.run.config["shape"], it.run.config["classes"], it.data
+    words = "points of the plane" if it.what == "point" else f"images of {'x'.join(map(str, shape))}"
+    if data:
+        sets = {"training": data.x_train, "test": data.x_test}
+        held_out = {"validation": data.x_valid, "independent": data.x_independent}
+        sets |= {name: x for name, x in held_out.items() if x is not None}
+        counts = [f"{count(len(x))} {name}" for name, x in sets.items()]
+        words = f"{', '.join(counts)} {words}"
+    return words + (f", {classes} classes" if classes else "")
+
+
+def diagram(it: Material) -> str:
+    """The model on paper, as its docstring has it, and the plate diagrams drawn from the two programs."""
+    batch = it.run.config["batch_size"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "diagram.svg"
+        graph.draw(it.model, path, batch)
+        svg = path.read_text("utf-8")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    for ink, variable in INKS.items():
+        svg = svg.replace(ink, f"var({variable})")
+    about = f"Plate diagrams of the model and the guide of {it.run.config['model']}"
+    points = float(re.findall(r'width="([\d.]+)pt"', svg)[0])
+    wide = f"--wide: {points / SMALLEST:.1f}rem"
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{about}" style="{wide}"', 1)
+    words = escape(graph.describe(graph.views(it.model, batch)))
+    paper = escape(inspect.cleandoc(type(it.model).__doc__ or ""))
+    return (
+        f"<pre>{paper}</pre>"
+        f'<div class="wide diagram" tabindex="0" role="region" aria-label="{about}">{svg}</div>'
+        f"<details><summary>The diagrams in words</summary><pre>{words}</pre></details>"
+    )
+
+
+def pictures(folder: Path) -> str:
+    """The pictures of a run, but its curves, in the order of `ALT` and then by name."""
+    found = [path for path in folder.glob("*.png") if path.stem != "curves"]
+    order = {name: place for place, name in enumerate(ALT)}
+    found.sort(key=lambda path: (order.get(path.stem, len(order)), path.stem))
+    most = min(PICTURE, PICTURES // max(len(found), 1))
+    shown = []
+    for path in found:
+        address, width, height = embedded(path, most)
+        words = escape(ALT.get(path.stem, path.stem.replace("_", " ")))
+        broad = "broad" if width > 950 else ""  # too wide for a phone: it scrolls there
+        shown.append(
+            f'<figure><div class="wide" tabindex="0" role="region" aria-label="{words}">'
+            f'<img class="{broad}" src="{address}" width="{width}" height="{height}" alt="{words}"></div>'
+            f"<figcaption>{words}</figcaption></figure>"
+        )
+    return f'<div class="figures">{"".join(shown)}</div>' if shown else ""
+
+
+def results_beside(it: Material) -> str:
+    """Every figure with its errors and unit, and what stands beside it elsewhere."""
+    if it.results is None:
+        return ""
+    groups = list(_grouped(it.results))
+    beside = any(words for _, words in groups)
+    head = ["figure", "value", "± s.e.", "± Monte Carlo", "unit", *["beside it"] * beside]
+    rows = []
+    for figures, words in groups:
+        cell = f'<td class="beside" rowspan="{len(figures)}">{escape(words)}</td>' if beside else ""
+        for name, figure in figures.items():
+            rows.append(_row(name, figure, it.what) + cell)
+            cell = ""
+    tables = [table("On the whole test set", head, rows, "results")]
+    for part in ("validation", "independent"):
+        if part in it.results:
+            rows = [_row(name, figure, it.what) for name, figure in it.results[part].items()]
+            tables.append(table(f"On the {part} set", head[:5], rows, "results"))
+    known = it.results.get("exact")
+    if known and known["test"]:
+        rows = [_row(name, figure, it.what) for name, figure in known["test"].items()]
+        tables.append(
+            table(f"log p(x) itself, by {known['how']}, and bounds of it", head[:5], rows, "results")
+        )
+    about = (
+        "s.e. is the standard error over test images; Monte Carlo, the part of it that more draws of the "
+        "latents would take away. Bounds are negated: smaller is better."
+    )
+    return "".join(tables) + f'<p class="muted">{about.replace("images", f"{it.what}s")}</p>'
+
+
+def _grouped(results: dict[str, Any]) -> Iterator[tuple[dict[str, Figure], str]]:
+    """The test set's figures by the tables of `inference.table`, with what these put beside; the rest."""
+    left = dict(results["test"])
+    if sum(name.startswith("kl_") for name in left) == 1:  # it is the only divergence there is
+        left = {name: figure for name, figure in left.items() if not name.startswith("kl_")}
+    if "active_units" in results:
+        left["active_units"] = {"value": results["active_units"]}
+    for title, columns, groups in parts([results]):
+        own = {column.figure: left.pop(column.figure) for column in columns.values() if column.figure in left}
+        for key in groups:
+            if own:
+                yield own, REFERENCES.get(title, {}).get(key, "")
+    if left:
+        yield left, ""
+
+
+def _row(name: str, figure: Figure, what: str) -> str:
+    value, se, mc_se = numbers(name, figure)
+    errors = [exact(text, figure[key]) if text else "" for key, text in (("se", se), ("mc_se", mc_se))]
+    cells = "".join(f'<td class="n">{cell}</td>' for cell in (exact(value, figure["value"]), *errors))
+    return f'<th scope="row">{escape(label(name))}</th>{cells}<td>{escape(unit(name, what))}</td>'
+
+
+def comparison(it: Material) -> str:
+    """The bound by hand beside Pyro's, with this run's parameters on its first test images."""
+    size = sum(p.numel() for p in it.model.parameters())
+    by_itself = f"<code>python -m inference.compare --run {escape(shlex.quote(str(it.run.folder)))}</code>"
+    if it.data is None or it.untrained or size > LARGEST:
+        why = it.untrained or it.missing or f"it has {count(size)} parameters, which takes a while"
+        return f"<p>Not worked out here: {escape(why)}. By itself: {by_itself}</p>"
+    with double_precision():
+        model = copy.deepcopy(it.model).double()
+        results = compare.of_trained(model, it.run.config, it.data, BATCH, 0)
+    tables = []
+    for result in results:
+        rows = [
+            f'<th scope="row">{escape(label(name) if name != "objective" else name)}</th>'
+            f"<td>{term['by_hand']:.12g}</td><td>{term['pyro']:.12g}</td>"
+            f"<td>{abs(term['by_hand'] - term['pyro']):.1e}</td>"
+            for name, term in result["terms"].items()
+        ]
+        verdict = "agrees" if result["agrees"] else "DOES NOT AGREE"
+        tables.append(
+            table(f"{result['elbo']}: {verdict}", ["term", "by hand", "Pyro", "difference"], rows, "numbers")
+            + f"<p>Relative difference of the value {result['value_difference']:.1e}, at most "
+            f"{compare.VALUE_TOLERANCE:.0e}; of the gradient {result['gradient_difference']:.1e}, at most "
+            f"{compare.GRADIENT_TOLERANCE:.0e}.</p>"
+        )
+    about = (
+        f"The bound derived by hand and Pyro's estimator on the first {BATCH} test {it.what}s, with this "
+        f"run's parameters and the same noise; nats per {it.what}, in float64. Of more: {by_itself}"
+    )
+    return f"<p>{about}</p>{''.join(tables)}"
+
+
+def how_to_repeat(it: Material) -> str:
+    """The commands, versions and checksum with which to have the run again, and what can be asked of it."""
+    config, folder = it.run.config, shlex.quote(str(it.run.folder))
+    versions = config.get("versions", {})
+    names = {"torch": "torch", "pyro": "pyro-ppl", "numpy": "numpy"}
+    pins = " ".join(f"{names[key]}=={versions[key].partition('+')[0]}" for key in names if key in versions)
+    commit = config.get("commit") or ""
+    commands = [f"git checkout {commit.removesuffix('-modified')}"] if commit else []
+    commands += [f"pip install -e . {pins}".rstrip(), config.get("command", "")]
+    ask = [f"python -m inference.{name} {folder}" for name in ("evaluate", "exact", "report")]
+    changed = "The code differed from that commit." if commit.endswith("-modified") else ""
+    return (
+        f"<pre>{escape(chr(10).join(filter(None, commands)))}</pre>"
+        + facts(
+            {
+                "versions": escape(", ".join(f"{name} {version}" for name, version in versions.items())),
+                "data": f"checksum <code>{escape(config['checksum'])}</code>, of every pixel and label",
+                "seed": f"{config['seed']} decides every random draw; the same machine gives the same bits",
+                "note": changed,
+            }
+        )
+        + f"<h3>To ask more of it</h3><pre>{escape(chr(10).join(ask))}</pre>"
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pyro.util import get_rng_state, set_rng_state
 
-from inference import report_index
+from inference import report_index, walk
 from inference.checkpoints import judged
 from inference.datasets import Dataset
 from inference.disk import write_whole
@@ -130,6 +130,7 @@ def html(it: Material) -> str:
             section("results", "Results", results_beside(it)),
             section("curves", "Curves", curves(it.metrics, it.what)),
             section("figures", "Figures", pictures(it.run.figures)),
+            "" if it.untrained or it.data is None else walk.section(it.data, it.model),
             section("compare", "Paper against program", comparison(it)),
             section("repeat", "How to repeat it", how_to_repeat(it)),
         ]

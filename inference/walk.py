@@ -39,7 +39,9 @@ def section(data: Dataset, model: LatentVariableModel) -> str:
 
     `data` and `model` are as `Run.restore` gives them.
     """
-    found = contents(data, model)
+    with torch.random.fork_rng([]):  # to look changes no draw of anyone's
+        torch.manual_seed(0)
+        found = contents(data, model)
     if found is None:
         return ""
     pages = files("inference") / "pages"
@@ -66,9 +68,7 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
     z = latents.pop("z", torch.empty(0))
     if latents.keys() - {"y"} or z.dim() != 2 or z.shape[1] < 2:
         return None
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        prior = model.prior(PRIOR)["z"]
+    prior = model.prior(PRIOR)["z"]
     layers = export(decoder, model, torch.cat([z[:50], 2 * z[:50], prior[:50]]))
     if layers is None:
         return None

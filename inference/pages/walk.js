@@ -111,8 +111,8 @@
   let asked = false, path = null, settled = 0;
 
   function change(what = {}) {
+    if (["a", "b", "y"].some((name) => name in what && what[name] !== state[name])) path = null;
     Object.assign(state, what);
-    if ("a" in what || "b" in what || "y" in what) path = null;
     if (!asked) requestAnimationFrame(frame);
     asked = true;
   }
@@ -203,8 +203,11 @@
   const to = (i) => change({ z: code(i), ...(data.y ? { y: data.y[i] } : {}) });
   on("jump", "click", () => to(Math.floor(Math.random() * n)));
   on("reset", "click", () => change(start()));
-  on("set-a", "click", () => change({ a: state.z }));
-  on("set-b", "click", () => change({ b: state.z }));
+  for (const [name, end] of [["a", 0], ["b", 100]])
+    on(`set-${name}`, "click", () => {
+      find("along").value = end;
+      change({ [name]: state.z });
+    });
   on("along", "input", () => change({ z: between(find("along").value / 100) }));
 
   // There and back in six seconds, until it is stopped or anything else is done.

@@ -8,12 +8,14 @@ function walkBytes(text) {
 function walkUnpack({ shape, bits, scales, levels }) {
   const scale = new Float32Array(walkBytes(scales).buffer), packed = walkBytes(levels);
   const row = shape[shape.length - 1], out = new Float32Array(scale.length * row), most = 2 ** (bits - 1) - 1;
+  const mask = 2 ** bits - 1;
   let held = 0, have = 0, at = 0;
-  for (let i = 0; i < out.length; i++) {
-    for (; have < bits; have += 8) held = ((held & 0xffff) << 8) | packed[at++];
-    have -= bits;
-    out[i] = (((held >> have) & (2 ** bits - 1)) - most) * scale[Math.floor(i / row)];
-  }
+  for (let i = 0, r = 0; r < scale.length; r++)
+    for (const end = i + row; i < end; i++) {
+      for (; have < bits; have += 8) held = (held << 8) | packed[at++]; // what is shifted out has been read
+      have -= bits;
+      out[i] = (((held >> have) & mask) - most) * scale[r];
+    }
   return out;
 }
 
@@ -55,12 +57,16 @@ function walkDecoder(layers) {
     for (let i = 0; i < out.length; i += width) out.set(bias, i);
     for (let r = 0; r < routes.length; r += 3) {
       const from = routes[r] * into, to = routes[r + 1] * width, tap = routes[r + 2] * into * width;
-      for (let i = 0; i < into; i++) {
-        const value = x[from + i];
-        if (value === 0) continue; // after a ReLU half of them are
-        const row = tap + i * width;
-        for (let o = 0; o < width; o++) out[to + o] += value * weight[row + o];
+      let i = 0, row = tap;
+      for (; i + 3 < into; i += 4, row += 4 * width) { // four at a time: it is to read and write `out` that costs
+        const a = x[from + i], b = x[from + i + 1], c = x[from + i + 2], d = x[from + i + 3];
+        if (a === 0 && b === 0 && c === 0 && d === 0) continue; // after a ReLU many are
+        const second = row + width, third = second + width, fourth = third + width;
+        for (let o = 0; o < width; o++)
+          out[to + o] += a * weight[row + o] + b * weight[second + o] + c * weight[third + o] + d * weight[fourth + o];
       }
+      for (; i < into; i++, row += width)
+        for (let o = 0; o < width; o++) out[to + o] += x[from + i] * weight[row + o];
     }
     for (let i = 0; i < out.length; i++) out[i] = activation(out[i], slope);
     return out;

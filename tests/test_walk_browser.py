@@ -191,6 +191,11 @@ def test_a_class_chosen_is_the_class_decoded(pages: Pages, open_page: Open, name
         found = np.array(page.locator("#walk .decoded").evaluate(PIXELS)).reshape(-1, 3)[:, : model.shape[0]]
         expected = 255 * by_torch(model, z, torch.tensor([label])).reshape(found.shape).clip(0, 1)
         assert np.abs(found - expected).max() < 255 * 1e-2 + 1
+        if name == "fsvae":  # beside it stands an image of that class
+            page.wait_for_function(
+                "label => document.querySelector('#walk .where').textContent.endsWith(`label ${label}`)",
+                arg=label,
+            )
     page.keyboard.press("ArrowRight")
     assert ask(page, "w.y") == 3
 
@@ -279,9 +284,15 @@ def test_on_a_telephone_the_picture_stands_below_the_plane(
     assert pad["width"] > 300 and picture["width"] > 180
     assert picture["y"] > pad["y"] + pad["height"]
     assert picture["y"] + picture["height"] - pad["y"] < 800  # both are in sight at once
-    before = shown(page)
-    page.touchscreen.tap(pad["x"] + 0.2 * pad["width"], pad["y"] + 0.2 * pad["height"])
+    before, finger = shown(page), page.context.new_cdp_session(page)
+    seen = []
+    for kind, up in (("touchStart", 0.2), ("touchMove", 0.3), ("touchMove", 0.7), ("touchEnd", None)):
+        at = [] if up is None else [{"x": pad["x"] + 100, "y": pad["y"] + up * pad["height"]}]
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+        seen.append(plane(page)[1])
+    assert seen[0] > seen[1] > 0 > seen[2] == seen[3]
     assert shown(page) != before
+    assert page.evaluate("scrollY") == 0  # the page is not dragged along
 
 
 @pytest.mark.parametrize("name", NAMES)

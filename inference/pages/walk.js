@@ -151,7 +151,7 @@
   }
 
   function say(near) {
-    const [first, second] = inPlane(state.z).map((v) => v.toFixed(2)), label = data.labels ? `; nearest test code: label ${data.labels[near]}` : "";
+    const [first, second] = inPlane(state.z).map((v) => (Math.round(100 * v) / 100 || 0).toFixed(2)), label = data.labels ? `; nearest test code: label ${data.labels[near]}` : "";
     find("where").textContent = `point ${first}, ${second}${label}`;
   }
 
@@ -231,7 +231,7 @@
   // ---- words, and the beginning ----
 
   function percent(share) {
-    return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+    return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}\u00a0%`;
   }
 
   const what = data.points ? "points" : "images", both = data.shares[0] + data.shares[1];

@@ -86,6 +86,17 @@ def leave(run: Run, data: Dataset, data_dir: Path | None = None) -> int:
     return 1
 
 
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Random numbers go on afterwards as if there had been no report."""
+    state = get_rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)
+
+
+@generators_kept()
 def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = None) -> Material:
     """Everything that a run's folder tells. Raises BadInput where it is damaged, or has nothing to tell."""
     run = Run.open(folder)
@@ -120,20 +131,20 @@ def write(it: Material) -> None:
     write_whole(it.run.folder / NAME, html(it).encode())
 
 
+@generators_kept()
 def html(it: Material) -> str:
-    """The report. Every generator of random numbers is left as it was found."""
+    """The report, whole."""
     config = it.run.config
-    with _generators_kept():
-        sections = [
-            section("trained", "What was trained on what", what_was_trained(it)),
-            section("diagram", "Model and guide", diagram(it)),
-            section("results", "Results", results_beside(it)),
-            section("curves", "Curves", curves(it.metrics, it.what)),
-            section("figures", "Figures", pictures(it.run.figures)),
-            "" if it.untrained or it.data is None else walk.section(it.data, it.model),
-            section("compare", "Paper against program", comparison(it)),
-            section("repeat", "How to repeat it", how_to_repeat(it)),
-        ]
+    sections = [
+        section("trained", "What was trained on what", what_was_trained(it)),
+        section("diagram", "Model and guide", diagram(it)),
+        section("results", "Results", results_beside(it)),
+        section("curves", "Curves", curves(it.metrics, it.what)),
+        section("figures", "Figures", pictures(it.run.figures)),
+        "" if it.untrained or it.data is None else walk.section(it.data, it.model),
+        section("compare", "Paper against program", comparison(it)),
+        section("repeat", "How to repeat it", how_to_repeat(it)),
+    ]
     found = re.findall(r'<section id="([\w-]+)".*?>\s*<h2.*?>(.*?)</h2>', "".join(sections), re.DOTALL)
     contents = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in found)
     title = f"{config['model']} on {Path(config['data']).name}, seed {config['seed']}"
@@ -145,15 +156,6 @@ def html(it: Material) -> str:
         "<footer>Made by <code>python -m inference.report</code> from the run's own folder.</footer>"
     )
     return page(title, body, ["curves.js"])
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    state = get_rng_state()
-    try:
-        yield
-    finally:
-        set_rng_state(state)
 
 
 def _stages(folder: Path) -> str:

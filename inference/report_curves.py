@@ -10,7 +10,7 @@ from inference.figures import LABELS, SPLITS
 from inference.report_page import count, table, unit
 
 WIDTH, HEIGHT = 400, 250  # of a panel, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 10, 44  # of the frame in it
+LEFT, RIGHT, TOP, BOTTOM = 62, 26, 10, 44  # of the frame in it
 LINES = 1_000  # of a split that are kept: a page has a size
 Line = dict[str, Any]  # of metrics.jsonl
 
@@ -78,14 +78,12 @@ def _panel(name: str, series: dict[str, list[list[float]]], what: str) -> str:
         return bottom - (bottom - TOP) * (value - low) / (high - low)
 
     grid = []
-    for tick in MaxNLocator(4).tick_values(0, max(last, 1)):
+    for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(0, max(last, 1)):
         if 0 <= tick <= last:
             grid.append(f'<path class="grid" d="M{x(tick):.1f} {TOP}V{bottom}"/>')
             at = f'x="{x(tick):.1f}" y="{bottom + 16}"'
-            grid.append(
-                f'<text {at} text-anchor="{"end" if tick == last else "middle"}">{count(tick)}</text>'
-            )
-    for tick in MaxNLocator(5).tick_values(low, high):
+            grid.append(f'<text {at} text-anchor="middle">{count(tick)}</text>')
+    for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high):
         if low <= tick <= high:
             grid.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{right}"/>')
             at = f'x="{LEFT - 6}" y="{y(tick) + 4:.1f}"'

@@ -10,13 +10,16 @@ from urllib.parse import quote
 from inference.disk import write_whole
 from inference.errors import BadInput
 from inference.options import defaults, plain
-from inference.report_curves import thinned, title
-from inference.report_page import HEADLINES, brief, embedded, label, page, unit
+from inference.report_curves import terms, thinned, title
+from inference.report_page import HEADLINES, brief, distinct, label, page, thumbnail, unit
 from inference.runs import Run
 from ppl_models import MODELS
 
 NAME, REPORT = "index.html", "report.html"
-SHOWN = ("samples", "reconstructions_5")  # of a run's pictures
+SHOWN = {  # of a run's pictures: the first there is of each
+    "samples": ("sample_means", "samples"),
+    "reconstructions": ("reconstructions_5",),
+}
 PICTURE, PICTURES = 60_000, 3_000_000  # bytes of one, and of all together
 LINES = 60  # of a run's measurements on the test set
 
@@ -66,13 +69,9 @@ def _row(folder: Path, own: Path) -> Row:
 def html(folder: Path, runs: list[Row], damaged: list[str]) -> str:
     """The index of these runs, and what is wrong with others."""
     measured = [name for name in HEADLINES if any(name in row.results.get("test", {}) for row in runs)]
-    units = {
-        name: {unit(name, row.what) for row in runs if name in row.results.get("test", {})}
-        for name in measured
-    }
-    heads = [f"{label(name)}, {' or '.join(sorted(units[name]))}" for name in measured]
+    heads = [_heading(name) for name in measured]
     columns = ["run", "model", "data", "seed", "steps", "options", *heads, "seconds", "begun", "commit"]
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    head = "".join(f'<th scope="col" class="{column.split()[0]}">{escape(column)}</th>' for column in columns)
     body = "\n".join(_cells(folder, row, measured) for row in runs)
     most = min(PICTURE, PICTURES // (len(runs) * len(SHOWN)))
     data = json.dumps({row.name: _beside(row, most) for row in runs}).replace("<", "\\u003c")
@@ -92,6 +91,11 @@ def html(folder: Path, runs: list[Row], damaged: list[str]) -> str:
         f'<script type="application/json" id="data">{data}</script>',
         ["curves.js", "index.js"],
     )
+
+
+def _heading(name: str) -> str:
+    """A figure and what it is measured in, of images and of points alike."""
+    return f"{label(name)}, {unit(name, 'image').removesuffix(' per image')}"
 
 
 def _options(row: Row) -> str:
@@ -123,19 +127,23 @@ def _cells(folder: Path, row: Row, measured: list[str]) -> str:
     last = row.metrics[-1] if row.metrics else {"step": 0, "seconds": 0.0}
     steps = config["steps"] if row.results else f"{last['step']} of {config['steps']}"
     data, seconds = Path(config["data"]).name, row.results.get("seconds", last["seconds"])
-    cells = [
-        ("", escape(config["model"])),
-        ("", escape(data)),
+    figures = (
+        (test[name]["value"], brief(name, test[name])) if name in test else ("", "") for name in measured
+    )
+    cells = [  # what is sorted by, where it is not the words themselves; and these
+        ("", config["model"]),
+        ("", data),
         (config["seed"], str(config["seed"])),
-        (last["step"], escape(str(steps))),
-        ("", escape(_options(row))),
-        *((test[name]["value"], brief(name, test[name])) if name in test else ("", "") for name in measured),
+        (last["step"], str(steps)),
+        ("", _options(row)),
+        *figures,
         (seconds, f"{seconds:.0f}"),
         (row.began, time.strftime("%Y-%m-%d %H:%M", time.localtime(row.began))),
-        ("", escape((config.get("commit") or "")[:7])),
+        ("", (config.get("commit") or "")[:7]),
     ]
     inside = "".join(
-        f"<td>{cell}</td>" if key == "" else f'<td data-value="{key}">{cell}</td>' for key, cell in cells
+        f"<td>{escape(cell)}</td>" if key == "" else f'<td data-value="{key}">{escape(cell)}</td>'
+        for key, cell in cells
     )
     marks = f'data-run="{escape(row.name)}" data-model="{escape(config["model"])}" data-data="{escape(data)}"'
     return f'<tr {marks}><th scope="row">{words}</th>{inside}</tr>'
@@ -148,16 +156,18 @@ def _beside(row: Row, most: int) -> dict[str, Any]:
     settings = {key: plain(config[key]) for key in keys} | {"data": Path(config["data"]).name}
     settings |= {key: plain(value) for key, value in config["options"].items()}
     lines = thinned([line for line in row.metrics if line["split"] == "test"], LINES)
-    names = [name for line in lines[-1:] for name in line if name not in ("step", "split", "seconds")]
+    names = terms(lines)
     pictures = {}
-    for name in SHOWN:
-        path = row.run.figures / f"{name}.png"
-        if path.exists() and most > 5_000:
-            pictures[name.partition("_")[0]] = embedded(path, most, 600)[0]
+    for words, names_of in SHOWN.items():
+        found = [path for name in names_of if (path := row.run.figures / f"{name}.png").exists()]
+        if found and most > 5_000:
+            pictures[words] = thumbnail(found[0], most)
     return {
         "settings": settings,
-        "results": {f"{label(name)}, {unit(name, row.what)}": brief(name, test[name]) for name in test},
-        "curves": {name: [[line["step"], line[name]] for line in lines] for name in names},
+        "results": {
+            f"{label(name)}, {unit(name, row.what)}": brief(name, test[name]) for name in distinct(test)
+        },
+        "curves": {name: [[line["step"], line[name]] for line in lines if name in line] for name in names},
         "names": {name: f"{title(name)}, {unit(name, row.what)}" for name in names},
         "pictures": pictures,
     }

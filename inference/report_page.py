@@ -27,7 +27,6 @@ HEADLINES = (
     *("negative_elbo", "negative_log_p", "kl", "bits_per_dim", "squared_error_and_kl"),
     *("mean_squared_error", "loss", "nats_per_code", "accuracy"),
 )
-MOST = 350_000  # bytes of an embedded picture
 Figure = dict[str, float]  # value, and se and mc_se where there are
 
 
@@ -111,14 +110,9 @@ def numbers(name: str, figure: Figure) -> tuple[str, str, str]:
     assert value is not None
     error = max(se or 0.0, mc_se or 0.0)
     places = 1 - math.floor(math.log10(error)) if error else 12
-    printed = f"{value:.{max(places, 0)}f}" if places < 9 else f"{value:.6g}"
-    return printed, _error(se), _error(mc_se)
-
-
-def _error(error: float | None) -> str:
-    if error is None:
-        return ""
-    return f"{error:.2g}" if error < 100 else f"{error:.0f}"
+    form = f".{max(places, 0)}f" if places < 9 else ".6g"
+    small = "" if mc_se is None else f"{mc_se:{form}}" if mc_se == error else f"{mc_se:.2g}"
+    return f"{value:{form}}", "" if se is None else f"{se:{form}}", small
 
 
 def brief(name: str, figure: Figure, what: str = "") -> str:
@@ -126,6 +120,12 @@ def brief(name: str, figure: Figure, what: str = "") -> str:
     value, se, _ = numbers(name, figure)
     words = f"{value} ± {se}" if se else value
     return words + (f" {unit(name, what)}" if what or _column(name).unit else "")
+
+
+def distinct(figures: dict[str, Figure]) -> dict[str, Figure]:
+    """Without the divergence of a latent that is the only one: it is the sum of all."""
+    alone = sum(name.startswith("kl_") for name in figures) == 1
+    return {name: figure for name, figure in figures.items() if not (alone and name.startswith("kl_"))}
 
 
 def exact(text: str, value: float) -> str:
@@ -144,23 +144,43 @@ def count(number: float) -> str:
     return f"{number:,.0f}".replace(",", "\u202f")
 
 
-def embedded(path: Path, most: int = MOST, width: int = 2400) -> tuple[str, int, int]:
-    """A picture as a data address of at most so many bytes and pixels across, and its width and height.
+def embedded(path: Path, most: int) -> tuple[str, int, int]:
+    """A picture as a data address of at most so many bytes, and its width and height.
 
-    Without loss where that fits, then in 256 colours, then smaller. Raises OSError where it is no picture.
+    Without loss where that fits, else in 256 colours, else smaller. Raises OSError where it is no picture.
     """
+    image = _opened(path, 2_400)
+    size, content = image.size, _webp(image, lossless=True)
+    while len(content) > most and max(image.size) > 32:
+        content = _webp(image.quantize(256).convert("RGB"), lossless=True)
+        image = image.resize((max(image.width * 3 // 4, 1), max(image.height * 3 // 4, 1)))
+    return _address(content), *size
+
+
+def thumbnail(path: Path, most: int) -> str:
+    """A picture at a glance, as a data address of at most so many bytes. Raises OSError where it is none."""
+    image = _opened(path, 600)
+    content = _webp(image, quality=75)
+    while len(content) > most and max(image.size) > 32:
+        image = image.resize((max(image.width * 3 // 4, 1), max(image.height * 3 // 4, 1)))
+        content = _webp(image, quality=75)
+    return _address(content)
+
+
+def _opened(path: Path, width: int) -> Image.Image:
+    """A picture in colour, no wider than that."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    if image.width > width:
-        image = image.resize((width, max(round(image.height * width / image.width), 1)))
-    full, colours = image.size, 0
-    while True:
-        content = io.BytesIO()
-        shown: Any = image.quantize(colours).convert("RGB") if colours else image
-        shown.save(content, format="WEBP", lossless=True)
-        if len(content.getvalue()) <= most or max(image.size) < 64:
-            break
-        if colours:
-            image = image.resize((image.width * 3 // 4, max(image.height * 3 // 4, 1)))
-        colours = 256
-    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}", *full
+    if image.width <= width:
+        return image
+    return image.resize((width, max(round(image.height * width / image.width), 1)))
+
+
+def _webp(image: Image.Image, **how: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="WEBP", **how)
+    return file.getvalue()
+
+
+def _address(content: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"

@@ -17,6 +17,7 @@ from inference.options import defaults, plain
 from inference.report_page import (
     Figure,
     count,
+    distinct,
     embedded,
     exact,
     facts,
@@ -43,8 +44,8 @@ ALT = {
     "reconstructions_5": "Five test images, and their reconstructions below",
     "reconstructions": "Test images, each with its reconstruction at its right",
     "interpolations": "Images decoded on the way between the codes of two test images, a pair a row",
-    "latents": "Latents in the plane, by colour",
-    "density": "The density in the plane, as shades",
+    "latents": "Latents, in two dimensions",
+    "density": "The density, as shades of the plane",
     "k_hat": "Histogram of the Pareto k-hat of the test images' importance weights",
 }
 
@@ -192,9 +193,7 @@ def results_beside(it: Material) -> str:
 
 def _grouped(results: dict[str, Any]) -> Iterator[tuple[dict[str, Figure], str]]:
     """The test set's figures by the tables of `inference.table`, with what these put beside; the rest."""
-    left = dict(results["test"])
-    if sum(name.startswith("kl_") for name in left) == 1:  # it is the only divergence there is
-        left = {name: figure for name, figure in left.items() if not name.startswith("kl_")}
+    left = distinct(results["test"])
     if "active_units" in results:
         left["active_units"] = {"value": results["active_units"]}
     for title, columns, groups in parts([results]):
@@ -233,16 +232,19 @@ def comparison(it: Material) -> str:
         ]
         verdict = "agrees" if result["agrees"] else "DOES NOT AGREE"
         tables.append(
-            table(f"{result['elbo']}: {verdict}", ["term", "by hand", "Pyro", "difference"], rows, "numbers")
+            "<div>"
+            + table(
+                f"{result['elbo']}: {verdict}", ["term", "by hand", "Pyro", "difference"], rows, "numbers"
+            )
             + f"<p>Relative difference of the value {result['value_difference']:.1e}, at most "
             f"{compare.VALUE_TOLERANCE:.0e}; of the gradient {result['gradient_difference']:.1e}, at most "
-            f"{compare.GRADIENT_TOLERANCE:.0e}.</p>"
+            f"{compare.GRADIENT_TOLERANCE:.0e}.</p></div>"
         )
     about = (
         f"The bound derived by hand and Pyro's estimator on the first {BATCH} test {it.what}s, with this "
         f"run's parameters and the same noise; nats per {it.what}, in float64. Of more: {by_itself}"
     )
-    return f"<p>{about}</p>{''.join(tables)}"
+    return f'<p>{about}</p><div class="pairs">{"".join(tables)}</div>'
 
 
 def how_to_repeat(it: Material) -> str:

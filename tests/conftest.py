@@ -9,6 +9,7 @@ import pyro
 import pytest
 import torch
 from browser import browser, open_page  # noqa: F401  (fixtures)
+from support import every_kind
 
 ROOT = Path(__file__).parent.parent
 if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers share the cores, and so do what they begin
@@ -42,6 +43,12 @@ def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "small.npz"
     np.savez(path, x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
     return path
+
+
+@pytest.fixture(scope="session")
+def report_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of short finished runs, one of each kind, with their reports; not to be changed."""
+    return every_kind(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,12 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
 
+from inference import svi
 from inference.importance import draw_pool
 from ppl_models.base import LatentVariableModel
 
@@ -50,3 +52,24 @@ def bounds(
         means.append(groups.mean())
         errors.append(groups.std() / len(groups) ** 0.5)
     return torch.stack(means), torch.stack(errors)
+
+
+def every_kind(folder: Path) -> Path:
+    """Leave a short finished run of each kind in a folder, and a prior's in that of its first stage."""
+    colours = folder / "colours.npz"
+    x = np.random.RandomState(0).randint(256, size=(24, 32, 32, 3), dtype=np.uint8)
+    np.savez(colours, x_train=x[:16], x_test=x[16:])
+    digits = ["--data", "digits", "--steps", "40", "--batch-size", "20"]
+    two = ["--steps", "2", "--batch-size", "8"]
+    kinds = {
+        "ssvae": ["--hidden", "16", "--z-dim", "2", "--labels", "20", "--validation", "0.1", *digits],
+        "made": ["--hidden", "16", *digits],
+        "ppca": ["--z-dim", "2", *digits],
+        "ae": ["--z-dim", "3", "--data", "digits", *two],
+        "vae2d": ["--data", "gauss-full-1", "--steps", "4", "--batch-size", "20"],
+        "vqvae": ["--data", str(colours), "--codes", "9", *two],
+    }
+    for model, options in kinds.items():
+        assert svi.main(["--model", model, *options, "--run-dir", str(folder / model)]) == 0
+    assert svi.main(["--from", str(folder / "vqvae"), "--prior", "pixelcnn", *two]) == 0
+    return folder

@@ -2,6 +2,8 @@
 // Every panel of a box shows the same step, so that all terms of it are read together.
 "use strict";
 
+const spaced = step => String(step).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+
 function readable(box, data) {
   const SVG = "http://www.w3.org/2000/svg";
   const panels = [...box.querySelectorAll(".panel")];
@@ -19,7 +21,6 @@ function readable(box, data) {
   box.prepend(reader);
 
   const number = value => String(Number(value.toPrecision(5)));
-  const spaced = step => String(step).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 
   // The last measurement at or before a step: sets are not all measured at every one.
   const before = (curve, step) => curve.findLast(point => point[0] <= step);

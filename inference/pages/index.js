@@ -67,7 +67,7 @@ for (const row of rows) {
 
 function lay() {
   document.getElementById("beside").hidden = !chosen.length;
-  document.getElementById("chosen").replaceChildren(...(chosen.length ? [together(), ...overlaid(), pictures()] : []));
+  document.getElementById("chosen").replaceChildren(...(chosen.length ? [together(), ...overlaid(), ...pictures()] : []));
   const box = document.querySelector("#chosen .curves");
   if (box) readable(box, box.data);
 }
@@ -114,16 +114,17 @@ function overlaid() {
   return [make("h3", {}, "Curves on the test set"), box];
 }
 function panel(term, curves, words) {
-  const left = 62, right = 388, top = 10, bottom = 206;
+  const left = 62, right = 374, top = 10, bottom = 206;
   const points = Object.values(curves).flat(), last = Math.max(1, ...points.map(point => point[0]));
-  const late = points.filter(point => point[0] >= 0.03 * last).map(point => point[1]);
+  // The first steps fall from far above: without them in the vertical range the rest can be read.
+  const late = Object.values(curves).flatMap(curve => curve.filter(point => point[0] >= 0.03 * curve.at(-1)[0]).map(point => point[1]));
   const margin = 0.06 * (Math.max(...late) - Math.min(...late)) || 0.1;
   const low = Math.min(...late) - margin, high = Math.max(...late) + margin;
   const x = step => left + (right - left) * step / last, y = value => bottom - (bottom - top) * (value - low) / (high - low);
   const svg = drawn("svg", { viewBox: "0 0 400 250", role: "img", "aria-label": `${words} of the chosen runs over training` });
   for (const tick of ticks(0, last, 4)) {
     svg.append(drawn("path", { class: "grid", d: `M${x(tick)} ${top}V${bottom}` }),
-      drawn("text", { x: x(tick), y: bottom + 16, "text-anchor": tick === last ? "end" : "middle" }, String(tick)));
+      drawn("text", { x: x(tick), y: bottom + 16, "text-anchor": "middle" }, spaced(tick)));
   }
   for (const tick of ticks(low, high, 5)) {
     svg.append(drawn("path", { class: "grid", d: `M${left} ${y(tick)}H${right}` }),
@@ -149,8 +150,7 @@ function panel(term, curves, words) {
 }
 
 function pictures() {
-  const figures = chosen.flatMap((name, at) => Object.entries(data[name].pictures).map(([kind, source]) =>
-    make("figure", {}, make("div", { className: "wide" }, make("img", { src: source, alt: `${kind} of ${name}` })),
-      make("figcaption", { className: `s${at % 8}` }, `${name}: ${kind}`))));
-  return make("div", { className: "figures" }, ...figures);
+  const kinds = [...new Set(chosen.flatMap(name => Object.keys(data[name].pictures)))];
+  return kinds.map(kind => make("div", { className: "row" }, ...chosen.filter(name => kind in data[name].pictures).map(name =>
+    make("figure", {}, make("img", { src: data[name].pictures[kind], alt: `${kind} of ${name}` }), make("figcaption", {}, `${name}: ${kind}`)))));
 }

@@ -40,7 +40,7 @@ def section(data: Dataset, model: LatentVariableModel) -> str:
     `data` and `model` are as `Run.restore` gives them.
     """
     with torch.random.fork_rng([]):  # to look changes no draw of anyone's
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         found = contents(data, model)
     if found is None:
         return ""
@@ -57,7 +57,7 @@ def section(data: Dataset, model: LatentVariableModel) -> str:
 def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None:
     """What the page is given: codes, their principal directions, the decoder; None where it has none."""
     decoder = unrolled(model)
-    if decoder is None:
+    if decoder is None or not all(p.isfinite().all() for p in model.parameters()):
         return None
     y_test = None if data.y_test is None else data.y_test[:POINTS]
     first = HeldOut(
@@ -66,7 +66,7 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
     inputs, levels, labels = next(first.chunks(POINTS))
     latents = model.encode(**inputs)
     z = latents.pop("z", torch.empty(0))
-    if latents.keys() - {"y"} or z.dim() != 2 or z.shape[1] < 2:
+    if latents.keys() - {"y"} or z.dim() != 2 or min(z.shape) < 2:
         return None
     prior = model.prior(PRIOR)["z"]
     layers = export(decoder, model, torch.cat([z[:50], 2 * z[:50], prior[:50]]))

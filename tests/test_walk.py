@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,19 @@ def test_other_models_have_no_walk(name: str) -> None:
 def test_a_walk_wants_a_plane() -> None:
     data, model = lively("vae", z_dim=1)
     assert walk.section(data, model) == ""
+
+
+def test_what_is_not_finite_is_not_shown() -> None:
+    for part in ("encoder", "decoder"):
+        data, model = lively("vae")
+        getattr(model, part).layers[1].weight.data[0] = torch.nan
+        assert walk.section(data, model) == ""
+
+
+def test_one_image_makes_no_plane() -> None:
+    data, model = lively("vae")
+    assert walk.section(replace(data, x_test=data.x_test[:1], y_test=data.y_test[:1]), model) == ""
+    assert walk.section(replace(data, x_test=data.x_test[:2], y_test=data.y_test[:2]), model)
 
 
 class Upside(VAE):

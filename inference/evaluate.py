@@ -21,7 +21,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from inference import figures, importance, ranks
+from inference import figures, importance, ranks, report
 from inference.arithmetic import choose_device, fast_float32
 from inference.classifier import legible
 from inference.data import HeldOut
@@ -107,6 +107,8 @@ def whole(
         print(f"{run.config['model']} {why}: no importance weights", file=sys.stderr)
     results["test"] |= found
     run.write("results.json", results)
+    if not ranks.rank():
+        report.renew(run.folder, data)
     return results["test"]
 
 

@@ -21,6 +21,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from inference import report
 from inference.arithmetic import double_precision
 from inference.data import HeldOut
 from inference.datasets import Dataset
@@ -65,6 +66,7 @@ def main(arguments: list[str]) -> int:
         with double_precision():
             results["exact"] = measure(model.double(), data, given.images)
         run.write("results.json", results)
+        report.renew(run.folder, data)
     print(json.dumps(results["exact"], indent=2) if given.json else page(config, results["exact"]))
     return 0
 

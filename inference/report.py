@@ -62,28 +62,36 @@ def leave(run: Run, data: Dataset, data_dir: Path | None = None) -> int:
     Of a prior's run the first stage's report is made anew, for it names the other. Nothing but a folder that
     cannot be written to keeps a training from its end: then it is 1.
     """
-    again = f"python -m inference.report {shlex.quote(str(run.folder))}"
 
-    def attempt() -> None:
-        try:
-            write(gather(run.folder, data=data))
-            if (run.folder.parent / NAME).exists():
-                write(gather(run.folder.parent, data_dir))
-        except OSError:
-            raise
-        except Exception as error:  # whatever it is: the run is done, and its results are saved
-            reason = " ".join(str(error).split()) or type(error).__name__
-            print(f"warning: {run.folder} has no report ({reason:.200}); try {again}", file=sys.stderr)
-        else:
-            print(f"report: {run.folder / NAME}")
+    def both() -> None:
+        renew(run.folder, data)
+        if (run.folder.parent / NAME).exists():
+            renew(run.folder.parent, None, data_dir)
 
-    if run.save(attempt):
+    if run.save(both):
         return 0
-    print(
-        f"error: {run.folder} could not take its report ({run.trouble}): make room, and then {again}",
-        file=sys.stderr,
-    )
+    again = f"python -m inference.report {shlex.quote(str(run.folder))}"
+    words = f"could not take its report ({run.trouble}): make room, and then {again}"
+    print(f"error: {run.folder} {words}", file=sys.stderr)
     return 1
+
+
+def renew(folder: Path, data: Dataset | None, data_dir: Path | None = None) -> None:
+    """Write a run's report after a command whose own work is done: what goes wrong is a warning.
+
+    It is said on the standard error, as the output is the command's. Raises OSError where the folder cannot
+    be written to.
+    """
+    try:
+        write(gather(folder, data_dir, data))
+    except OSError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        again = f"python -m inference.report {shlex.quote(str(folder))}"
+        print(f"warning: {folder} has no report ({reason:.200}); try {again}", file=sys.stderr)
+    else:
+        print(f"report: {folder / NAME}", file=sys.stderr)
 
 
 @contextmanager

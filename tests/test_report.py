@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from support import TINY
 
-from inference import compare, report, report_curves, report_index, report_page, svi, walk
+from inference import compare, exact, report, report_curves, report_index, report_page, svi, walk
 from inference.data import Batches
 from inference.errors import BadInput
 from inference.references import REFERENCES
@@ -229,6 +229,16 @@ def test_without_its_data_a_run_is_reported_all_the_same(
     assert (
         all(f'id="{name}"' in page for name in ("diagram", "results", "curves")) and 'id="walk"' not in page
     )
+
+
+def test_what_is_measured_later_is_in_the_report_at_once(report_runs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(report_runs / "ppca", run)
+    (run / "report.html").unlink()
+    assert exact.main([str(run), "--images", "5"]) == 0
+    page, known = Page(run / "report.html"), json.loads((run / "results.json").read_text())["exact"]
+    assert f"log p(x) itself, by {known['how']}" in page.text
+    assert {figure["value"] for figure in known["test"].values()} <= page.values
 
 
 def test_two_stages_lead_to_each_other(report_runs: Path) -> None:

@@ -85,6 +85,7 @@ def test_the_whole_grid_is_run_once(
         assert (config["steps"], config["options"]["hidden"], config["data"]) == (4, 16, str(small_npz))
 
     printed = capsys.readouterr().out
+    assert (out / "index.html").read_text("utf-8").count("/report.html") == 8
     table = (out / "table.md").read_text()
     assert "8/8 beta=1,lr=0.01/seed=3: -ELBO" in printed and table in printed
     head, _, *lines = [line.strip("| ").split(" | ") for line in table.splitlines()]

@@ -37,6 +37,7 @@ from inference.runs import Run
 from ppl_models import MODELS
 
 NAME = "report.html"
+SIZE = 4_900_000  # bytes of a report, but for its style and script
 
 
 def main(arguments: list[str]) -> int:
@@ -143,16 +144,19 @@ def write(it: Material) -> None:
 def html(it: Material) -> str:
     """The report, whole."""
     config = it.run.config
+    walked = "" if it.untrained or it.data is None else walk.section(it.data, it.model)
+    walked = walked if len(walked) < 0.8 * SIZE else ""  # a decoder of millions of weights finds no room
     sections = [
         section("trained", "What was trained on what", what_was_trained(it)),
         section("diagram", "Model and guide", diagram(it)),
         section("results", "Results", results_beside(it)),
         section("curves", "Curves", curves(it.metrics, it.what)),
-        section("figures", "Figures", pictures(it.run.figures)),
-        "" if it.untrained or it.data is None else walk.section(it.data, it.model),
+        walked,
         section("compare", "Paper against program", comparison(it)),
         section("repeat", "How to repeat it", how_to_repeat(it)),
     ]
+    room = max(SIZE - len("".join(sections).encode()), SIZE // 10)  # for pictures, which can be made smaller
+    sections.insert(4, section("figures", "Figures", pictures(it.run.figures, room)))
     found = re.findall(r'<section id="([\w-]+)".*?>\s*<h2.*?>(.*?)</h2>', "".join(sections), re.DOTALL)
     contents = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in found)
     title = f"{config['model']} on {Path(config['data']).name}, seed {config['seed']}"

@@ -78,7 +78,7 @@ def _panel(name: str, series: dict[str, list[list[float]]], what: str) -> str:
         return bottom - (bottom - TOP) * (value - low) / (high - low)
 
     grid = []
-    for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(0, max(last, 1)):
+    for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, max(last, 1)):
         if 0 <= tick <= last:
             grid.append(f'<path class="grid" d="M{x(tick):.1f} {TOP}V{bottom}"/>')
             at = f'x="{x(tick):.1f}" y="{bottom + 16}"'

@@ -33,7 +33,7 @@ from ppl_models.base import LatentVariableModel
 BATCH = 3  # images on which the bound by hand stands beside Pyro's
 SMALLEST = 8.5 / 0.8  # points of a diagram that are one letter of the page wide: its small print is 0.8 of it
 LARGEST = 50_000_000  # parameters of a model for which that takes seconds
-PICTURE, PICTURES = 350_000, 2_500_000  # bytes of a figure, and of all together
+PICTURE = 350_000  # bytes of a figure
 INKS = {"#ffffff": "--bg", "#262626": "--fg", "#d1d1d1": "--shade", "#595959": "--muted"}  # of diagrams
 ALT = {
     "training": "Training images as the model sees them",
@@ -141,12 +141,12 @@ def diagram(it: Material) -> str:
     )
 
 
-def pictures(folder: Path) -> str:
-    """The pictures of a run, but its curves, in the order of `ALT` and then by name."""
+def pictures(folder: Path, room: int) -> str:
+    """The pictures of a run, but its curves, in the order of `ALT` and then by name; in so many bytes."""
     found = [path for path in folder.glob("*.png") if path.stem != "curves"]
     order = {name: place for place, name in enumerate(ALT)}
     found.sort(key=lambda path: (order.get(path.stem, len(order)), path.stem))
-    most = min(PICTURE, PICTURES // max(len(found), 1))
+    most = min(PICTURE, room // max(len(found), 1) * 3 // 4 - 300)  # base64 takes four letters for three
     shown = []
     for path in found:
         address, width, height = embedded(path, most)

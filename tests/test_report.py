@@ -182,6 +182,13 @@ def test_pictures_are_embedded_within_their_bytes(tmp_path: Path) -> None:
         assert len(report_page.thumbnail(tmp_path / "noise.png", most)) < 4 / 3 * most + 100
 
 
+def test_a_report_keeps_to_its_size(report_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = report.gather(report_runs / "ae")
+    whole = len(report.html(it).encode())
+    monkeypatch.setattr(report, "SIZE", whole - 100_000)
+    assert len(report.html(it).encode()) < whole - 50_000  # of its style and script 20 000 are not counted
+
+
 def test_random_numbers_are_left_as_they_were(report_runs: Path) -> None:
     before = torch.get_rng_state()
     report.html(report.gather(report_runs / "ssvae"))

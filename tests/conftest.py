@@ -11,6 +11,8 @@ import torch
 from browser import browser, open_page  # noqa: F401  (fixtures)
 from support import every_kind
 
+from inference import report
+
 ROOT = Path(__file__).parent.parent
 if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers share the cores, and so do what they begin
     cores = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
@@ -43,6 +45,13 @@ def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "small.npz"
     np.savez(path, x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
     return path
+
+
+@pytest.fixture(autouse=True)
+def reports_where_they_matter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training leaves its report in the tests of what a run leaves; elsewhere that would cost a second."""
+    if not request.node.path.stem.startswith(("test_report", "test_svi", "test_sweep", "test_disk")):
+        monkeypatch.setattr(report, "leave", lambda *_: 0)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator
 
 from inference.figures import LABELS, SPLITS
-from inference.report_page import count, table, unit
+from inference.report_page import count, table, unit, with_unit
 
 WIDTH, HEIGHT = 400, 250  # of a panel, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 62, 26, 10, 44  # of the frame in it
@@ -120,7 +120,7 @@ def _panel(name: str, series: dict[str, list[list[float]]], what: str) -> str:
 
 def _values(lines: list[Line], names: list[str], what: str) -> str:
     """The values behind the curves, folded away: the held-out sets first."""
-    head = ["step", "set", "seconds", *(f"{title(name)}, {unit(name, what)}" for name in names)]
+    head = ["step", "set", "seconds", *(with_unit(title(name), name, what) for name in names)]
     head = [cell.replace(", %", ", share") for cell in head]
     rows = []
     for line in sorted(lines, key=lambda line: (line["split"] == "train", line["step"])):

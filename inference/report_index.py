@@ -11,7 +11,7 @@ from inference.disk import write_whole
 from inference.errors import BadInput
 from inference.options import defaults, plain
 from inference.report_curves import terms, thinned, title
-from inference.report_page import HEADLINES, brief, distinct, label, page, thumbnail, unit
+from inference.report_page import HEADLINES, brief, distinct, label, page, thumbnail, with_unit
 from inference.runs import Run
 from ppl_models import MODELS
 
@@ -95,7 +95,7 @@ def html(folder: Path, runs: list[Row], damaged: list[str]) -> str:
 
 def _heading(name: str) -> str:
     """A figure and what it is measured in, of images and of points alike."""
-    return f"{label(name)}, {unit(name, 'image').removesuffix(' per image')}"
+    return with_unit(label(name), name, "image").removesuffix(" per image")
 
 
 def _options(row: Row) -> str:
@@ -165,9 +165,9 @@ def _beside(row: Row, most: int) -> dict[str, Any]:
     return {
         "settings": settings,
         "results": {
-            f"{label(name)}, {unit(name, row.what)}": brief(name, test[name]) for name in distinct(test)
+            with_unit(label(name), name, row.what): brief(name, test[name]) for name in distinct(test)
         },
         "curves": {name: [[line["step"], line[name]] for line in lines if name in line] for name in names},
-        "names": {name: f"{title(name)}, {unit(name, row.what)}" for name in names},
+        "names": {name: with_unit(title(name), name, row.what) for name in names},
         "pictures": pictures,
     }

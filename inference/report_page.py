@@ -97,6 +97,12 @@ def unit(name: str, what: str) -> str:
     return UNITS.get(name, "latent dimensions" if name == "active_units" else f"nats per {what}")
 
 
+def with_unit(words: str, name: str, what: str) -> str:
+    """A figure's name in words, and what it is measured in where the words do not say so already."""
+    measured = unit(name, what)
+    return words if words == measured else f"{words}, {measured}"
+
+
 def _column(name: str) -> Column:
     if name.startswith("probe_"):
         return Column(name, factor=100, unit=" %")

@@ -167,6 +167,17 @@ def test_the_pages_are_in_step_with_the_published_runs() -> None:
     assert f"{table.LIKELIHOOD_MARKS[0]}\n{table.likelihoods(runs)}\n" in page
 
 
+def test_a_page_keeps_all_but_what_is_between_its_marks(tmp_path: Path) -> None:
+    page, marks = tmp_path / "page.md", ("<!-- here -->", "<!-- to here -->")
+    page.write_text("before\n<!-- here -->\nold\n<!-- to here -->\nafter\n")
+    table.write_between(page, marks, "new\nlines")
+    assert page.read_text() == "before\n<!-- here -->\nnew\nlines\n<!-- to here -->\nafter\n"
+    page.write_text("no marks\n")
+    with pytest.raises(BadInput, match=r"page.md has lost its marks: put back <!-- here -->"):
+        table.write_between(page, marks, "new")
+    assert page.read_text() == "no marks\n"
+
+
 def test_published_files_are_results_and_nothing_else() -> None:
     files = list((table.ROOT / "runs" / "published").iterdir())
     parts = {"exact", "independent", "validation", "active_units", "skipped"}

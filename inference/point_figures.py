@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ppl_models.base import LatentVariableModel, draw_latents, latents_of
@@ -32,6 +33,9 @@ def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
         _scatter(panel, points, color="C0")
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("x 1")
+    (left, right), (bottom, top) = axes[0].get_xlim(), axes[0].get_ylim()
+    ticks = min(max(round(7 * (right - left) / (top - bottom)), 2), 7)  # fewer where the panel is narrow
+    axes[0].xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 4, 5, 10]))
     axes[0].set_ylabel("x 2")
     figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.08)
     plt.close(figure)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from support import SSVAE, TINY, checkpoint, lines
+from torch.optim import Adam
 
 from inference import svi
-from inference.adam import Adam
 from inference.errors import BadInput, Diverged
 from inference.estimators import Loss
 

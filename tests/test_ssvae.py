@@ -196,4 +196,4 @@ def test_a_run_on_labelled_images_that_a_file_names(
     assert result["terms"]["classification"]["by_hand"] == pytest.approx(error, rel=1e-4)
     assert evaluate.main([str(run), "--particles", "1"]) == 0
     assert report.main([str(run)]) == 0
-    assert "labelled.txt" in (run / "report.html").read_text()
+    assert "<dt>labelled images</dt><dd>labelled.txt</dd>" in (run / "report.html").read_text()

@@ -27,7 +27,7 @@ from torch.distributions import kl_divergence
 from torch.nn import Parameter
 
 from inference.arithmetic import double_precision
-from inference.data import PIXELS, HeldOut
+from inference.data import PIXELS, HeldOut, labelled
 from inference.datasets import Dataset
 from inference.errors import BadInput, run_command, unknown
 from inference.estimators import ESTIMATORS, checked_by_pyro, penalties
@@ -104,7 +104,7 @@ def of_trained(
     first = replace(data, x_test=data.x_test[:batch], y_test=y)
     inputs, _, _ = next(HeldOut(first, type(model), torch.device("cpu")).chunks(batch))
     if "x_labelled" in model.inputs and data.y_train is not None:
-        labels = torch.tensor(config["labelled"])
+        labels = labelled(data, config["options"]["labels"], config["seed"], config.get("labelled"))
         seen = PIXELS[model.pixels].test(data.x_train[labels])
         inputs |= {"x_labelled": seen.to(inputs["x"]), "y_labelled": data.y_train[labels]}
     results = []

@@ -93,6 +93,7 @@ def what_was_trained(it: Material) -> str:
             "model": f"<b>{escape(config['model'])}</b>, "
             f"{count(sum(p.numel() for p in it.model.parameters()))} parameters",
             "its options": "; ".join(options),
+            "labelled images": escape(config.get("labelled_file") or ""),
             "training": f"{count(config['steps'])} steps of {config['batch_size']} {it.what}s, Adam at "
             f"{plain(config['lr'])}; {escape(settings)}",
             "steps skipped": f"{skipped}, whose loss or gradient was not finite" if skipped else "",

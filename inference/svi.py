@@ -278,11 +278,16 @@ def rate(step: int, config: dict[str, Any]) -> float:
 def average_of(model: LatentVariableModel, decay: float) -> AveragedModel | None:
     """An exponential moving average of all parameters and buffers over the steps; None where decay is 0.
 
-    After n steps the decay is (1 + n) / (10 + n) at most: what training began with is soon forgotten.
+    After n steps the decay is (1 + n) / (10 + n) at most: what training began with is soon forgotten. Whole
+    numbers and flags are copied.
     """
 
     def average(averaged: Any, current: Any, n: Tensor | int) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
+        if averaged[0].is_floating_point():
+            get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
+        else:
+            for kept, value in zip(averaged, current, strict=True):
+                kept.copy_(value)
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True) if decay else None
 

@@ -158,7 +158,8 @@ class ImportanceWeighted(ELBO):
         log_p, log_q = _total(_log_densities(_sites(p))), _total(_log_densities(_latents(q)))
         log_w = log_p - log_q
         w = log_w.detach().softmax(0)
-        along = torch.autograd.grad((w**2 * log_w).sum(), list(leaves.values()), retain_graph=True)
+        with torch.autocast(log_w.device.type, enabled=False):
+            along = torch.autograd.grad((w**2 * log_w).sum(), list(leaves.values()), retain_graph=True)
         path = sum((g * z).sum() for g, z in zip(along, sampled.values(), strict=True))
         surrogate = (w * log_p).sum() + path
         value = self._bound(log_w.detach())

@@ -8,11 +8,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import transforms
-from pyro.nn import DenseNN
+from pyro.nn import AutoRegressiveNN, DenseNN
 from torch import Tensor, nn
 
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.nets.precision import full_precision, keep_precision
 
 BINS, BOUND = 16, 4.0  # of a spline, which is the identity outside of [-BOUND, BOUND]
 
@@ -66,6 +67,9 @@ class Flow(LatentVariableModel):
             self.layers = nn.ModuleList(
                 transforms.affine_autoregressive(d, hidden_dims=[hidden, hidden]) for _ in range(layers)
             )
+        for part in self.modules():
+            if isinstance(part, AutoRegressiveNN | DenseNN):
+                part.register_forward_hook(keep_precision)
 
     def chain(self) -> list[transforms.Transform]:
         """f, layer by layer: the axes change places between two, so that each is moved by the others."""
@@ -96,10 +100,11 @@ class Flow(LatentVariableModel):
             e = x
             for layer in self.chain():
                 e = layer(e)
-            rows = [
-                torch.autograd.grad(column.sum(), x, retain_graph=True, create_graph=keep)[0]
-                for column in e.unbind(-1)
-            ]
+            with full_precision(e):  # autograd's products are the density's here
+                rows = [
+                    torch.autograd.grad(column.sum(), x, retain_graph=True, create_graph=keep)[0]
+                    for column in e.unbind(-1)
+                ]
             log_p = densities.normal(e, 0.0, 1.0) + torch.stack(rows, dim=-2).slogdet().logabsdet
         if not keep:
             log_p = log_p.detach()

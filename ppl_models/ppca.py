@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.nets.precision import full_precision
 
 
 class PPCA(LatentVariableModel):
@@ -67,22 +68,23 @@ class PPCA(LatentVariableModel):
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            z = pyro.sample(
-                "z", dist.MultivariateNormal(x.new_zeros(self.z_dim), torch.eye(self.z_dim).to(x))
-            )
-            mean = self.decoder(z).unflatten(-1, self.shape)
+            with full_precision(x):  # the sample is a matrix product, L times noise
+                prior = dist.MultivariateNormal(x.new_zeros(self.z_dim), torch.eye(self.z_dim).to(x))
+                z = pyro.sample("z", prior)
+            mean = self.decoder(z).to(x).unflatten(-1, self.shape)
             pyro.sample("x", dist.Normal(mean, self.log_scale.exp()).to_event(3), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            loc = self.encoder(x.flatten(1))
-            pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=self.scale_tril))
+            loc = self.encoder(x.flatten(1)).to(x)
+            with full_precision(x):
+                pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=self.scale_tril))
 
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
         x, z = x.flatten(1), latents["z"]
-        loc, scale_tril = self.encoder(x), self.scale_tril
+        loc, scale_tril = self.encoder(x).to(x), self.scale_tril
         return Bound(
-            reconstruction=-densities.normal(x, self.decoder(z), self.log_scale.exp()),
+            reconstruction=-densities.normal(x, self.decoder(z).to(x), self.log_scale.exp()),
             kl_z=densities.kl_multivariate_normal_standard(loc, scale_tril)
             if kl == "closed"
             else densities.multivariate_normal(z, loc, scale_tril) - densities.normal(z, 0.0, 1.0),
@@ -90,18 +92,19 @@ class PPCA(LatentVariableModel):
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(x) = log N(x; b, W W^T + s^2 I) of images (batch, *shape): (batch,)."""
-        w, variance = self.decoder.weight, (2 * self.log_scale).exp()
-        covariance = w @ w.T + variance * torch.eye(len(w)).to(w)
-        return densities.multivariate_normal(
-            x.flatten(1), self.decoder.bias, torch.linalg.cholesky(covariance)
-        )
+        with full_precision(self.decoder.weight) as (w,):
+            covariance = w @ w.T + (2 * self.log_scale).exp() * torch.eye(len(w)).to(w)
+            return densities.multivariate_normal(
+                x.flatten(1), self.decoder.bias, torch.linalg.cholesky(covariance)
+            )
 
     @torch.no_grad()
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """p(z | x) of images (batch, *shape): its means (batch, z_dim), its covariance (z_dim, z_dim)."""
-        w, variance = self.decoder.weight, (2 * self.log_scale).exp()
-        inverse = torch.linalg.inv(w.T @ w + variance * torch.eye(self.z_dim).to(w))
-        return (x.flatten(1) - self.decoder.bias) @ w @ inverse, variance * inverse
+        variance = (2 * self.log_scale).exp()
+        with full_precision(self.decoder.weight) as (w,):
+            inverse = torch.linalg.inv(w.T @ w + variance * torch.eye(self.z_dim).to(w))
+            return (x.flatten(1) - self.decoder.bias) @ w @ inverse, variance * inverse
 
     @torch.no_grad()
     def solve_guide(self) -> None:

@@ -8,6 +8,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from ppl_models.nets.precision import at_least_float32, full_precision
+
 HALVINGS = 4  # 16 factors between 1/2 and 1: their product is far from underflow
 
 
@@ -56,7 +58,7 @@ class BernoulliImage(TorchDistribution):
     def __init__(self, logits: Tensor, shape: tuple[int, ...], validate_args: bool | None = None):
         if logits.shape[-1] != math.prod(shape):
             raise ValueError(f"{logits.shape[-1]} logits for an image of shape {shape}")
-        self.logits = logits
+        self.logits = at_least_float32(logits)
         super().__init__(logits.shape[:-1], torch.Size(shape), validate_args=validate_args)
 
     @constraints.dependent_property
@@ -76,8 +78,8 @@ class BernoulliImage(TorchDistribution):
         if not torch.is_grad_enabled():
             if sign.dim() == 2 < self.logits.dim() and self.logits.shape[-2] == 1 < len(sign):
                 # every image under every row of logits: x . l - sum log(1 + e^l), a matrix product
-                ones = value.flatten(1)
-                return self.logits.squeeze(-2) @ ones.T + _log_prob(torch.ones_like(self.logits), self.logits)
+                with full_precision(self.logits.squeeze(-2), value.flatten(1)) as (logits, ones):
+                    return logits @ ones.T + _log_prob(torch.ones_like(self.logits), self.logits)
             return _log_prob(sign, self.logits)
         batch = torch.broadcast_shapes(sign.shape, self.logits.shape)
         return _LogProb.apply(sign, self.logits.expand(batch))

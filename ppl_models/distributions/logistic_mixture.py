@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from ppl_models.nets.precision import at_least_float32
+
 HALF = 1 / 255  # half of what lies between two levels, from -1 to 1
 LIMIT = 7.0  # of the logarithms of the scales, either way: from an eighth of a level to all of them alike
 
@@ -40,6 +42,7 @@ class LogisticMixtureImage(TorchDistribution):
             raise ValueError(
                 f"{raw.shape[-3]} numbers a pixel for {components} components: {need} are needed"
             )
+        raw = at_least_float32(raw)
         self.raw, self.components = raw, components
         parts = raw.unflatten(-3, (-1, components))  # (..., parts, components, height, width)
         pairs = channels * (channels - 1) // 2

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import linear
 
+from ppl_models.nets.precision import full_precision
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -34,13 +36,14 @@ class MixtureOfNormals(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         k, d = self.loc.shape
-        centre = self.loc.mean(0)
-        z, loc, a = value - centre, self.loc - centre, self.scale**-2
-        log_scale = self.scale.log().sum(-1)
-        constant = -0.5 * ((loc**2 * a).sum(-1) + d * LOG_2PI) - log_scale  # (k,)
-        rows = torch.cat([z**2, z], dim=-1)  # (..., 2 d)
-        columns = torch.cat([-0.5 * a, a * loc], dim=-1)  # (k, 2 d)
-        return linear(rows, columns, constant).logsumexp(-1) - math.log(k)
+        with full_precision(value, self.loc, self.scale) as (z, loc, scale):
+            centre = loc.mean(0)
+            z, loc, a = z - centre, loc - centre, scale**-2
+            log_scale = scale.log().sum(-1)
+            constant = -0.5 * ((loc**2 * a).sum(-1) + d * LOG_2PI) - log_scale  # (k,)
+            rows = torch.cat([z**2, z], dim=-1)  # (..., 2 d)
+            columns = torch.cat([-0.5 * a, a * loc], dim=-1)  # (k, 2 d)
+            return linear(rows, columns, constant).logsumexp(-1) - math.log(k)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ppl_models.nets.precision import full_precision
+
 PATIENCE = 20  # batches that an entry may go unchosen before it is moved to where the data are
 DECAY = 0.99  # of the moving averages
 
@@ -42,8 +44,7 @@ class Codebook(nn.Module):
 
     def nearest(self, e: Tensor) -> Tensor:
         """The entry nearest to each vector, (..., height, width), by number: least |c|^2 - 2 e . c."""
-        with torch.no_grad(), torch.autocast(e.device.type, enabled=False):
-            c = self.entries
+        with torch.no_grad(), full_precision(e, self.entries) as (e, c):
             return ((c**2).sum(-1) - 2 * e.movedim(-3, -1) @ c.T).argmin(-1)
 
     def look_up(self, index: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class PixelCNN(Causal):
                 for i, layer in enumerate(layers):
                     before, h = h, layer.place(left[i], h, from_above[i][..., 0, column])
                     left[i] = before
-                yield (row, column), self.head(h[..., None, None])[..., 0, 0]
+                yield (row, column), self.head(h[..., None, None])[..., 0, 0].to(x.dtype)
 
 
 class Layer(nn.Module):

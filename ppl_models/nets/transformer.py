@@ -48,7 +48,7 @@ class CausalTransformer(Causal):
             for i, block in enumerate(cast(list[Block], self.blocks)):
                 h, kept[i] = block.next(h, kept[i])
             row, column = divmod(place, width)
-            yield (row, column), self.head(h[:, 0])
+            yield (row, column), self.head(h[:, 0]).to(x.dtype)
             h = self.embedding(x[:, :, row, column].long())
 
 

@@ -24,6 +24,7 @@ from ppl_models.base import LatentVariableModel, latents_of
 from ppl_models.distributions import BernoulliImage, LogisticMixtureImage, MixtureOfNormals
 from ppl_models.nets.heads import loc_log_scale, loc_scale
 from ppl_models.nets.pixelcnn import Causal
+from ppl_models.nets.precision import full_precision
 
 SHAPE, CLASSES = (1, 8, 8), 10
 OTHERS = {"flow": {"kind": "autoregressive"}, "made": {"masks": 3, "layers": 2, "order": "random"}}
@@ -204,10 +205,16 @@ def test_a_captured_density_is_in_float32_too() -> None:
     def log_p(components: Tensor, z: Tensor) -> Tensor:
         return MixtureOfNormals(*loc_scale(components)).log_prob(z)
 
+    def step(components: Tensor, z: Tensor) -> list[Tensor]:
+        value = log_p(components, z)
+        with full_precision(value):  # autocast would run the products of the gradient in bfloat16, too
+            return [value, *torch.autograd.grad(value.sum(), [components, z])]
+
+    given = [model.components, z.requires_grad_()]
     with autocast(), pyro.validation_enabled(False):
-        graph = make_fx(log_p, tracing_mode="fake")(model.components, z)
+        graph = make_fx(step, tracing_mode="fake")(*given)
     assert "bfloat16" not in graph.code and "addmm" in graph.code
-    torch.testing.assert_close(graph(model.components, z), log_p(model.components, z))
+    torch.testing.assert_close(graph(*given), step(*given))
 
 
 def test_ppca_s_sample_is_its_loc_and_its_noise() -> None:
@@ -269,3 +276,15 @@ def test_heads_and_distributions_widen_what_they_are_given() -> None:
     with torch.no_grad():
         exact = BernoulliImage(logits.double().unsqueeze(1), (1, 4, 4)).log_prob(x.double())
     torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["code_pixelcnn", "code_transformer"])
+def test_codes_may_be_whole_numbers(name: str) -> None:
+    """The kind of number in which codes are given does not round the networks' outputs."""
+    model = MODELS[name]((1, 4, 4), codes=7).eval()
+    codes = torch.randint(7, (5, 1, 4, 4))
+    log_p = model.log_likelihood(codes)
+    assert log_p.dtype == torch.float32
+    assert torch.equal(log_p, model.log_likelihood(codes.float()))
+    site = poutine.trace(model.model).get_trace(codes).nodes["x"]
+    torch.testing.assert_close(log_p, site["fn"].log_prob(codes))

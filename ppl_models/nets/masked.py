@@ -16,9 +16,9 @@ class MaskedMLP(nn.Module):
     n - 1. A connection survives where it leads to a number at least as large, in the last layer to one that
     is larger: so no path leads from an input to an output at its own place, or at an earlier one.
 
-    There may be several sets of numbers; the parameters serve them all. The constructor draws them from
-    torch's global generator, as it draws the parameters. `state_dict` holds the numbers and not the masks,
-    which follow from them. A state without numbers is of a version that drew them from a generator of its
+    There may be several sets of numbers; the parameters serve them all. The constructor samples them from
+    torch's global generator, as it samples the parameters. `state_dict` holds the numbers and not the masks,
+    which follow from them. A state without numbers is of a version that sampled them from a generator of its
     own with seed 0: loading it restores those. Hidden layers have rectified linear units.
 
     Germain, Gregor, Murray and Larochelle 2015, MADE (arXiv 1502.03509), equations 8 to 13.
@@ -27,14 +27,14 @@ class MaskedMLP(nn.Module):
     def __init__(self, n: int, hidden: Sequence[int], random_order: bool = False, masks: int = 1):
         super().__init__()
         self.widths, self.random_order, self.masks = [n, *hidden], random_order, masks
-        for layer, numbers in enumerate(self._draw_numbers()):
+        for layer, numbers in enumerate(self._sample_numbers()):
             self.register_buffer(f"units_{layer}", numbers)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise([*self.widths, n]))
         for index in range(masks):
             for layer, mask in enumerate(self._masks(index)):
                 self.register_buffer(f"mask_{index}_{layer}", mask, persistent=False)
 
-    def _draw_numbers(self, generator: torch.Generator | None = None) -> list[Tensor]:
+    def _sample_numbers(self, generator: torch.Generator | None = None) -> list[Tensor]:
         """The numbers of the inputs and of each hidden layer's units, (masks, width) each."""
         n, *hidden = self.widths
         sets = []
@@ -52,7 +52,7 @@ class MaskedMLP(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if f"{prefix}layers.0.weight" in state_dict and f"{prefix}units_0" not in state_dict:
-            for layer, numbers in enumerate(self._draw_numbers(torch.Generator().manual_seed(0))):
+            for layer, numbers in enumerate(self._sample_numbers(torch.Generator().manual_seed(0))):
                 state_dict[f"{prefix}units_{layer}"] = numbers
         super()._load_from_state_dict(state_dict, prefix, *args)
         for index in range(self.masks):

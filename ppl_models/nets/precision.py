@@ -21,6 +21,9 @@ def full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
         with full_precision(z, w) as (z, w):
             product = z @ w
+
+    Autocast also runs the products of a backward pass in bfloat16. Call `torch.autograd.grad` and `backward`
+    outside of autocast, or in this context.
     """
     with torch.autocast(tensors[0].device.type, enabled=False):
         yield tuple(map(at_least_float32, tensors))

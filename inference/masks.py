@@ -3,7 +3,8 @@
 python -m inference.masks                                         writes masks.png: 4 pixels, two layers of 6
 python -m inference.masks --order random --masks 3 --out masks.svg
 
-The network drawn is the one that `--model made` trains, at this size, and its own masks are what is read.
+The network drawn is the one that `python -m inference.svi --model made` trains at this size with the same
+`--seed`, and the masks are read from it.
 """
 
 import itertools
@@ -23,7 +24,7 @@ from torch import Tensor
 from inference.diagram import LINE, SHADE
 from inference.errors import BadInput, run_command, unknown
 from inference.graph import FORMATS
-from inference.options import Parser, positive
+from inference.options import Parser, positive, seed
 from ppl_models import MADE
 from ppl_models.nets.masked import MaskedMLP
 
@@ -45,6 +46,8 @@ def main(arguments: list[str]) -> int:
     orders = get_args(get_args(MADE.options()["order"].annotation)[0])
     words = f"of the pixels: {', '.join(orders)} (default: {orders[0]})"
     add("--order", default=orders[0], metavar="NAME", help=words)
+    words = "of the orders and of the hidden units' numbers (default: 0)"
+    add("--seed", type=seed, default=0, metavar="N", help=words)
     words = f"where to, with one of {', '.join(FORMATS)} (default: masks.png)"
     add("--out", type=Path, default=Path("masks.png"), metavar="FILE", help=words)
     asked = parser.parse_args(arguments)
@@ -54,7 +57,10 @@ def main(arguments: list[str]) -> int:
         raise BadInput(f"{asked.out}: give the file one of the endings {', '.join(FORMATS)}")
     size = {"hidden": asked.hidden, "layers": asked.layers, "order": asked.order, "masks": asked.masks}
     try:
-        draw(MADE((1, 1, asked.pixels), **size).network, asked.out)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(asked.seed)
+            network = MADE((1, 1, asked.pixels), **size).network
+        draw(network, asked.out)
     except OSError as error:
         raise BadInput(
             f"cannot write {asked.out} ({error.strerror or error}): name another with --out"

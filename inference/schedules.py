@@ -48,13 +48,18 @@ def average_of(model: LatentVariableModel, decay: float) -> AveragedModel | None
     """An exponential moving average of all parameters and buffers over the steps; None if the decay is 0.
 
     After n steps the decay is at most (1 + n) / (10 + n), so that the initial values are soon forgotten.
+    Whole numbers and flags are copied.
     """
     if not decay:
         return None
 
     def average(averages: Any, current: Any, _: Tensor | int) -> None:
-        n = int(averaged.n_averaged)  # which is on the CPU: a GPU does not have to be waited for
-        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, n)
+        if averages[0].is_floating_point():
+            n = int(averaged.n_averaged)  # on the CPU: this does not wait for a GPU
+            get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, n)
+        else:
+            for kept, value in zip(averages, current, strict=True):
+                kept.copy_(value)
 
     averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     return averaged

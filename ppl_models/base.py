@@ -249,16 +249,25 @@ class LatentVariableModel(nn.Module):
 
     @torch.no_grad()
     def prior(self, n: int) -> dict[str, Tensor]:
-        """n draws of the latents from the generative process: name -> (n, ...)."""
-        latents = latents_of(self.generate(n))
-        return {name: value for name, value in latents.items() if name != "x"}
+        """n samples of the latents from the generative process: name -> (n, ...). x is not sampled."""
+        placeholder = next(self.parameters()).new_zeros(n, *self.shape)
+        return latents_of(self.generate(n, {"x": placeholder}))
 
     @torch.no_grad()
     def decode(self, latents: Mapping[str, Tensor], y: Tensor | None = None) -> Tensor:
         """The mean image of p(x | latents, y), (batch, *shape), or a draw where there is none.
 
         Latents not given come from the prior.
+
+        Raises:
+            NotImplementedError: the model has no latents.
+            ValueError: no latents are given, so that the number of images is unknown.
         """
+        if not latents:
+            name = type(self).__name__
+            if not self.prior(1):
+                raise NotImplementedError(f"{name} has no latents. Call sample(n) or log_likelihood(x)")
+            raise ValueError(f"no latents of {name} are given. Name at least one, or call sample(n)")
         return self.sample(len(next(iter(latents.values()))), y, latents, noise=False)
 
     @torch.no_grad()
@@ -270,13 +279,24 @@ class LatentVariableModel(nn.Module):
         Where the model has no mean images these are draws too. y (n,) holds labels, for a model that has
         them; where it must be given one and is not, classes are drawn evenly. `latents`, by name, are taken
         as given.
+
+        Raises:
+            NotImplementedError: the model has no p(x), such as a classifier alone.
         """
-        site = self.generate(n, latents, y).nodes["x"]
+        site = self.generate(n, latents, y).nodes.get("x")
+        if site is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no p(x) with these options. Call classify(x)"
+            )
         return site["value"] if noise or not self.has_mean else site["fn"].mean
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The mean image decoded from the guide's most probable latents, (batch, *shape)."""
+        """The mean image decoded from the guide's most probable latents, (batch, *shape).
+
+        Raises:
+            NotImplementedError: the model has no latents.
+        """
         return self.decode(self.encode(x, y), y)
 
     @torch.no_grad()
@@ -297,6 +317,8 @@ class LatentVariableModel(nn.Module):
         self, n: int, latents: Mapping[str, Tensor] | None = None, y: Tensor | None = None
     ) -> poutine.Trace:
         """The trace of the model run with x unobserved, n images, and the given latents held.
+
+        If `latents` has a value for x, x is held too, so that it is not sampled.
 
         Raises ValueError where labels y are given to a model that has none.
         """

@@ -83,7 +83,7 @@ class VQVAE(LatentVariableModel):
                 pyro.sample("z", dist.Delta(e + (c - e).detach(), event_dim=3))
 
     def _penalties(self, e: Tensor, c: Tensor) -> dict[str, tuple[float, Tensor]]:
-        """What is minimised beside the bound, by name: its weight, and what it is of each image, (batch,)."""
+        """The guide's penalties by name: the weight, and the value for each image, (batch,)."""
         errors = {"commitment": (self.commitment, ((e - c.detach()) ** 2).mean((-1, -2, -3)))}
         if not self.codebook.average:
             errors["codebook"] = (1.0, ((c - e.detach()) ** 2).mean((-1, -2, -3)))
@@ -92,14 +92,18 @@ class VQVAE(LatentVariableModel):
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
         z, e = latents["z"], self.encoder(x)
         c, mean = self.codebook(e), self.decoder(z)
-        penalties = self._penalties(e, c)
+        penalties = {"commitment": (c.detach() - e).square().mean()}
+        if not self.codebook.average:
+            penalties["codebook"] = (c - e.detach()).square().mean()
         squares, apart = ((x - mean) ** 2).mean((-1, -2, -3)), ((c - e) ** 2).mean((-1, -2, -3))
         return Bound(
             reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), SCALE),
             kl_z=z.new_full(z.shape[:-3], math.prod(GRID) * math.log(len(self.codebook.entries))),
-            weights={"reconstruction": self.weight, "kl_z": self.weight}
-            | {name: weight for name, (weight, _) in penalties.items()},
-            penalties={name: error.mean() for name, (_, error) in penalties.items()},
+            weights={
+                **{"reconstruction": self.weight, "kl_z": self.weight},
+                **{"commitment": self.commitment, "codebook": 1.0},
+            },
+            penalties=penalties,
             asides={"mean_squared_error": squares, "loss": squares + 2 * apart},
         )
 

@@ -37,10 +37,13 @@ def test_the_drawing_has_every_unit_with_its_number(tmp_path: Path, monkeypatch:
     shown = []
     figure = matplotlib.figure.Figure
     monkeypatch.setattr(figure, "savefig", lambda self, path, **_: shown.append((self, path)))
-    size = ["--pixels", "3", "--hidden", "5", "--masks", "2", "--order", "random"]
+    size = ["--pixels", "3", "--hidden", "5", "--masks", "2", "--order", "random", "--seed", "4"]
+    before = torch.get_rng_state()
     assert masks.main([*size, "--out", str(tmp_path / "m.svg")]) == 0
+    assert torch.equal(torch.get_rng_state(), before)
     ((drawn, path),) = shown
     assert path == tmp_path / "m.svg" and len(drawn.axes) == 4
+    torch.manual_seed(4)
     network = MaskedMLP(3, [5, 5], True, masks=2)
     for index in range(2):
         left, right = drawn.axes[2 * index : 2 * index + 2]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pyro import poutine
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 import inference.evaluate
@@ -96,6 +97,36 @@ def test_moving_averages_leave_the_codebook_penalty_out(float64: None) -> None:
     assert result["agrees"] and result["terms"].keys() == {
         *("reconstruction", "kl_z", "commitment", "objective")
     }
+
+
+MISTAKES: dict[str, Callable[[dict, Tensor, Tensor], dict]] = {
+    "weight of the commitment": lambda right, e, c: right | {"commitment": (0.5, right["commitment"][1])},
+    "weight of the codebook": lambda right, e, c: right | {"codebook": (1.1, right["codebook"][1])},
+    "sign of the commitment": lambda right, e, c: right | {"commitment": (0.25, -right["commitment"][1])},
+    "sign of the codebook": lambda right, e, c: right | {"codebook": (1.0, -right["codebook"][1])},
+    "gradient of the commitment": lambda right, e, c: right | {"commitment": (0.25, mean_square(e - c))},
+    "gradient of the codebook": lambda right, e, c: right | {"codebook": (1.0, mean_square(e - c))},
+    "codebook left out": lambda right, e, c: {"commitment": right["commitment"]},
+    "none": lambda right, e, c: right,
+}
+
+
+def mean_square(error: Tensor) -> Tensor:
+    return (error**2).mean((-1, -2, -3))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_guide_s_penalties_is_noticed(
+    mistake: str, float64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = VQVAE(SHAPE, codes=5, commitment=0.25).double()
+    inputs, right = example_inputs(model, 3), model._penalties
+    monkeypatch.setattr(model, "_penalties", lambda e, c: MISTAKES[mistake](right(e, c), e, c))
+    if mistake == "codebook left out":
+        with pytest.raises(RuntimeError, match="terms by hand are"):
+            compare(model, inputs, "trace")
+    else:
+        assert compare(model, inputs, "trace")["agrees"] == (mistake == "none")
 
 
 def test_the_bound_is_that_of_a_discrete_latent(float64: None) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,41 +16,62 @@ class MaskedMLP(nn.Module):
     n - 1. A connection survives where it leads to a number at least as large, in the last layer to one that
     is larger: so no path leads from an input to an output at its own place, or at an earlier one.
 
-    There may be several sets of numbers, drawn once from `seed`; the parameters serve them all. Hidden
-    layers have rectified linear units.
+    There may be several sets of numbers; the parameters serve them all. The constructor samples them from
+    torch's global generator, as it samples the parameters. `state_dict` holds the numbers and not the masks,
+    which follow from them. A state without numbers is of a version that sampled them from a generator of its
+    own with seed 0: loading it restores those. Hidden layers have rectified linear units.
 
     Germain, Gregor, Murray and Larochelle 2015, MADE (arXiv 1502.03509), equations 8 to 13.
     """
 
-    def __init__(
-        self, n: int, hidden: Sequence[int], random_order: bool = False, masks: int = 1, seed: int = 0
-    ):
+    def __init__(self, n: int, hidden: Sequence[int], random_order: bool = False, masks: int = 1):
         super().__init__()
-        widths = [n, *hidden, n]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-        self.masks = masks
-        generator = torch.Generator().manual_seed(seed)
+        self.widths, self.random_order, self.masks = [n, *hidden], random_order, masks
+        for layer, numbers in enumerate(self._sample_numbers()):
+            self.register_buffer(f"units_{layer}", numbers)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise([*self.widths, n]))
         for index in range(masks):
-            order = torch.randperm(n, generator=generator) if random_order else torch.arange(n)
-            middle = [torch.randint(1, max(n, 2), (width,), generator=generator) for width in hidden]
-            units = [order + 1, *middle, order + 1]
-            for layer, number in enumerate(units):
-                self.register_buffer(f"units_{index}_{layer}", number, persistent=False)
-            for layer, (a, b) in enumerate(itertools.pairwise(units)):
-                mask = b[:, None] >= a if layer < len(hidden) else b[:, None] > a
+            for layer, mask in enumerate(self._masks(index)):
                 self.register_buffer(f"mask_{index}_{layer}", mask, persistent=False)
+
+    def _sample_numbers(self, generator: torch.Generator | None = None) -> list[Tensor]:
+        """The numbers of the inputs and of each hidden layer's units, (masks, width) each."""
+        n, *hidden = self.widths
+        sets = []
+        for _ in range(self.masks):
+            order = torch.randperm(n, generator=generator) if self.random_order else torch.arange(n)
+            sets.append(
+                [order + 1, *(torch.randint(1, max(n, 2), (h,), generator=generator) for h in hidden)]
+            )
+        return [torch.stack(numbers).int() for numbers in zip(*sets, strict=True)]
+
+    def _masks(self, index: int) -> list[Tensor]:
+        """Which connections survive in one set, from the numbers: (out, in) for each layer."""
+        *inner, last = itertools.pairwise(self.units(index))
+        return [*(b[:, None] >= a for a, b in inner), last[1][:, None] > last[0]]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}layers.0.weight" in state_dict and f"{prefix}units_0" not in state_dict:
+            for layer, numbers in enumerate(self._sample_numbers(torch.Generator().manual_seed(0))):
+                state_dict[f"{prefix}units_{layer}"] = numbers
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        for index in range(self.masks):
+            for mask, loaded in zip(self.connections(index), self._masks(index), strict=True):
+                mask.copy_(loaded)
 
     def units(self, index: int = 0) -> list[Tensor]:
         """The numbers of every layer's units in one set, inputs and outputs included: (width,) each."""
-        return [self.get_buffer(f"units_{index}_{layer}") for layer in range(len(self.layers) + 1)]
+        numbers = [self.get_buffer(f"units_{layer}")[index] for layer in range(len(self.widths))]
+        return [*numbers, numbers[0]]
 
     def connections(self, index: int = 0) -> list[Tensor]:
         """Which connections survive in one set, layer by layer: (out, in), true or false."""
-        return [self.get_buffer(f"mask_{index}_{layer}") for layer in range(len(self.layers))]
+        return [self.get_buffer(f"mask_{index}_{layer}") for layer in range(len(self.widths))]
 
     def forward(self, x: Tensor, index: int = 0) -> Tensor:
-        """(..., n) to (..., n), by one set of masks."""
+        """(..., n) to (..., n), by one set of masks, in the precision of x, also under autocast."""
+        h = x
         for i, (module, mask) in enumerate(zip(self.layers, self.connections(index), strict=True)):
             layer = cast(nn.Linear, module)
-            x = F.linear(torch.relu(x) if i else x, layer.weight * mask, layer.bias)
-        return x
+            h = F.linear(torch.relu(h) if i else h, layer.weight * mask, layer.bias)
+        return h.to(x.dtype)

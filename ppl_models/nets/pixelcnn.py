@@ -19,8 +19,13 @@ class Causal(nn.Module):
     """A network over a grid whose output at a place sees only the places before it.
 
     x is (..., channels, height, width), and a condition (..., c, height, width). The output has the precision
-    of x, also where autocast works in another between.
+    of the parameters: not the whole numbers of codes, nor the precision of autocast.
     """
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the parameters."""
+        return next(self.parameters()).dtype
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """The outputs everywhere, (..., out, height, width); leading dimensions need only broadcast."""
@@ -66,7 +71,7 @@ class PixelCNN(Causal):
         v = h = self._read(channels_last(x.expand(*lead, *x.shape[-3:]).flatten(0, len(lead) - 1)))
         for layer in self.layers:
             v, h = layer(v, h, condition)
-        return self.head(h).unflatten(0, lead).to(x.dtype)
+        return self.head(h).unflatten(0, lead).to(self.dtype)
 
     def _read(self, x: Tensor) -> Tensor:
         """The values (n, channels, ...) as the first layer takes them."""
@@ -91,7 +96,7 @@ class PixelCNN(Causal):
                 for i, layer in enumerate(layers):
                     before, h = h, layer.place(left[i], h, from_above[i][..., 0, column])
                     left[i] = before
-                yield (row, column), self.head(h[..., None, None])[..., 0, 0]
+                yield (row, column), self.head(h[..., None, None])[..., 0, 0].to(self.dtype)
 
 
 class Layer(nn.Module):

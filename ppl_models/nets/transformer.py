@@ -37,7 +37,7 @@ class CausalTransformer(Causal):
         h = torch.cat([self.start.expand(len(codes), 1, -1), codes[:, :-1]], dim=1) + self.positions
         for block in self.blocks:
             h = block(h)
-        return self.head(h).transpose(-1, -2).reshape(*lead, -1, *self.side).to(x.dtype)
+        return self.head(h).transpose(-1, -2).reshape(*lead, -1, *self.side).to(self.dtype)
 
     def along(self, x: Tensor, condition: Tensor | None = None) -> Iterator[tuple[tuple[int, int], Tensor]]:
         _, width = self.side
@@ -48,7 +48,7 @@ class CausalTransformer(Causal):
             for i, block in enumerate(cast(list[Block], self.blocks)):
                 h, kept[i] = block.next(h, kept[i])
             row, column = divmod(place, width)
-            yield (row, column), self.head(h[:, 0])
+            yield (row, column), self.head(h[:, 0]).to(self.dtype)
             h = self.embedding(x[:, :, row, column].long())
 
 

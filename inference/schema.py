@@ -78,7 +78,7 @@ CONFIG_OPTIONAL = {
     **dict.fromkeys(("lr_warmup", "warmup", "threads", "processes"), WHOLE),
     **dict.fromkeys(("clip", "ema", "validation"), NOT_NEGATIVE),
     **dict.fromkeys(("schedule", "precision", "compile", "command", "platform", "from"), TEXT),
-    **dict.fromkeys(("gpu", "commit"), TEXT_OR_NONE),
+    **dict.fromkeys(("gpu", "commit", "labelled_file"), TEXT_OR_NONE),
 }
 LINE = {"step": WHOLE, "split": SPLIT, "seconds": NOT_NEGATIVE}
 RESULTS = {

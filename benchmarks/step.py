@@ -31,7 +31,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import COST, by_hand, by_hand_codes, by_hand_colour
 from benchmarks.peer import Peer, peers
-from inference.adam import Adam
 from inference.arithmetic import fast_float32
 from inference.compare import example_inputs
 from inference.disk import write_whole
@@ -176,7 +175,7 @@ def suite(
 ) -> Step:
     """The step of `inference.svi.fit`."""
     gradients = Gradients(Loss(model, estimator or model.estimators[0], particles), way)
-    optimizer = Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def step(**batch: Tensor) -> None:
         _, good, _ = gradients(batch)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +15,48 @@ from inference.errors import BadInput
 from ppl_models.base import LatentVariableModel
 
 
-def labelled(data: Dataset, labels: int, seed: int) -> Tensor:
-    """Indices of training images whose labels are seen, (labels,): as many of each class, drawn by seed.
+def read_indices(path: Path) -> list[int]:
+    """Read the whole numbers of a text file, one per line, in the order of the file; # starts a comment.
 
-    Raises BadInput where the data have no labels, or too few of a class.
+    Raises BadInput if the file cannot be read or a line holds anything else.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise BadInput(f"cannot read {path} ({reason}): name a text file with one index per line") from None
+    indices = []
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        try:
+            indices += [int(text)] if text else []
+        except ValueError:
+            raise BadInput(
+                f"line {number} of {path} is {text[:20]!r}, not an index: write one whole number per line"
+            ) from None
+    return indices
+
+
+def labelled(data: Dataset, labels: int, seed: int, indices: list[int] | None = None) -> Tensor:
+    """Indices of the training images whose labels the model sees, (labels,).
+
+    The seed draws equally many of each class, unless `indices` names them; these keep their order and
+    repeats. Raises BadInput if the data have no labels or too few of a class, if an index is not that of a
+    training image, or if `indices` lack a class.
     """
     if data.y_train is None:
         raise BadInput(f"{data.name} has no labels: a semi-supervised model needs y_train and y_test")
+    if indices is not None:
+        last = len(data.x_train) - 1
+        for index in indices:
+            if not 0 <= index <= last:
+                raise BadInput(
+                    f"{data.name} has no training image {index}: give labelled images from 0 to {last}"
+                )
+        missing = set(range(data.classes)) - set(data.y_train[indices].tolist())
+        if missing:
+            raise BadInput(f"no labelled image has class {min(missing)}: add at least one of each class")
+        return torch.tensor(indices)
     each, left = divmod(labels, data.classes)
     if each == 0 or left:
         near = max(round(labels / data.classes), 1) * data.classes

@@ -1,113 +1,22 @@
 """Which Pyro ELBO by which name, and the loss that training minimises."""
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
+from inference.errors import BadInput
 from ppl_models.base import KL, LatentVariableModel
-
-
-class Trace(Trace_ELBO):
-    """`Trace_ELBO`, with a shorter way to the same sum once its checks have passed.
-
-    With validation on it is Pyro's own, and where a latent is not reparameterised. With validation off it
-    leaves out what Pyro looks into at each step, which shows in a small model's.
-    """
-
-    def differentiable_loss(
-        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
-    ) -> Tensor | float:
-        loss = None if is_validation_enabled() else _sum_of_terms(model, guide, args, kwargs, log_ratio)
-        return super().differentiable_loss(model, guide, *args, **kwargs) if loss is None else loss
-
-
-class MeanField(TraceMeanField_ELBO):
-    """`TraceMeanField_ELBO`, with the same shorter way.
-
-    It leaves out the log-densities of latents whose divergence is closed as well: Pyro works them out and
-    never reads them.
-    """
-
-    def differentiable_loss(
-        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
-    ) -> Tensor | float:
-        loss = None if is_validation_enabled() else _sum_of_terms(model, guide, args, kwargs, divergence)
-        return super().differentiable_loss(model, guide, *args, **kwargs) if loss is None else loss
-
-
-class Enum(TraceEnum_ELBO):
-    """`TraceEnum_ELBO`, with the same shorter way for one latent enumerated, in the guide.
-
-    Where q(y | x) is zero in floating point, Pyro leaves that label out, and here it is multiplied by zero.
-    """
-
-    def differentiable_loss(
-        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
-    ) -> Tensor | float:
-        loss = None if is_validation_enabled() else _sum_of_terms(model, guide, args, kwargs, log_ratio)
-        return super().differentiable_loss(model, guide, *args, **kwargs) if loss is None else loss
-
-
-def _sum_of_terms(
-    model: Callable,
-    guide: Callable,
-    args: tuple,
-    kwargs: Mapping[str, Any],
-    of_latent: Callable[[Any, Any], Tensor],
-) -> Tensor | float | None:
-    """-log p of every observation, a divergence of every latent and the guide's penalties, weighted.
-
-    Of a latent that is enumerated in the guide, at dimension -2, it is the mean over q. None where another
-    latent is not reparameterised, or two are enumerated.
-    """
-    with poutine.trace() as q, poutine.enum(first_available_dim=-2):
-        guide(*args, **kwargs)
-    summed = [site for site in _latents(q.trace).values() if site["infer"].get("enumerate") == "parallel"]
-    drawn = [site for site in _latents(q.trace).values() if site not in summed]
-    if len(summed) > 1 or not all(site["fn"].has_rsample for site in drawn):
-        return None
-    with poutine.trace() as p, poutine.replay(trace=q.trace):
-        model(*args, **kwargs)
-    weights = [site["fn"].log_prob(site["value"]).exp() for site in summed]  # q, (values, batch)
-
-    def total(term: Tensor, site: Any) -> Tensor:
-        term = scale_and_mask(term, site["scale"], site["mask"])
-        return torch.mul(term, *weights).sum() if weights and term.dim() > 1 else term.sum()
-
-    loss: Tensor | float = 0.0
-    for name, site in _sites(p.trace).items():
-        if site["mask"] is not False:
-            other = q.trace.nodes.get(name)
-            term = -site["fn"].log_prob(site["value"]) if other is None else of_latent(site, other)
-            loss = loss + total(term, site)
-    for site in penalties(q.trace).values():
-        loss = loss + total(site["fn"].log_prob(site["value"]), site)
-    return loss
-
-
-def log_ratio(site: Any, guide_site: Any) -> Tensor:
-    """log q - log p of a latent's value, at its two sites."""
-    return guide_site["fn"].log_prob(site["value"]) - site["fn"].log_prob(site["value"])
-
-
-def divergence(site: Any, guide_site: Any) -> Tensor:
-    """KL(q || p) at a latent's two sites, or log q - log p of its value where it has no closed form."""
-    try:
-        return kl_divergence(guide_site["fn"], site["fn"])
-    except NotImplementedError:
-        return log_ratio(site, guide_site)
 
 
 class Draw(NamedTuple):
@@ -249,22 +158,53 @@ class Estimator(NamedTuple):
     particles: int = 1  # by default; an estimator whose default is one takes no other number
 
 
-# `max_plate_nesting` is always given: without it Pyro runs model and guide once more to find out, and draws
-# noise for it.
+# `max_plate_nesting` is always given: without it Pyro runs model and guide once more to find it out, and
+# draws noise for that.
 ESTIMATORS = {
-    "trace": Estimator(lambda _: Trace(max_plate_nesting=1), "sampled"),
-    "mean_field": Estimator(lambda _: MeanField(max_plate_nesting=1), "closed"),
-    "enum": Estimator(lambda _: Enum(max_plate_nesting=1, strict_enumeration_warning=False), "sampled"),
+    "trace": Estimator(partial(Trace_ELBO, max_plate_nesting=1), "sampled"),
+    "mean_field": Estimator(partial(TraceMeanField_ELBO, max_plate_nesting=1), "closed"),
+    "enum": Estimator(
+        partial(TraceEnum_ELBO, max_plate_nesting=1, strict_enumeration_warning=False), "sampled"
+    ),
     "iwae": Estimator(ImportanceWeighted, "sampled", 50),
     "iwae_dreg": Estimator(lambda particles: ImportanceWeighted(particles, doubly=True), "sampled", 50),
 }
 
 
-class Loss(nn.Module):
-    """The negative ELBO per image as one module, so that whatever wraps a torch module can wrap it.
+@contextmanager
+def checked_by_pyro() -> Iterator[None]:
+    """Turns Pyro's warning that the mean-field restriction fails into an error, and silences that of NaN.
 
-    It holds the model, hence all parameters; Pyro's parameter store stays empty. Raises ValueError where the
-    estimator does not apply to the model.
+    Pyro checks the restriction if its validation is on. Training reports a loss that is not finite itself.
+
+    Raises:
+        BadInput: the guide's latents come in another order than the model's, so that
+            `TraceMeanField_ELBO` may not be a bound.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered (NaN|inf)", category=UserWarning)
+        warnings.filterwarnings("error", message="Failed to verify mean field", category=UserWarning)
+        try:
+            yield
+        except UserWarning as warning:
+            if "mean field" not in str(warning):
+                raise
+            raise BadInput(
+                "the mean_field estimator needs the same order of latents in model and guide. "
+                "Reorder the guide's sample statements or use the trace estimator"
+            ) from None
+
+
+class Loss(nn.Module):
+    """The negative ELBO per image as one module: Pyro's own estimator on a model's pair, by the batch's size.
+
+    Args:
+        model: the model; its parameters are the module's.
+        estimator: a name in `ESTIMATORS`.
+        particles: samples per image of an importance-weighted estimator (default: 50).
+
+    Raises:
+        ValueError: the estimator does not apply to the model's settings.
     """
 
     def __init__(self, model: LatentVariableModel, estimator: str, particles: int | None = None):
@@ -280,6 +220,11 @@ class Loss(nn.Module):
         self.elbo = ESTIMATORS[estimator].elbo(particles or usual)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """The objective of one batch, a scalar in nats: Pyro's sum over the plate, by the batch's size."""
-        loss = self.elbo.differentiable_loss(self.model.model, self.model.guide, **inputs)
+        """The objective of one batch, a scalar in nats per image.
+
+        Raises:
+            BadInput: Pyro's validation is on, and the mean-field restriction fails.
+        """
+        with checked_by_pyro():
+            loss = self.elbo.differentiable_loss(self.model.model, self.model.guide, **inputs)
         return loss / len(inputs["x"])

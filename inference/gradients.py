@@ -1,8 +1,6 @@
-"""The gradients of a batch, from the model as it stands, or from its arithmetic, captured and replayed."""
+"""The gradients of a batch: computed by running the model, or by replaying or compiling a captured step."""
 
-import logging
 import os
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from shutil import which
@@ -11,26 +9,37 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from inference import ranks
+from inference.capture import capture, compiled, finite
+from inference.errors import BadInput
 from inference.estimators import Loss
-from inference.rewrite import choose_by_where
 
-# How a step is taken: the Python of model, guide and autograd anew each time; or once, and then their
-# arithmetic alone, operation by operation as torch does them, or in kernels that TorchInductor makes of them.
+# How a step is computed: "plain" runs model, guide and autograd in Python; "graph" replays the tensor
+# operations that were captured once; "kernels" runs what TorchInductor compiles from them.
 WAYS = ("plain", "graph", "kernels")
-WORTH = {"graph": 500, "kernels": 5_000}  # steps from which on it is
+WORTH = {"graph": 500, "kernels": 5_000}  # minimum number of steps at which the mode pays off
+# Largest relative difference of a captured step from the plain step on the first batch: of the objective and
+# of the gradient (in the Euclidean norm), by the precision of the arithmetic.
+TOLERANCES = {torch.float64: (1e-10, 1e-8), torch.float32: (1e-5, 1e-3), torch.bfloat16: (1e-2, 1e-1)}
 
 
 class Gradients:
     """Calling it with a batch leaves the gradients of the loss at the parameters, as `backward` does.
 
-    A batch of the usual number of `images`, by default what the first one has, is replayed; another, such as
-    the last of an epoch, goes the plain way. Each replay draws what the plain way would draw.
-    Where nothing can be captured or compiled, `say` is told, and the way before it is taken.
+    A batch of `images` data points, by default as many as the first one has, is computed by the captured
+    step. Other batches, such as the last one of an epoch, are computed by running the model. Both draw the
+    same noise.
+
+    The captured step is compared once with the plain step before it is used. If they differ, or the step
+    cannot be captured or compiled, `say` gets one line with the reason and all steps are plain.
+
+    Args:
+        loss: the loss.
+        way: one of `WAYS`.
+        images: data points in a usual batch of this process.
+        precision: makes the context in which the loss is computed, such as autocast.
+        say: prints a line.
     """
 
     def __init__(
@@ -38,40 +47,42 @@ class Gradients:
         loss: Loss,
         way: str = "plain",
         images: int | None = None,
-        precision: AbstractContextManager | None = None,
+        precision: Callable[[], AbstractContextManager] = nullcontext,
         say: Callable[[str], None] = print,
     ):
-        self.loss, self.way, self.images, self.say = loss, way, images, say
-        self.precision = precision or nullcontext()
+        self.loss, self.way, self.images, self.precision, self.say = loss, way, images, precision, say
         self.replay: Callable[..., Any] | None = None
+        self.aliased: list[int] | None = None  # gradients that share memory, found at the first replay
         norms = [part for part in loss.modules() if isinstance(part, nn.BatchNorm2d)]
         self.averages = [value for norm in norms for value in norm.buffers() if value.is_floating_point()]
 
     def __call__(
         self, batch: dict[str, Tensor], check: bool = False, stop: bool = False
     ) -> tuple[Tensor, bool, bool]:
-        """The objective, a scalar in nats, whether it and all gradients are finite, and whether to stop.
+        """Computes the gradients of a batch.
 
-        With `check` Pyro looks into the model and the guide, and the plain way is taken. Where processes
-        train together, what is returned and the gradients are of the joint batch, and all stop where one is
-        to.
+        Args:
+            batch: the inputs of the model.
+            check: whether Pyro validates model and guide; the step is plain then.
+            stop: whether this process wishes to stop.
+
+        Returns:
+            The objective (a scalar in nats per image), whether it and all gradients are finite, and whether a
+            process wishes to stop. In several processes the objective and the gradients are those of the
+            joint batch.
         """
         usual = self.way != "plain" and not check and len(batch["x"]) == (self.images or len(batch["x"]))
+        good: Tensor | None = None
         if usual and self.replay is None:
-            self._make(batch)
-        if usual and self.replay:
-            with torch.no_grad():
-                objective, good, *gradients = self.replay(*self._held(), *batch.values())
-            for parameter, gradient in zip(self.reached, gradients, strict=True):
-                parameter.grad = gradient
+            objective = self._first(batch)
+        elif usual:
+            objective, good = self._replayed(batch)
         else:
-            with pyro.validation_enabled(check), self.precision:
-                objective = self.loss(**batch)
-            objective.backward()
-            objective, good = objective.detach(), None
+            objective = self._plain(batch, check)
         if ranks.world() > 1:
-            reached = [p for p in self.loss.parameters() if p.grad is not None]
-            objective, stop = ranks.average(len(batch["x"]), objective, reached, self.averages, stop)
+            objective, stop = ranks.average(
+                len(batch["x"]), objective, self._with_gradient(), self.averages, stop
+            )
         if good is None or ranks.world() > 1:
             good = finite(objective, self.found())
         return objective, bool(good), stop
@@ -80,101 +91,146 @@ class Gradients:
         """The gradients at the parameters that the loss depends on."""
         return [p.grad for p in self.loss.parameters() if p.grad is not None]
 
+    def _with_gradient(self) -> list[Tensor]:
+        return [p for p in self.loss.parameters() if p.grad is not None]
+
+    def _plain(self, batch: dict[str, Tensor], check: bool = False) -> Tensor:
+        """Runs model, guide and autograd."""
+        with pyro.validation_enabled(check), self.precision(), pyro.get_param_store().scope():
+            objective = self.loss(**batch)
+            if check and list(pyro.get_param_store()):
+                names = ", ".join(pyro.get_param_store())
+                raise BadInput(f"pyro.param is used for {names}. Make each a torch.nn.Parameter of the model")
+        objective.backward()
+        return objective.detach()
+
+    def _replayed(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Runs the captured step."""
+        assert self.replay is not None
+        with torch.no_grad():
+            inputs = [*self._held(), *batch.values()]
+            objective, good, *gradients = self.replay(*inputs)
+        if self.aliased is None:
+            self.aliased = aliased(gradients, inputs)
+        for index in self.aliased:  # each may be changed in place
+            gradients[index] = gradients[index].clone()
+        for parameter, gradient in zip(self.reached, gradients, strict=True):
+            parameter.grad = gradient
+        return objective, good
+
     def _held(self) -> list[Tensor]:
-        """What a step is given beside the batch: the parameters, the buffers and a beta that grows."""
-        beta: list[Any] = [self.loss.model.beta] if self._growing() else []
-        return [p.detach() for p in self.loss.parameters()] + list(self.loss.buffers()) + beta
+        """The inputs of the captured step before the batch: parameters, buffers, a changing KL weight."""
+        beta = self._beta()
+        held = [p.detach() for p in self.loss.parameters()] + list(self.loss.buffers())
+        return held if beta is None else [*held, beta]
 
-    def _growing(self) -> bool:
-        return isinstance(getattr(self.loss.model, "beta", None), Tensor)
+    def _beta(self) -> Tensor | None:
+        """The model's KL weight if it changes from step to step."""
+        beta = getattr(self.loss.model, "beta", None)
+        return beta if isinstance(beta, Tensor) else None
 
-    def _make(self, batch: dict[str, Tensor]) -> None:
-        """Capture the step at a batch's shapes, and make kernels of it if these are wanted."""
+    def _first(self, batch: dict[str, Tensor]) -> Tensor:
+        """Captures the step, compares it with the plain one on this batch, and returns the objective.
+
+        The gradients are those of the captured step if the two agree, so that a resumed run repeats the
+        uninterrupted one to the bit.
+        """
+        device = batch["x"].device
+        self.loss.zero_grad()
+        before = _State(self.loss, device)
+        expected = self._plain(batch)
+        gradients, reached, after = self.found(), self._with_gradient(), _State(self.loss, device)
+        if not finite(expected, gradients):
+            return expected  # there is nothing to compare: the next batch is tried
+        self.loss.zero_grad()
+        before.restore(self.loss, device)
         try:
-            with self.precision:
-                captured = self._capture(batch)
+            with self.precision():
+                graph, has_gradient = capture(self.loss, batch, self._beta())
+            self.reached = [p for p, has in zip(self.loss.parameters(), has_gradient, strict=True) if has]
+            inputs = [*self._held(), *batch.values()]
+            self.replay = graph if self.way == "graph" else compiled(graph, inputs)
+            objective, _ = self._replayed(batch)
+            self._compare(objective, expected, reached, gradients, after)
+            self.images = len(batch["x"])
+            return objective
         except Exception as error:
-            self.say(f"the step cannot be captured, and is taken plainly ({in_a_line(error)})")
-            self.way = "plain"
-            return
-        self.replay, self.images = captured, len(batch["x"])
-        if self.way == "kernels":
-            try:
-                self.replay = compiled(captured, [*self._held(), *batch.values()])
-            except Exception as error:
-                self.say(f"no kernels can be made, the captured step is replayed ({in_a_line(error)})")
-                self.way = "graph"
+            self.say(f"--compile {self.way} cannot be used, steps are plain: {in_a_line(error)}")
+            self.way, self.replay = "plain", None
+            self.loss.zero_grad()
+            for parameter, gradient in zip(reached, gradients, strict=True):
+                parameter.grad = gradient
+            after.restore(self.loss, device)
+            return expected
 
-    def _capture(self, batch: dict[str, Tensor]) -> GraphModule:
-        """A graph of the objective, whether all is finite, and the gradients: from `_held` and a batch."""
-        model: Any = self.loss.model
-        parameters, buffers = dict(self.loss.named_parameters()), dict(self.loss.named_buffers())
-        names, others = [*parameters, *buffers], len(parameters) + len(buffers)
-        growing = self._growing()
-        usual: Any = getattr(model, "beta", None)
-        reached: list[nn.Parameter] = []
-
-        def step(*given: Tensor) -> list[Tensor]:
-            leaves = [value.detach().requires_grad_() for value in given[: len(parameters)]]
-            held = dict(zip(names, [*leaves, *given[len(parameters) : others]], strict=True))
-            if growing:
-                model.beta = given[others]
-            inputs = dict(zip(batch, given[others + growing :], strict=True))
-            objective = functional_call(self.loss, held, kwargs=inputs)
-            found = torch.autograd.grad(objective, leaves, allow_unused=True)
-            reached[:] = [p for p, g in zip(self.loss.parameters(), found, strict=True) if g is not None]
-            gradients = apart([g.contiguous() for g in found if g is not None])
-            return [objective.detach(), finite(objective.detach(), gradients), *gradients]
-
-        given = [*self._held(), *batch.values()]
-        try:
-            with pyro.validation_enabled(False):
-                graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
-        finally:
-            if growing:
-                model.beta = usual
-        self.reached = reached
-        if any("c10d" in str(node.target) for node in graph.graph.nodes):
-            raise RuntimeError("processes speak to each other in the midst of it")
-        choose_by_where(graph)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-        return graph
+    def _compare(
+        self,
+        objective: Tensor,
+        expected: Tensor,
+        reached: list[Tensor],
+        gradients: list[Tensor],
+        after: "_State",
+    ) -> None:
+        """Raises RuntimeError if the captured step differs from the plain one by more than rounding."""
+        if [id(p) for p in self._with_gradient()] != [id(p) for p in reached]:
+            raise RuntimeError("the captured step reaches other parameters than the plain step")
+        autocast = self.precision is not nullcontext
+        of_value, of_gradient = TOLERANCES[torch.bfloat16 if autocast else expected.dtype]
+        for what, tolerance, ours, theirs in (
+            ("objective", of_value, [objective], [expected]),
+            ("gradient", of_gradient, self.found(), gradients),
+            ("buffers", of_gradient, list(self.loss.buffers()), after.buffers),
+        ):
+            apart, size = (
+                norm([a.double() - b.double() for a, b in zip(ours, theirs, strict=True)]),
+                norm(theirs),
+            )
+            if not apart <= tolerance * size:
+                raise RuntimeError(f"its {what} differs from the plain step's by {apart:.1e} of {size:.1e}")
 
 
-def apart(tensors: list[Tensor]) -> list[Tensor]:
-    """The same with no two in one place, so that each may be changed in place."""
-    seen: set[int] = set()
+class _State:
+    """What a step changes beside the gradients: the buffers of the model and torch's generators."""
+
+    def __init__(self, loss: Loss, device: torch.device):
+        self.buffers = [buffer.clone() for buffer in loss.buffers()]
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self, loss: Loss, device: torch.device) -> None:
+        """Puts back the values, in place."""
+        for buffer, value in zip(loss.buffers(), self.buffers, strict=True):
+            buffer.copy_(value)
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, device)
+
+
+def norm(tensors: list[Tensor]) -> float:
+    """The Euclidean norm of all tensors together."""
+    return sum((value.double() ** 2).sum().item() for value in tensors) ** 0.5
+
+
+def aliased(tensors: list[Tensor], others: list[Tensor]) -> list[int]:
+    """The indices of tensors that share their memory with an earlier one or with one of the others."""
+    seen = {other.untyped_storage().data_ptr() for other in others}
     found = []
-    for value in tensors:
-        place = value.untyped_storage()._cdata
-        found.append(value.clone() if place in seen else value)
+    for index, value in enumerate(tensors):
+        place = value.untyped_storage().data_ptr()
+        if place in seen:
+            found.append(index)
         seen.add(place)
     return found
 
 
-def compiled(graph: GraphModule, given: list[Any]) -> Callable[..., Any]:
-    """Kernels of a graph's arithmetic, which draw from torch's own generator as the graph does."""
-    # What torch says to itself, of a missing CUDA and of its own names, is not for who trains.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return torch._inductor.compile(graph, given, options={"fallback_random": True})
-
-
 def usual_way(steps: int) -> str:
-    """The way of which a run of so many steps is over first, the time that it takes to make it included."""
+    """The way with which a run of so many steps ends first, capture and compilation included."""
     compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name and which(name)]
     if steps >= WORTH["kernels"] and (compilers or torch.cuda.is_available()):
         return "kernels"
     return "graph" if steps >= WORTH["graph"] else "plain"
 
 
-def finite(objective: Tensor, gradients: list[Tensor]) -> Tensor:
-    """Whether the objective and every gradient are finite: a sum is not where one of its terms is not."""
-    return torch.stack([objective, *(g.sum() for g in gradients)]).isfinite().all()
-
-
 def in_a_line(error: Exception) -> str:
-    """The first line of what went wrong."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.120}" if str(error) else repr(error)
+    """The first line of an error's message."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.160}" if str(error) else repr(error)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from inference import points
-from inference.data import PIXELS
+from inference.data import PIXELS, read_indices
 from inference.datasets import NAMES, SMALL, Dataset
 from inference.errors import BadInput, unknown
 from inference.estimators import ESTIMATORS
@@ -144,6 +144,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             raise BadInput(
                 f"{flag(min(extra))} cannot change on --resume, the run's config.json decides: leave it out"
             )
+    if hasattr(given, "labelled"):
+        if hasattr(given, "labels"):
+            raise BadInput("--labelled already says how many images are labelled: leave out --labels")
+        if getattr(given, "validation", 0):
+            raise BadInput(
+                "--labelled counts the images of the whole training set, and --validation takes some of them "
+                "away: leave out --validation"
+            )
     return given
 
 
@@ -224,6 +232,9 @@ def _parser(name: str | None) -> Parser:
     add("--from", type=Path, metavar="RUN_DIR", help=about)
     about = "share of the training set that is kept apart for validation, drawn by --seed"
     add("--validation", type=share, metavar="SHARE", help=about + default("validation"))
+    if not name or "x_labelled" in cls.inputs:
+        about = "text file of the labelled images, one training index per line (default: --seed draws them)"
+        add("--labelled", type=Path, metavar="FILE", help=about)
     add("--seed", type=seed, metavar="N", help="decides every random draw (default: 0)")
     add("--device", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--run-dir", type=Path, metavar="DIR", help="the run's folder (default: runs/<model>/<when>-<seed>)")
@@ -297,6 +308,9 @@ def checked(config: dict[str, Any]) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(config[key], kind):
             raise BadInput(f"{key} is {config[key]!r}")
+    labelled = config.get("labelled", [])
+    if not (isinstance(labelled, list) and all(type(index) is int for index in labelled)):
+        raise BadInput("labelled is not a list of whole numbers")
     if config["options"].keys() != cls.options().keys():
         raise BadInput(f"options of {config['model']} are {', '.join(cls.options())}")
     names = (*TRAINING, "steps", "batch_size", "lr", "elbo", "particles", "seed", "device")
@@ -333,6 +347,11 @@ def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
         settings["compile"] = usual_way(settings["steps"])
     if ESTIMATORS[settings["elbo"]].particles > 1 and not hasattr(given, "warmup"):
         settings["warmup"] = 0  # which takes no weights
+    labelled: dict[str, Any] = {"labelled_file": None} if "x_labelled" in cls.inputs else {}
+    if hasattr(given, "labelled"):
+        indices = read_indices(given.labelled)
+        settings["labels"] = len(indices)
+        labelled = {"labelled_file": given.labelled.name, "labelled": indices}
     return {
         "model": given.model,
         "data": data.name,
@@ -343,5 +362,6 @@ def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
         "pixels": PIXELS[cls.pixels_of(data.shape)].label,
         "options": {key: settings.pop(key) for key in cls.options()},
         **settings,
+        **labelled,
         "eval_every": eval_every(settings["steps"]),
     }

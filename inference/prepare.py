@@ -36,7 +36,7 @@ def prepare(config: dict[str, Any], data: Dataset) -> tuple[LatentVariableModel,
     data = data.padded(cls.side)
     labels = torch.empty(0, dtype=torch.long)
     if "x_labelled" in cls.inputs:
-        labels = labelled(data, config["options"]["labels"], config["seed"])
+        labels = labelled(data, config["options"]["labels"], config["seed"], config.get("labelled"))
     batches = Batches(data, cls, config["batch_size"], config["seed"], labels, device)
     try:
         check_size(cls, data, config)

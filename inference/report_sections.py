@@ -95,6 +95,7 @@ def what_was_trained(it: Material) -> Markup:
             "pixels" if it.what == "image" else "values": config["pixels"],
             "model": Markup("<b>{}</b>, {}").format(config["model"], parameters),
             "its options": Markup("; ").join(options),
+            "labelled images": config.get("labelled_file") or "",
             "training": f"{count(config['steps'])} steps of {config['batch_size']} {it.what}s, Adam at "
             f"{plain(config['lr'])}; {settings}",
             "steps skipped": f"{skipped}, whose loss or gradient was not finite" if skipped else "",

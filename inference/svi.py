@@ -17,17 +17,17 @@ import math
 import shlex
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import pyro
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference import datasets, figures, ranks, report
-from inference.adam import Adam
 from inference.arithmetic import fast_float32
 from inference.checkpoints import decisive, generators, take_up
 from inference.data import Batches, HeldOut
@@ -36,11 +36,13 @@ from inference.estimators import Loss
 from inference.evaluate import evaluate
 from inference.gradients import Gradients
 from inference.options import DATA_DIR, configuration, eval_every, parse
+from inference.precision import bfloat16_networks
 from inference.prepare import prepare
 from inference.probe import active_units
 from inference.progress import Progress, StopSignals, table
 from inference.provenance import provenance
 from inference.runs import Onlooker, Run
+from inference.schedules import KLWeight, average_of, rate
 from inference.stages import draw, second_stage
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel, draw_latents
@@ -143,8 +145,8 @@ def fit(
     """Train to `config["steps"]`, from a checkpoint's `state` if given, and leave everything in `run`."""
     fast_float32()
     loss = Loss(model, config["elbo"], config.get("particles"))
-    # One optimiser over all parameters, fused into one pass; Pyro's own wrappers would make one a tensor.
-    optimizer = Adam(loss.parameters(), lr=config["lr"])
+    # One optimiser over all parameters, fused into one pass; Pyro's own wrappers would make one per tensor.
+    optimizer = torch.optim.Adam(loss.parameters(), lr=config["lr"], fused=True)
     step, steps, before, device = 0, config["steps"], 0.0, test.x.device
     skipped = in_a_row = 0  # steps whose loss or gradient was not finite
     averaged = average_of(model, config["ema"])
@@ -190,9 +192,13 @@ def fit(
     )
     if model.remark():
         print(model.remark())
-    # The networks may work in bfloat16 while they train; the bound's terms, and all that is measured, do not.
-    precision = torch.autocast(device.type, torch.bfloat16, enabled=config["precision"] == "bfloat16")
-    with StopSignals() as asked, Progress(start, steps, quiet=ranks.rank() > 0) as progress:
+    # The networks may run in bfloat16 in training; densities, and everything that is measured, stay in
+    # float32.
+    bfloat16 = config["precision"] == "bfloat16"
+    precision = partial(bfloat16_networks, model, device.type) if bfloat16 else nullcontext
+    kl_weight = KLWeight(model, config["warmup"], device)
+    progress = Progress(start, steps, quiet=ranks.rank() > 0)
+    with StopSignals() as asked, progress, kl_weight, training_mode(model):
         gradients = Gradients(loss, config["compile"], batches.images, precision, progress.say)
         if not state:
             measure()
@@ -200,9 +206,7 @@ def fit(
         while step < steps and not stopped:
             batch = batches(step)
             first = step == 0  # Pyro checks the first step, and the others do not pay for it
-            if config["warmup"]:
-                beta = config["options"]["beta"] * min(step / config["warmup"], 1.0)
-                model.beta = beta if first else torch.tensor(beta, device=device)
+            kl_weight.set(step)
             objective, good, stopped = gradients(batch, check=first, stop=bool(asked))
             due = (step + 1) % LOG_EVERY == 0 or step + 1 == steps
             values = train_terms(model, batch) if due else {}
@@ -267,24 +271,15 @@ def fit(
     return 0
 
 
-def rate(step: int, config: dict[str, Any]) -> float:
-    """The learning rate of a step: it climbs over the first `lr_warmup` steps, and falls by the schedule."""
-    share = min((step + 1) / max(config["lr_warmup"], 1), 1.0)
-    if config["schedule"] == "cosine":
-        share *= (1 + math.cos(math.pi * step / config["steps"])) / 2
-    return config["lr"] * share
-
-
-def average_of(model: LatentVariableModel, decay: float) -> AveragedModel | None:
-    """An exponential moving average of all parameters and buffers over the steps; None where decay is 0.
-
-    After n steps the decay is (1 + n) / (10 + n) at most: what training began with is soon forgotten.
-    """
-
-    def average(averaged: Any, current: Any, n: Tensor | int) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(n)) / (10 + int(n))))(averaged, current, n)
-
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True) if decay else None
+@contextmanager
+def training_mode(model: LatentVariableModel) -> Iterator[None]:
+    """The model in training mode, whatever mode it is in before and after."""
+    before = model.training
+    model.train()
+    try:
+        yield
+    finally:
+        model.train(before)
 
 
 def what_is_not_finite(objective: Tensor, model: LatentVariableModel, batch: dict[str, Tensor]) -> str:

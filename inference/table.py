@@ -135,6 +135,8 @@ def system(result: dict[str, Any]) -> str:
         settings |= {"particles": config["particles"]}
     settings |= config["options"]
     changed = [f"{key}={plain(value)}" for key, value in settings.items() if value != usual.get(key)]
+    if config.get("labelled_file"):
+        changed.append(f"labelled={config['labelled_file']}")
     return " ".join([config["model"], *changed])
 
 

@@ -1,13 +1,17 @@
 """What every model of the suite is: two Pyro programs, `model` and `guide`, and the bound derived by hand."""
 
 import inspect
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from typing import Any, ClassVar, Literal
 
+import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -111,6 +115,25 @@ class _Mode(poutine.messenger.Messenger):
             msg["done"] = True
 
 
+_PREFIXES = itertools.count()  # of the instances in Pyro's parameter store
+
+
+def _registers_parameters(program: Callable[..., None]) -> Callable[..., None]:
+    """A model or guide that registers its parameters with Pyro before it runs, if `SVI` asks for them.
+
+    `SVI` records parameters in a trace of param sites alone. Without such a trace nothing is registered, and
+    Pyro's parameter store stays as it is.
+    """
+
+    @wraps(program)
+    def registered(self: "LatentVariableModel", *args: Any, **kwargs: Any) -> None:
+        if any(getattr(messenger, "param_only", False) for messenger in _PYRO_STACK):
+            self.register_parameters()
+        program(self, *args, **kwargs)
+
+    return registered
+
+
 class LatentVariableModel(nn.Module):
     """The contract of a model: `model`, `guide` and `bound`, written side by side in one file.
 
@@ -119,12 +142,17 @@ class LatentVariableModel(nn.Module):
     alone. All three take the same inputs, named in `inputs`. What is below follows from the pair, and
     serves every model as it stands.
 
+    `pyro.infer.SVI(model.model, model.guide, optimizer, loss)` trains every parameter, for any number of
+    instances in a process: the programs register the parameters under a prefix of the instance's own.
+
     Constructors take the data's `shape` and the number of `classes`, then keyword-only options with
     defaults, each annotated with what it means: the command line is made from that signature.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("x",)  # what `model`, `guide` and `bound` are given
-    estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace")  # the ELBOs that apply, the default first
+    # The ELBOs that apply, the default first. "mean_field" is for guides whose latents come in the model's
+    # order: in another order a closed KL term of one latent may depend on the sample of a later one.
+    estimators: ClassVar[tuple[str, ...]] = ("trace",)
     # How levels become x: "binary", drawn as zeros and ones; "unit", 0 to 1; "centred", -1 to 1;
     # "dequantised", the same with noise of a level's width. "points" and "codes" are no images.
     pixels: str = "binary"
@@ -140,8 +168,38 @@ class LatentVariableModel(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], classes: int = 0):
         super().__init__()
+        self._prefix = next(_PREFIXES)
         self.shape, self.classes = tuple(shape), classes
         self.pixels = self.pixels_of(self.shape)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in {"model", "guide"} & vars(cls).keys():
+            setattr(cls, name, _registers_parameters(vars(cls)[name]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the weak references that Pyro's store hangs on parameters, which cannot be pickled."""
+        for parameter in self.parameters():
+            vars(parameter).pop("unconstrained", None)
+        return vars(self).copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Gives a copied or unpickled instance a prefix of its own in Pyro's parameter store."""
+        super().__setstate__(state)
+        self._prefix = next(_PREFIXES)
+
+    def register_parameters(self) -> None:
+        """Registers every trainable parameter in Pyro's parameter store, as `pyro.module` does.
+
+        A parameter that replaced another one since (`load_state_dict(assign=True)`) replaces it in the store.
+        """
+        store = pyro.get_param_store()
+        for name, parameter in self.named_parameters():
+            full = f"{type(self).__name__}-{self._prefix}.{name}"
+            if full in store and store[full] is not parameter:
+                del store[full]
+            if parameter.requires_grad and pyro.param(full, parameter) is not parameter:
+                raise ValueError(f"{name} is not contiguous, and Pyro would train a copy: make it contiguous")
 
     def model(self, x: Tensor, *args: Any, **kwargs: Any) -> None:
         """The generative process, p(x, latents), for a batch of observations."""

@@ -1,29 +1,21 @@
 """A normalising flow: a density without latents, trained by maximum likelihood."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import transforms
-from pyro.nn import DenseNN
 from torch import Tensor, nn
 
 from ppl_models import densities
 from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.distributions import SplineCoupling
 
+CACHES = {"_cache_log_detJ", "_cached_log_scale"}  # what Pyro's transforms remember beside points
 BINS, BOUND = 16, 4.0  # of a spline, which is the identity outside of [-BOUND, BOUND]
-
-
-def _spline_coupling(d: int, hidden: int) -> transforms.SplineCoupling:
-    """Moves the second half of the axes, as the first half says, which it leaves alone."""
-    kept, moved = d // 2, d - d // 2
-    network = DenseNN(kept, [hidden, hidden], [moved * BINS, moved * BINS, moved * (BINS - 1), moved * BINS])
-    layer = transforms.SplineCoupling(d, kept, network, BINS, BOUND, identity=True)
-    del layer.lower_spline  # of the half that is left alone, which nothing reads
-    return layer
 
 
 class Flow(LatentVariableModel):
@@ -61,11 +53,19 @@ class Flow(LatentVariableModel):
         (d,) = shape
         self.loc, self.log_scale = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
         if kind == "coupling":
-            self.layers = nn.ModuleList(_spline_coupling(d, hidden) for _ in range(layers))
+            self.layers = nn.ModuleList(SplineCoupling(d, hidden, BINS, BOUND) for _ in range(layers))
         else:
             self.layers = nn.ModuleList(
                 transforms.affine_autoregressive(d, hidden_dims=[hidden, hidden]) for _ in range(layers)
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the points that the transforms remember, whose graph cannot be copied or pickled."""
+        for layer in cast(Iterable[Any], self.layers):
+            layer.clear_cache()
+            for part in layer.modules():
+                vars(part).update(dict.fromkeys(vars(part).keys() & CACHES))
+        return super().__getstate__()
 
     def chain(self) -> list[transforms.Transform]:
         """f, layer by layer: the axes change places between two, so that each is moved by the others."""

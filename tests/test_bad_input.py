@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from support import SSVAE, TINY, checkpoint, lines
+from torch.optim import Adam
 
 from inference import svi
-from inference.adam import Adam
 from inference.errors import BadInput, Diverged
 from inference.estimators import Loss
 
@@ -32,6 +32,18 @@ REFUSED = {
     "device": (["--model", "vae", "--device", "gpu", "--data", "digits"], "unknown device"),
     "too many labels": (["--model", "ssvae", "--labels", "90000", "--data", "digits"], "lower --labels"),
     "labels not shared": (["--model", "ssvae", "--labels", "15", "--data", "digits"], "try --labels 20"),
+    "labels beside a file of them": (
+        ["--model", "ssvae", "--labelled", "some.txt", "--labels", "20", "--data", "digits"],
+        "--labelled already says how many images are labelled: leave out --labels",
+    ),
+    "a file of labels beside validation": (
+        ["--model", "ssvae", "--labelled", "some.txt", "--validation", "0.1", "--data", "digits"],
+        "--validation takes some of them away: leave out --validation",
+    ),
+    "a model without labels": (
+        ["--model", "vae", "--labelled", "some.txt"],
+        "--labelled does not apply to vae: leave it out",
+    ),
     "batch": (["--model", "vae", "--batch-size", "5000", "--data", "digits"], "lower --batch-size"),
     "nothing to train": (
         ["--model", "ssvae", "--gen-weight", "0", "--class-weight", "0", "--data", "digits"],
@@ -101,6 +113,9 @@ def test_bad_runs_are_refused(small_npz: Path, tmp_path: Path) -> None:
     for changed in ({"hidden": 17}, {"z_dim": 3}):
         (ssvae / "config.json").write_text(json.dumps(config | {"options": config["options"] | changed}))
         refused("do not belong together", "--resume", str(ssvae))
+    for damaged in (3, [0.5], ["0"]):
+        (ssvae / "config.json").write_text(json.dumps(config | {"labelled": damaged}))
+        refused("config.json is damaged.*labelled is not a list of whole numbers", "--resume", str(ssvae))
     (ssvae / "config.json").write_text(json.dumps(config | {"options": config["options"] | {"none": 1}}))
     refused("config.json does not fit: options of ssvae are", "--resume", str(ssvae))
     for damaged in ("{", "[]", "{}", json.dumps({**config, "checksum": None} | {"seed": 0, "model": "none"})):

@@ -1,15 +1,23 @@
 """The comparison of paper with program: it shows agreement, and it notices when there is none."""
 
 import json
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from support import SSVAE, TINY
+from torch import Tensor
 
 from inference import compare, svi
 from inference.errors import BadInput
+from inference.estimators import ESTIMATORS, Loss
+from inference.gradients import Gradients
 from ppl_models import MODELS, densities
+from ppl_models.base import KL, Bound, LatentVariableModel
 
 PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.estimators]
 
@@ -86,3 +94,67 @@ def test_bad_input() -> None:
         compare.main(["--run", "x", "--model", "vae"])
     with pytest.raises(BadInput, match="did you mean vae"):
         compare.main(["--model", "vea"])
+
+
+class Reversed(LatentVariableModel):
+    """p(u) p(z | u) p(x | z) with the guide q(z | x) q(u | z): the closed KL terms are not of one order."""
+
+    estimators = ("mean_field", "trace")
+
+    def __init__(self, shape: tuple[int, ...] = (1, 2, 2), classes: int = 0):
+        super().__init__(shape, classes)
+        self.encoder, self.prior_net, self.inner, self.decoder = (
+            torch.nn.Linear(a, b) for a, b in ((4, 2), (2, 2), (2, 2), (2, 4))
+        )
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(self.prior_net(u), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x.flatten(1))
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.encoder(x.flatten(1)), 0.5).to_event(1))
+            pyro.sample("u", dist.Normal(self.inner(z), 0.5).to_event(1))
+
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+        u, z, x = latents["u"], latents["z"], x.flatten(1)
+        loc_z, loc_u = self.encoder(x), self.inner(z)
+        half = torch.full_like(z, 0.5)
+        sampled_z = densities.normal(z, loc_z, 0.5) - densities.normal(z, self.prior_net(u), 1.0)
+        sampled_u = densities.normal(u, loc_u, 0.5) - densities.normal(u, 0.0, 1.0)
+        closed = kl == "closed"
+        return Bound(
+            reconstruction=-densities.normal(x, self.decoder(z), 1.0),
+            kl_z=densities.kl_normal_standard(loc_z - self.prior_net(u), half) if closed else sampled_z,
+            kl_u=densities.kl_normal_standard(loc_u, half) if closed else sampled_u,
+        )
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_mean_field_estimate_that_is_no_bound_is_refused(validated: bool, float64: None) -> None:
+    """Both sides agree there on a number that is no bound; the trace estimator is right."""
+    model = Reversed()
+    with torch.no_grad():
+        model.inner.weight.mul_(4)
+    inputs = {"x": torch.randn(500, 1, 2, 2)}
+    message = r"mean_field estimator needs the same order .* in model and guide\. Reorder .* or use the trace"
+    with pyro.validation_enabled(validated):
+        with pytest.raises(BadInput, match=message):
+            compare.compare(model, inputs, "mean_field")
+        assert compare.compare(model, inputs, "trace")["agrees"]
+    with pytest.raises(BadInput, match=message):
+        Gradients(Loss(model, "mean_field"))(inputs, check=True)  # the first step of a training
+    # The expectation of what mean_field computes is another one than the bound.
+    many = {"x": torch.zeros(200_000, 1, 2, 2)}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        elbos = [ESTIMATORS[name].elbo(1) for name in model.estimators]
+        values = [elbo.differentiable_loss(model.model, model.guide, **many) for elbo in elbos]
+    assert abs(values[0] - values[1]) / 200_000 > 0.02
+
+
+def test_mean_field_is_not_the_default_of_a_model() -> None:
+    """A user's model that says nothing gets an estimator that is right for any guide."""
+    assert LatentVariableModel.estimators == ("trace",)

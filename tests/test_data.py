@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference import data, datasets, points
+from inference import data, datasets, points, svi
 from inference.errors import BadInput
 from ppl_models import SSVAE, VAE, VAE2D
 
@@ -176,3 +176,55 @@ def test_labelled_images_are_drawn_by_seed_and_class() -> None:
     share = torch.stack([data.binarise(digits.x_train[first]) for _ in range(2000)]).mean(0)
     assert_near = (share - digits.x_train[first] / 255).abs().max()
     assert assert_near < 5 * 0.5 / math.sqrt(2000)
+
+
+def test_labelled_images_that_are_named_keep_their_order_and_repeats(tmp_path: Path) -> None:
+    digits, _ = datasets.load("digits", Path("nowhere"))
+    assert digits.y_train is not None
+    first = [int((digits.y_train == y).nonzero()[0]) for y in range(10)]
+    path = tmp_path / "labelled.txt"
+    path.write_text("# one of each class\r\n\n" + "".join(f" {i}  # of ten\n" for i in [*first, first[3]]))
+    indices = data.read_indices(path)
+    assert indices == [*first, first[3]]
+    chosen = data.labelled(digits, 99, 0, indices)  # the number of --labels and the seed do not matter
+    batch = data.Batches(digits, SSVAE, 7, 0, chosen, CPU)(0)
+    assert batch["y_labelled"].tolist() == [*range(10), 3]
+    assert torch.equal(chosen, torch.tensor(indices)) and batch["x_labelled"].shape == (11, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "cannot read labelled.txt (No such file or directory): name a text file"),
+        (b"\xff\xfe", "cannot read labelled.txt (it is not text): name a text file"),
+        (b"0\n1.0\n", "line 2 of labelled.txt is '1.0', not an index: write one whole number per line"),
+        (b"0 1\n", "line 1 of labelled.txt is '0 1', not an index"),
+        (b"1297\n", "digits has no training image 1297: give labelled images from 0 to 1296"),
+        (b"-1\n", "digits has no training image -1: give labelled images from 0 to 1296"),
+        (b"0\n1\n", "no labelled image has class 0: add at least one of each class"),
+        (b"# none\n", "no labelled image has class 0: add at least one of each class"),
+    ],
+)
+def test_labelled_images_that_cannot_be_are_refused(
+    content: bytes | None, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("labelled.txt")
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadInput) as caught:
+        svi.main(["--model", "ssvae", "--data", "digits", "--labelled", str(path), "--run-dir", "run"])
+    assert str(caught.value).startswith(complaint) and "\n" not in str(caught.value)
+    assert not Path("run").exists()
+
+
+def test_the_course_s_labelled_images_are_ten_of_each_class(mnist_dir: Path) -> None:
+    mnist, _ = datasets.load("mnist", mnist_dir)
+    assert mnist.y_train is not None
+    file = Path(__file__).parent.parent / "docs" / "courses" / "cs236-2021-labelled.txt"
+    chosen = data.labelled(mnist, 100, 0, data.read_indices(file))
+    assert mnist.y_train[chosen].tolist() == [y for y in range(10) for _ in range(10)]
+    indices, times = chosen.unique(return_counts=True)
+    assert len(indices) == 99
+    # the repeated one is at position 2176 of the fours, as the course has it
+    assert indices[times == 2].tolist() == [int((mnist.y_train == 4).nonzero()[2176])]

@@ -11,15 +11,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import relu
 
 from inference import svi
-from inference.adam import Adam
+from inference.capture import capture
 from inference.compare import example_inputs
+from inference.errors import BadInput
 from inference.estimators import ESTIMATORS, Loss
 from inference.gradients import Gradients, usual_way
-from inference.rewrite import choose_by_where
 from ppl_models import VAE
 from ppl_models.base import LatentVariableModel, draw_latents
 from tests.test_contract import PAIRS, build, options_for, slow
@@ -85,44 +84,6 @@ def test_points_beyond_a_spline_s_ends_are_left_where_they_are(float64: None) ->
     assert not any("index_put" in target or "index.Tensor" in target for target in targets)
 
 
-def test_what_comes_after_a_choice_sees_what_was_put(float64: None) -> None:
-    """In place: y reads x once it is changed, and z has read it before."""
-
-    def choose(given: Tensor, other: Tensor) -> list[Tensor]:
-        x = given * 1.0
-        z = x + 1
-        mask = x > 0
-        x[mask] = other[mask]
-        return [x * 2, z]
-
-    given, other = torch.randn(2, 50)
-    graph = make_fx(choose, tracing_mode="fake", _allow_non_fake_inputs=True)(given, other)
-    expected = choose(given, other)
-    choose_by_where(graph)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    assert not any("index" in str(node.target) for node in graph.graph.nodes)
-    for a, b in zip(graph(-given, other), choose(-given, other), strict=True):  # another mask
-        assert torch.equal(a, b)
-    assert not torch.equal(expected[0], choose(-given, other)[0])
-
-
-def test_adam_is_torch_s_own() -> None:
-    ours, theirs = ([torch.nn.Parameter(torch.arange(3.0) + i) for i in range(3)] for _ in range(2))
-    optimizers = Adam(ours, lr=0.1), torch.optim.Adam(theirs, lr=0.1, fused=True)
-    for step in range(6):
-        for parameters, optimizer in zip((ours, theirs), optimizers, strict=True):
-            for p in parameters[:2]:  # the third has no gradient
-                p.grad = (p.detach() - step) ** 2
-            optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
-            optimizer.step()
-        if step == 3:  # as a run that goes on
-            state = copy.deepcopy(optimizers[0].state_dict())
-            optimizers[0].load_state_dict(state)
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    assert torch.equal(ours[2], torch.arange(3.0) + 2)
-
-
 def test_a_beta_that_grows_is_followed(float64: None) -> None:
     model = build("vae")
     batch = example_inputs(model, 7)
@@ -183,25 +144,129 @@ def test_what_cannot_be_captured_is_taken_plainly_and_said(float64: None) -> Non
     batch = example_inputs(model, 7)
     torch.manual_seed(0)
     objective, _, _ = gradients(batch)
-    assert len(said) == 1 and said[0].startswith("the step cannot be captured, and is taken plainly (")
+    assert len(said) == 1 and said[0].startswith("--compile graph cannot be used, steps are plain: ")
     gradients(batch)
     assert len(said) == 1 and gradients.way == "plain"
     torch.manual_seed(0)
     torch.testing.assert_close(objective, Loss(model, "mean_field")(**batch).detach())
 
 
-def test_where_no_kernels_can_be_made_the_capture_is_replayed(
-    float64: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def falls_back(
+    model: LatentVariableModel, way: str, batch: dict[str, Tensor], estimator: str | None = None
+) -> str:
+    """Asserts that two steps are the plain ones, noise and buffers included. Returns what is said."""
+    said: list[str] = []
+    estimator = estimator or model.estimators[0]
+    plain = Gradients(Loss(copy.deepcopy(model), estimator))
+    other = Gradients(Loss(model, estimator), way, say=said.append)
+    for gradients in (plain, other):
+        torch.manual_seed(0)
+        for _ in range(2):
+            gradients.loss.zero_grad()
+            gradients.objective, _, _ = gradients(batch)  # type: ignore[attr-defined]
+        gradients.drawn = torch.rand(1)  # type: ignore[attr-defined]
+    assert torch.equal(plain.objective, other.objective) and torch.equal(plain.drawn, other.drawn)  # type: ignore[attr-defined]
+    assert all(map(torch.equal, plain.found(), other.found()))
+    assert all(map(torch.equal, plain.loss.buffers(), other.loss.buffers()))
+    assert other.way == "plain" and other.replay is None
+    (line,) = said
+    return line
+
+
+def test_a_step_that_cannot_be_compiled_is_plain(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no compiler\nand more")
 
     monkeypatch.setattr("torch._inductor.compile", broken)
-    said: list[str] = []
-    gradients = Gradients(Loss(build("vae"), "mean_field"), "kernels", say=said.append)
-    gradients(example_inputs(gradients.loss.model, 7))
-    assert said == ["no kernels can be made, the captured step is replayed (RuntimeError: no compiler)"]
-    assert gradients.way == "graph" and isinstance(gradients.replay, torch.fx.GraphModule)
+    model = build("vae")
+    line = falls_back(model, "kernels", example_inputs(model, 7))
+    assert line == "--compile kernels cannot be used, steps are plain: RuntimeError: no compiler"
+
+
+@pytest.mark.parametrize("fault", ["objective", "gradient", "buffers", "replay", "fewer"])
+def test_a_captured_step_that_differs_is_not_used(
+    fault: str, float64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison on the first batch sees a wrong value, gradient or buffer, and a replay that raises."""
+
+    def wrong(loss: Loss, *given: Any) -> Any:
+        graph, reached = capture(loss, *given)
+
+        def replay(*inputs: Tensor) -> list[Tensor]:
+            objective, good, *gradients = graph(*inputs)
+            if fault == "objective":
+                objective = objective * (1 + 1e-6)
+            if fault == "gradient":
+                gradients[0] = -gradients[0]
+            if fault == "buffers":
+                next(value for value in loss.buffers() if value.is_floating_point()).add_(1.0)
+            if fault == "replay":
+                raise ValueError("in vain")
+            return [objective, good, *gradients]
+
+        return replay, [*reached[:-1], False] if fault == "fewer" else reached
+
+    monkeypatch.setattr("inference.gradients.capture", wrong)
+    model = build("ae")
+    line = falls_back(model, "graph", example_inputs(model, 4))
+    expected = {"replay": "in vain", "fewer": "zip"}.get(
+        fault, f"its {fault} differs from the plain step's by"
+    )
+    assert line.startswith("--compile graph cannot be used, steps are plain: ") and expected in line
+
+
+class Counting(VAE):
+    """Updates a buffer under a mask of rows, as many as columns, and reads it."""
+
+    def __init__(self) -> None:
+        super().__init__((1, 6, 6), hidden=8, z_dim=2)
+        self.register_buffer("seen", torch.zeros(36, 36))
+
+    def model(self, x: Tensor) -> None:
+        self.seen[x.flatten(1).sum(0) > 3] = 1.0
+        pyro.factor("count", -self.seen.sum() * (self.decoder.layers[0].weight ** 2).sum(), has_rsample=True)
+        super().model(x)
+
+
+def test_a_masked_update_of_a_buffer_is_never_replayed_wrongly(float64: None) -> None:
+    model = Counting()
+    batch = {"x": torch.rand(7, 1, 6, 6).round()}
+    assert 0 < (batch["x"].flatten(1).sum(0) > 3).sum() < 36
+    gradients = Gradients(Loss(model, "trace"), "graph", say=lambda line: None)
+    plain = Gradients(Loss(copy.deepcopy(model), "trace"))
+    for seed in range(3):
+        batch = {"x": (torch.rand(7, 1, 6, 6) < 0.3).double()}
+        found = []
+        for each in (gradients, plain):
+            torch.manual_seed(seed)
+            each.loss.zero_grad()
+            found.append((each(batch)[0], each.found(), list(each.loss.buffers())))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+class Bare(VAE):
+    """Uses `pyro.param`, which no optimiser of `fit` sees."""
+
+    def model(self, x: Tensor) -> None:
+        pyro.param("shift", torch.zeros(()))
+        super().model(x)
+
+
+def test_a_bare_pyro_param_is_refused() -> None:
+    gradients = Gradients(Loss(Bare((1, 6, 6), hidden=8), "mean_field"))
+    with pytest.raises(BadInput, match=r"used for shift\. Make each a"):
+        gradients(example_inputs(gradients.loss.model, 7), check=True)
+    assert not list(pyro.get_param_store())
+
+
+def test_a_first_batch_that_is_not_finite_does_not_give_up_the_capture(float64: None) -> None:
+    model = build("vae")
+    gradients = Gradients(Loss(model, "mean_field"), "graph", say=pytest.fail)
+    batch = example_inputs(model, 7)
+    assert not gradients({"x": batch["x"] * torch.nan})[1]
+    assert gradients.replay is None
+    gradients.loss.zero_grad()
+    assert gradients(batch)[1] and gradients.replay is not None
 
 
 @pytest.mark.parametrize("way", ["plain", "graph"])

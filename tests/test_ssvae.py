@@ -1,15 +1,23 @@
 """What is particular to the semi-supervised model: the label summed out, and the labelled images beside."""
 
+import json
+from pathlib import Path
+
 import pyro
 import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from support import TINY, checkpoint, same
 from torch.nn.functional import cross_entropy, relu
 from torch.testing import assert_close
 
+from inference import evaluate, report, svi
 from inference.compare import compare, example_inputs
+from inference.compare import main as compare_main
+from inference.data import PIXELS
 from inference.estimators import Loss
+from inference.runs import Run
 from ppl_models import SSVAE, VAE, densities
 from ppl_models.base import draw_latents
 from ppl_models.nets.heads import loc_scale
@@ -158,3 +166,34 @@ def test_samples_have_the_class_asked_for() -> None:
 def test_parameters_are_the_course_s() -> None:
     assert sum(p.numel() for p in SSVAE((1, 28, 28), 10).parameters()) == 1_044_922
     assert sum(p.numel() for p in VAE((1, 28, 28)).parameters()) == 661_404
+
+
+def test_a_run_on_labelled_images_that_a_file_names(
+    small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training sees these, in every seed, and every command reads them from the run: the file may go."""
+    file, run = tmp_path / "labelled.txt", tmp_path / "1"
+    file.write_text("5\n3\n4\n4  # twice\n")
+    arguments = ["--model", "ssvae", *TINY, "--data", str(small_npz), "--labelled", str(file), "--run-dir"]
+    for seed in ("0", "1"):
+        assert svi.main([*arguments, str(tmp_path / seed), "--seed", seed]) == 0
+        config = json.loads((tmp_path / seed / "config.json").read_text())
+        assert config["labelled"] == [5, 3, 4, 4] and config["labelled_file"] == "labelled.txt"
+        assert config["options"]["labels"] == 4
+    assert svi.main([*arguments, str(tmp_path / "part"), "--seed", "1", "--steps", "20"]) == 0
+    file.unlink()
+    assert svi.main(["--resume", str(tmp_path / "part"), "--steps", "40"]) == 0
+    assert same(checkpoint(tmp_path / "part"), checkpoint(run))
+
+    _, _, data, model = Run.restore(run)
+    assert data.y_train is not None
+    x, y = PIXELS["binary"].test(data.x_train[[5, 3, 4, 4]]).float(), torch.tensor([2, 0, 1, 1])
+    assert torch.equal(data.y_train[[5, 3, 4, 4]], y)
+    capsys.readouterr()
+    assert compare_main(["--run", str(run), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    error = cross_entropy(model.classify(x), y).item()
+    assert result["terms"]["classification"]["by_hand"] == pytest.approx(error, rel=1e-4)
+    assert evaluate.main([str(run), "--particles", "1"]) == 0
+    assert report.main([str(run)]) == 0
+    assert "<dt>labelled images</dt><dd>labelled.txt</dd>" in (run / "report.html").read_text()

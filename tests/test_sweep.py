@@ -220,6 +220,18 @@ def test_other_settings_and_other_folders_are_refused(
     assert (run / "notes.txt").read_text() == "mine" and len(started) == 1
 
 
+def test_runs_on_other_labelled_images_are_other_runs(small_npz: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "labelled.txt", ["--out", str(tmp_path / "sweep"), "--data", str(small_npz)]
+    file.write_text("0\n1\n2\n")
+    grid = ["--model", "ssvae", "--over", "gen-weight=1", "--seeds", "0", *TINY, *out]
+    (job,) = sweep.plan([*grid, "--labelled", str(file)])[1]
+    assert svi.main([*job.begin]) == 0
+    assert sweep.stage(job) == "done"
+    (other,) = sweep.plan([*grid, "--labels", "3"])[1]
+    with pytest.raises(BadInput, match=r"is a run with labelled_file labelled\.txt, not None"):
+        sweep.stage(other)
+
+
 def test_a_run_that_fails_does_not_stop_the_others(
     small_npz: Path,
     tmp_path: Path,

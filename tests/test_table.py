@@ -33,6 +33,13 @@ def test_a_row_is_a_system_and_a_cell_a_mean_over_seeds() -> None:
     assert labels.splitlines()[2].startswith("| `vae z_dim=20` | mnist | 0 or 1 | 0 | 50.00 % |")
 
 
+def test_runs_on_named_labelled_images_are_a_system_of_their_own() -> None:
+    runs = [result("vae", seed, {"accuracy": share}) for seed, share in ((0, 0.5), (1, 0.7))]
+    runs[0]["config"]["labelled_file"], runs[1]["config"]["labelled_file"] = None, "own.txt"
+    lines = [line for line in table.table(runs).splitlines() if line.startswith("| `vae")]
+    assert [line.split("|")[1].strip() for line in lines] == ["`vae`", "`vae labelled=own.txt`"]
+
+
 def test_what_generated_images_are_read_as_stands_with_the_labels() -> None:
     labels = table.table([result("vae", 0, {"legible": 0.875, "classifier_accuracy": 0.99})])
     _, _, head, _, line = labels.splitlines()

@@ -3,16 +3,21 @@
 import json
 from pathlib import Path
 
+import pyro
 import pytest
 import torch
 from support import TINY, checkpoint, same
+from torch.optim import Adam
 from torch.testing import assert_close
 
-from inference import svi
-from inference.adam import Adam
+from inference import datasets, svi
+from inference.data import Batches, HeldOut
 from inference.errors import BadInput
-from inference.options import TRAINING
+from inference.options import TRAINING, defaults
 from inference.runs import Run
+from inference.schedules import KLWeight
+from inference.svi import fit
+from ppl_models import MODELS
 from ppl_models.nets.mlp import MLP
 
 VAE = ["--model", "vae", *TINY]
@@ -117,3 +122,61 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=complaint):
             svi.main(["--model", "vae", "--data", "digits", "--run-dir", str(tmp_path / "x"), *option])
     assert not (tmp_path / "x").exists()
+
+
+GMVAE = ["--model", "gmvae", "--components", "5", *TINY]
+
+
+@pytest.mark.parametrize("mode", ["plain", "graph"])
+def test_the_prior_trains_when_the_kl_weight_starts_at_zero(
+    mode: str, small_npz: Path, tmp_path: Path
+) -> None:
+    """At step 0 no gradient reaches the components. They learn from step 1 on, in a resumed run as well."""
+    options = [*GMVAE, "--warmup", "10", "--compile", mode, "--data", str(small_npz), "--run-dir"]
+    assert svi.main([*options, str(tmp_path / "parts"), "--steps", "20"]) == 0
+    _, _, _, model = Run.restore(tmp_path / "parts")
+    state = checkpoint(tmp_path / "parts")
+    steps = {
+        name: state["optimizer"]["state"][index]["step"].item()
+        for index, (name, _) in enumerate(model.named_parameters())
+    }
+    assert steps.pop("components") == 19.0 and set(steps.values()) == {20.0}
+    assert svi.main(["--resume", str(tmp_path / "parts"), "--steps", "40"]) == 0
+    assert svi.main([*options, str(tmp_path / "whole")]) == 0
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
+
+
+def test_fit_trains_in_training_mode_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    """Batch norm learns from the first step on, whatever mode the model is in, and nothing stays changed."""
+    data, _ = datasets.load("digits", tmp_path)
+    cls, cpu = MODELS["ae"], torch.device("cpu")
+    data = data.padded(cls.side)
+    config = {**defaults(cls, data.shape), "model": "ae", "data": "digits", "steps": 2, "eval_every": 2}
+    config |= {"pixels": "0 to 1", "particles": 1, "compile": "plain"}
+    batches = Batches(data, cls, 20, 0, torch.empty(0, dtype=torch.long), cpu)
+    model = cls(data.shape).eval()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    pyro.param("mine", torch.ones(()))
+    assert fit(model, batches, HeldOut(data, cls, cpu), config, Run.create(tmp_path / "run", config)) == 0
+    averages = [name for name, value in before.items() if value.is_floating_point()]
+    assert averages and not any(torch.equal(before[name], model.get_buffer(name)) for name in averages)
+    assert not model.training
+    assert list(pyro.get_param_store()) == ["mine"]
+
+
+def test_the_kl_weight_is_a_number_again_after_training(small_npz: Path, tmp_path: Path) -> None:
+    seen = []
+    kept = KLWeight.__exit__
+
+    class Watched(KLWeight):
+        def __exit__(self, *given: object) -> None:
+            seen.append(self.model.beta)
+            kept(self, *given)
+            seen.append(self.model.beta)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(svi, "KLWeight", Watched)
+        options = ["--beta", "0.5", "--warmup", "10", "--data", str(small_npz)]
+        assert svi.main([*VAE, *options, "--run-dir", str(tmp_path / "run")]) == 0
+    during, after = seen
+    assert torch.is_tensor(during) and during == 0.5 and type(after) is float and after == 0.5

@@ -8,6 +8,7 @@ from ppl_models.distributions.logistic_mixture import LogisticMixtureImage
 from ppl_models.distributions.mixture import MixtureOfNormals
 from ppl_models.distributions.normal import NormalImage
 from ppl_models.distributions.place_by_place import PlaceByPlace
+from ppl_models.distributions.spline import SplineCoupling
 
 __all__ = [
     "AutoregressiveImage",
@@ -17,5 +18,6 @@ __all__ = [
     "MixtureOfNormals",
     "NormalImage",
     "PlaceByPlace",
+    "SplineCoupling",
     "UniformCodes",
 ]

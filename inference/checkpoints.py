@@ -12,16 +12,17 @@ from torch.optim.swa_utils import AveragedModel
 from inference import ranks
 from inference.disk import unpack
 from inference.errors import BadInput
+from inference.schema import LIST, NOT_NEGATIVE, OBJECT, TEXT, WHOLE, check, format_of, other_version
 
 # What it must hold.
 STATE = {
-    *("model", "decisive", "step", "seconds", "skipped", "in_a_row"),
-    *("parameters", "optimizer", "generators"),
+    **{"model": TEXT, "decisive": TEXT, "step": WHOLE, "seconds": NOT_NEGATIVE, "skipped": WHOLE},
+    **{"in_a_row": WHOLE, "parameters": OBJECT, "optimizer": OBJECT, "generators": LIST},
 }
 # What may be otherwise when a run goes on.
 MAY_DIFFER = {
     *("data", "data_dir", "steps", "eval_every", "device", "from"),
-    *("command", "versions", "gpu", "platform", "threads", "processes", "commit"),
+    *("command", "versions", "gpu", "platform", "threads", "processes", "commit", "format"),
 }
 
 
@@ -31,13 +32,19 @@ def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     Raises BadInput if it is damaged, another model's, or of a run of another configuration.
     """
     state, model = unpack(path), config["model"]
-    if not isinstance(state, dict) or not state.keys() >= STATE:
-        raise BadInput(f"{path} is no checkpoint of a run: start the run anew")
+    if not isinstance(state, dict) or "parameters" not in state:
+        raise BadInput(f"{path} is no checkpoint of a run. Restore it from a copy.")
+    for key, kind in STATE.items():
+        if key not in state:
+            raise other_version(f"{path} has no {key!r}", config)
+        check(state, key, kind, path, key)
     if state["model"] != model:
         raise BadInput(
             f"{path} is a checkpoint of {state['model']}, not of {model}: resume the run it came from"
         )
     if state["decisive"] != decisive(config):
+        if not format_of(config):
+            raise other_version(f"{path} cannot be checked against config.json", config)
         raise BadInput(f"{path.parent}: config.json and checkpoint.pt do not belong together")
     return state
 
@@ -75,7 +82,11 @@ def take_up(
         if averaged:
             averaged.load_state_dict(state["averaged"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"checkpoint.pt is not of this run ({str(error)[:100]}): start the run anew") from None
+        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise BadInput(
+            f"checkpoint.pt does not fit this version of the project ({reason}). Use the commit that "
+            "config.json names: that version can go on with the run."
+        ) from None
 
 
 def decisive(config: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from inference import point_figures
 from inference.data import PIXELS, Batches, HeldOut
+from inference.disk import save_figure
 from inference.runs import Run
 from ppl_models.base import LatentVariableModel
 
@@ -166,7 +167,7 @@ def draw_latents_by_label(model: LatentVariableModel, test: HeldOut, path: Path)
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(f"{axis} 1")
     axes.set_ylabel(f"{axis} 2")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
     plt.close(figure)
 
 
@@ -183,7 +184,7 @@ def pareto(k_hat: np.ndarray, threshold: float, path: Path) -> None:
     axes.set_ylabel("test images")
     axes.set_title("How far each image's importance weights can be trusted", fontsize=11)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
     plt.close(figure)
 
 
@@ -252,7 +253,7 @@ def save_grid(
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=11)
-    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.05)
+    save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.05)
     plt.close(figure)
 
 
@@ -301,5 +302,5 @@ def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dim
         plt.Line2D([], [], label=label, **style) for split, (label, style) in SPLITS.items() if lines[split]
     ]
     figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), frameon=False)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
     plt.close(figure)

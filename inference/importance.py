@@ -1,7 +1,6 @@
 """Importance weights of a guide, image by image: tighter bounds, and how far they can be trusted."""
 
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from inference import ranks
 from inference.data import HeldOut
+from inference.disk import replacing
 from inference.estimators import Draw, ImportanceWeighted
 from ppl_models.base import LatentVariableModel
 
@@ -180,9 +180,8 @@ def write_netcdf(weighed: Weighed, y: Tensor | None, path: Path) -> None:
         constant_data={"k_hat": weighed.k_hat},
         dims=dims,
     )
-    temporary = path.with_name(path.name + ".tmp")
-    data.to_netcdf(str(temporary))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        data.to_netcdf(str(temporary))
 
 
 def import_arviz() -> Any:

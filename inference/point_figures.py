@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from inference.disk import save_figure
 from ppl_models.base import LatentVariableModel, draw_latents, latents_of
 
 SHOWN = 1_000  # points of each kind
@@ -37,7 +38,7 @@ def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
     ticks = min(max(round(7 * (right - left) / (top - bottom)), 2), 7)  # fewer where the panel is narrow
     axes[0].xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 4, 5, 10]))
     axes[0].set_ylabel("x 2")
-    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.08)
+    save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.08)
     plt.close(figure)
 
 
@@ -64,7 +65,7 @@ def draw_latents_of_data(model: LatentVariableModel, x: Tensor, y: Tensor | None
         axes[1].legend(
             title="label", markerscale=4, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
         )
-    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.08)
+    save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.08)
     plt.close(figure)
 
 
@@ -78,7 +79,7 @@ def draw_density(log_density: Tensor, box: tuple[float, float, float, float], pa
     axes.set_xlabel("x 1")
     axes.set_ylabel("x 2")
     axes.set_title("the density itself", fontsize=10)
-    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.08)
+    save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.08)
     plt.close(figure)
 
 

@@ -6,14 +6,16 @@ python -m inference.report runs/         runs/index.html, of all runs below: sor
 Training leaves a run's report by itself, and a sweep an index too; this makes them anew.
 """
 
-import re
+import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from html import escape
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
+import torch
+from markupsafe import Markup
 from pyro.util import get_rng_state, set_rng_state
 
 from inference import report_index, walk
@@ -22,8 +24,9 @@ from inference.datasets import Dataset
 from inference.disk import write_whole
 from inference.errors import BadInput, run_command
 from inference.options import Parser
+from inference.prepare import check_size
 from inference.report_curves import curves
-from inference.report_page import HEADLINES, brief, count, exact, label, page, section, unit
+from inference.report_page import HEADLINES, brief, count, exact, label, page, part, section, unit
 from inference.report_sections import (
     Material,
     comparison,
@@ -34,6 +37,7 @@ from inference.report_sections import (
     what_was_trained,
 )
 from inference.runs import Run
+from inference.schema import other_version
 from ppl_models import MODELS
 
 NAME = "report.html"
@@ -51,23 +55,38 @@ def main(arguments: list[str]) -> int:
     if not (given.folder / "config.json").exists():
         print(report_index.write(given.folder))
         return 0
-    for folder in (given.folder, *sorted(path.parent for path in given.folder.glob("*/config.json"))):
-        write(gather(folder, given.data_dir))
-        print(folder / NAME)
+    folders = [given.folder, *stages_in(given.folder)]
+    with ExitStack() as held:
+        for folder in folders:  # all of them, before anything is written
+            held.enter_context(Run.open(folder))
+        for folder in folders:
+            write(gather(folder, given.data_dir))
+            print(folder / NAME)
     return 0
+
+
+def stages_in(folder: Path) -> list[Path]:
+    """The runs in a run's folder, as of a prior; one behind a link is somebody else's."""
+    return sorted(path.parent for path in folder.glob("*/config.json") if not path.parent.is_symlink())
 
 
 def leave(run: Run, data: Dataset, data_dir: Path | None = None) -> int:
     """Write the report at the end of a training, whose data are at hand. Returns the exit status.
 
-    Of a prior's run the first stage's report is made anew, for it names the other. Nothing but a folder that
-    cannot be written to keeps a training from its end: then it is 1.
+    Of a prior's run the first stage's report is made anew, for it names the other, unless another command
+    holds the first stage's folder. Nothing but a folder that cannot be written to keeps a training from its
+    end: then it is 1.
     """
 
     def both() -> None:
         renew(run.folder, data)
-        if (run.folder.parent / NAME).exists():
-            renew(run.folder.parent, None, data_dir)
+        first = run.folder.parent
+        if (first / NAME).exists():
+            try:
+                with Run.open(first):
+                    renew(first, None, data_dir)
+            except BadInput as error:
+                print(f"warning: {first / NAME} is left as it is: {error}", file=sys.stderr)
 
     if run.save(both):
         return 0
@@ -111,12 +130,19 @@ def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = No
     run = Run.open(folder)
     config, metrics, missing = run.config, run.measured(), ""
     if not {"shape", "classes"} <= config.keys():
-        raise BadInput(f"{folder / 'config.json'} is damaged: it has no shape and classes")
+        raise other_version(f"{folder / 'config.json'} has no 'shape' or no 'classes'", config)
     if not metrics:
         raise BadInput(f"{folder} has nothing to report yet, it has measured nothing: --resume it first")
     cls, untrained = MODELS[config["model"]], ""
+    shape = cls.padded(tuple(config["shape"]))
     try:
-        model = cls(cls.padded(tuple(config["shape"])), config["classes"], **config["options"])
+        y = torch.tensor([config["classes"] - 1]) if config["classes"] else None
+        check_size(cls, Dataset("", torch.empty(0, *shape), y, torch.empty(0), None), config)
+        model = cls(shape, config["classes"], **config["options"])
+    except (IndexError, TypeError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{folder}: {config['model']} cannot be made: {reason:.200}") from None
+    try:
         state = run.load_checkpoint()
         if state:
             model.load_state_dict(judged(state))
@@ -124,8 +150,8 @@ def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = No
             untrained = f"{folder} has no checkpoint.pt yet"
     except BadInput as error:
         untrained = str(error)
-    except (TypeError, ValueError, RuntimeError):
-        raise BadInput(f"{folder}: config.json and checkpoint.pt do not belong together") from None
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        untrained = str(other_version(f"{folder}: checkpoint.pt does not fit {config['model']}", config))
     done = (folder / "results.json").exists() and metrics[-1]["step"] >= config["steps"]
     if data is None:
         try:
@@ -137,70 +163,77 @@ def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = No
 
 def write(it: Material) -> None:
     """Write the report into the run's folder, whole or not at all. Raises OSError where that cannot be."""
-    write_whole(it.run.folder / NAME, html(it).encode())
+    write_whole(it.run.folder / NAME, html(it).encode(errors="replace"))  # a file's name may be no text
 
 
 @generators_kept()
 def html(it: Material) -> str:
     """The report, whole."""
     config = it.run.config
-    walked = "" if it.untrained or it.data is None else walk.section(it.data, it.model)
-    walked = walked if len(walked) < 0.8 * SIZE else ""  # a decoder of millions of weights finds no room
-    sections = [
-        section("trained", "What was trained on what", what_was_trained(it)),
-        section("diagram", "Model and guide", diagram(it)),
-        section("results", "Results", results_beside(it)),
-        section("curves", "Curves", curves(it.metrics, it.what)),
-        walked,
-        section("compare", "Paper against program", comparison(it)),
-        section("repeat", "How to repeat it", how_to_repeat(it)),
-    ]
-    room = max(SIZE - len("".join(sections).encode()), SIZE // 10)  # for pictures, which can be made smaller
-    sections.insert(4, section("figures", "Figures", pictures(it.run.figures, room)))
-    found = re.findall(r'<section id="([\w-]+)".*?>\s*<h2.*?>(.*?)</h2>', "".join(sections), re.DOTALL)
-    contents = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title in found)
+    walked = Markup() if it.untrained or it.data is None else walk.section(it.data, it.model)
+    walked = walked if len(walked) < 0.8 * SIZE else Markup()  # too many weights find no room
+    made = {
+        "trained": ("What was trained on what", what_was_trained(it)),
+        "diagram": ("Model and guide", diagram(it)),
+        "results": ("Results", results_beside(it)),
+        "curves": ("Curves", curves(it.metrics, it.what)),
+        "figures": ("Figures", Markup()),
+        "walk": ("A latent space to walk in", walked),
+        "compare": ("Paper against program", comparison(it)),
+        "repeat": ("How to repeat it", how_to_repeat(it)),
+    }
+    # What is left is for pictures, which can be made smaller.
+    room = max(SIZE - sum(len(inside.encode(errors="replace")) for _, inside in made.values()), SIZE // 10)
+    made["figures"] = ("Figures", pictures(it.run.figures, room))
+    made = {name: (words, inside) for name, (words, inside) in made.items() if inside}
     title = f"{config['model']} on {Path(config['data']).name}, seed {config['seed']}"
-    about = (sys.modules[type(it.model).__module__].__doc__ or "").splitlines()[0]
-    body = (
-        f"<header><h1>{escape(title)}</h1><p>{escape(about)}</p>{_stages(it.run.folder)}{_state(it)}"
-        f'{_headlines(it)}<nav aria-label="Sections"><ul>{contents}</ul></nav></header>\n'
-        f'<main id="content">\n{"".join(sections)}</main>\n'
-        "<footer>Made by <code>python -m inference.report</code> from the run's own folder.</footer>"
+    body = part(
+        "report",
+        title=title,
+        about=(sys.modules[type(it.model).__module__].__doc__ or "").splitlines()[0],
+        stages=_stages(it.run.folder),
+        unfinished=_unfinished(it),
+        headlines=_headlines(it),
+        contents=[(name, words) for name, (words, _) in made.items()],
+        sections=[
+            inside if name == "walk" else section(name, words, inside)
+            for name, (words, inside) in made.items()
+        ],
     )
-    return page(title, body, ["curves.js"])
+    return page(title, body, ["curves.js", *(walk.SCRIPTS if walked else ())])
 
 
-def _stages(folder: Path) -> str:
-    """Links to the other run of a system trained in two stages."""
+def _stages(folder: Path) -> list[tuple[str, str]]:
+    """Links to the other run of a system trained in two stages, and their words."""
     found = [
-        (f"{path.parent.name}/{NAME}", f"the prior over its codes, {path.parent.name}")
-        for path in sorted(folder.glob("*/config.json"))
+        (f"./{quote(os.fsencode(path.name))}/{NAME}", f"the prior over its codes, {path.name}")
+        for path in stages_in(folder)
     ]
     if (folder.parent / "config.json").exists():
         found.append((f"../{NAME}", "the first stage, whose codes these are"))
-    links = ", ".join(f'<a href="{escape(address)}">{escape(words)}</a>' for address, words in found)
-    return f"<p>One stage of two: see {links}.</p>" if links else ""
+    return found
 
 
-def _state(it: Material) -> str:
-    """How far a run is that has not come to its end."""
+def _unfinished(it: Material) -> dict[str, str]:
+    """How far a run is that has not come to its end, and the command that goes on."""
     if it.results:
-        return ""
-    again = f"python -m inference.svi --resume {shlex.quote(str(it.run.folder))}"
+        return {}
     at = f"step {count(it.metrics[-1]['step'])} of {count(it.run.config['steps'])}"
-    return f'<p class="said">Training is not finished: {at}. Go on with: <code>{escape(again)}</code></p>'
+    return {"at": at, "command": f"python -m inference.svi --resume {shlex.quote(str(it.run.folder))}"}
 
 
-def _headlines(it: Material) -> str:
-    """The first figures of a finished run."""
+def _headlines(it: Material) -> list[tuple[str, Markup, str]]:
+    """The first figures of a finished run: name, value and unit."""
     test = it.results["test"] if it.results else {}
-    items = [
-        f"<li>{escape(label(name))} <b>{exact(brief(name, test[name]), test[name]['value'])}</b> "
-        f'<span class="muted">{escape(unit(name, it.what).replace("%", "of all"))}</span></li>'
+    return [
+        (
+            label(name),
+            exact(brief(name, test[name]), test[name]["value"]),
+            unit(name, it.what).replace("%", "of all"),
+        )
         for name in HEADLINES
         if name in test
     ]
-    return f'<ul class="headlines" aria-label="On the test set">{"".join(items)}</ul>' if items else ""
 
 
 if __name__ == "__main__":

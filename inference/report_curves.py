@@ -1,13 +1,12 @@
 """The curves of a report: panels that can be read without a program, and by pointer and keys with one."""
 
-import json
-from html import escape
 from typing import Any
 
+from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from inference.figures import LABELS, SPLITS
-from inference.report_page import count, table, unit, with_unit
+from inference.report_page import count, part, table, unit, with_unit
 
 WIDTH, HEIGHT = 400, 250  # of a panel, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 62, 26, 10, 44  # of the frame in it
@@ -15,7 +14,7 @@ LINES = 1_000  # of a split that are kept: a page has a size
 Line = dict[str, Any]  # of metrics.jsonl
 
 
-def curves(metrics: list[Line], what: str) -> str:
+def curves(metrics: list[Line], what: str) -> Markup:
     """Every term over training, a panel each, with a table of the values behind them; `what`: image, point.
 
     Panels hold what curves.js needs to read values at a step.
@@ -30,12 +29,9 @@ def curves(metrics: list[Line], what: str) -> str:
         }
         for name in names
     }
-    panels = [_panel(name, series[name], what) for name in names]
-    data = json.dumps({"series": series, "names": {name: title(name) for name in names}})
-    return (
-        f'<div class="curves"><div class="panels">{"".join(panels)}</div>'
-        f'<script type="application/json">{data}</script></div>\n{_values(lines, names, what)}'
-    )
+    panels = [_panel(number, name, series[name], what) for number, name in enumerate(names)]
+    data = {"series": series, "names": {name: title(name) for name in names}}
+    return part("curves", panels, data, len(lines), _values(lines, names, what))
 
 
 def thinned(lines: list[Line], most: int = LINES) -> list[Line]:
@@ -49,7 +45,7 @@ def terms(lines: list[Line]) -> list[str]:
     names = list(dict.fromkeys(key for line in lines for key in line))
     names = [name for name in names if name not in ("step", "split", "seconds")]
     if sum(name.startswith("kl_") for name in names) == 1:
-        names.remove("kl")
+        names = [name for name in names if name != "kl"]
     return names
 
 
@@ -61,8 +57,8 @@ def title(name: str) -> str:
     return LABELS.get(name, f"KL of {latent}, q({latent} | x) from p({latent})" if latent != name else name)
 
 
-def _panel(name: str, series: dict[str, list[list[float]]], what: str) -> str:
-    """One term: axes, a curve a split, and a legend with each one's last value."""
+def _panel(number: int, name: str, series: dict[str, list[list[float]]], what: str) -> dict[str, Any]:
+    """One term for the template: the frame, ticks, a curve a split, and each one's last value."""
     points = [point for curve in series.values() for point in curve]
     last = max(step for step, _ in points)
     # The first steps fall from far above: without them in the vertical range the rest can be read.
@@ -77,58 +73,32 @@ def _panel(name: str, series: dict[str, list[list[float]]], what: str) -> str:
     def y(value: float) -> float:
         return bottom - (bottom - TOP) * (value - low) / (high - low)
 
-    grid = []
-    for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, max(last, 1)):
-        if 0 <= tick <= last:
-            grid.append(f'<path class="grid" d="M{x(tick):.1f} {TOP}V{bottom}"/>')
-            at = f'x="{x(tick):.1f}" y="{bottom + 16}"'
-            grid.append(f'<text {at} text-anchor="middle">{count(tick)}</text>')
-    for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high):
-        if low <= tick <= high:
-            grid.append(f'<path class="grid" d="M{LEFT} {y(tick):.1f}H{right}"/>')
-            at = f'x="{LEFT - 6}" y="{y(tick) + 4:.1f}"'
-            grid.append(f'<text {at} text-anchor="end">{round(tick, 12):g}</text>')
-    middle = (TOP + bottom) / 2
-    measured = unit(name, what) if unit(name, what) != "%" else "share"
-    grid.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">step</text>')
-    grid.append(
-        f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(measured)}</text>'
-    )
-    drawn, legend = [], []
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10])
+    across = [tick for tick in ticks.tick_values(0, max(last, 1)) if 0 <= tick <= last]
+    up = [tick for tick in ticks.tick_values(low, high) if low <= tick <= high]
+    drawn = []
     for split, curve in series.items():
         if curve:
-            path = "L".join(
-                f"{x(step):.1f} {y(min(max(value, low - 9e9), 9e9)):.1f}" for step, value in curve
-            )
-            drawn.append(f'<path class="line {split}" d="M{path}"/>')
-            legend.append(
-                f'<li class="{split}" data-series="{split}">{escape(SPLITS[split][0])} '
-                f"<output>{curve[-1][1]:.5g}</output></li>"
-            )
-    frame = f'x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"'
-    heading = escape(title(name))
-    box = f'data-left="{LEFT}" data-right="{right}" data-top="{TOP}" data-bottom="{bottom}"'
-    return (
-        f'<figure class="panel" data-term="{name}" data-last="{last}" data-low="{low}" data-high="{high}" '
-        f'{box}><figcaption>{heading}</figcaption><ul class="legend">{"".join(legend)}</ul>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{heading} over training, in '
-        f'{escape(measured)}; its values are in the table below"><clipPath id="in-{name}"><rect {frame}/>'
-        f'</clipPath>{"".join(grid)}<rect class="frame" {frame}/>'
-        f'<g clip-path="url(#in-{name})">{"".join(drawn)}</g></svg></figure>'
-    )
+            at = (f"{x(step):.1f} {y(min(max(value, low - 9e9), 9e9)):.1f}" for step, value in curve)
+            shown = {"split": split, "title": SPLITS[split][0], "value": f"{curve[-1][1]:.5g}"}
+            drawn.append(shown | {"path": "L".join(at)})
+    return {
+        **{"number": number, "term": name, "title": title(name), "last": last, "low": low, "high": high},
+        **{"left": LEFT, "right": right, "top": TOP, "bottom": bottom, "width": WIDTH, "height": HEIGHT},
+        "unit": unit(name, what) if unit(name, what) != "%" else "share",
+        "x": [(f"{x(tick):.1f}", count(tick)) for tick in across],
+        "y": [(f"{y(tick):.1f}", f"{y(tick) + 4:.1f}", f"{round(tick, 12):g}") for tick in up],
+        "curves": drawn,
+    }
 
 
-def _values(lines: list[Line], names: list[str], what: str) -> str:
-    """The values behind the curves, folded away: the held-out sets first."""
+def _values(lines: list[Line], names: list[str], what: str) -> Markup:
+    """The values behind the curves: the held-out sets first."""
     head = ["step", "set", "seconds", *(with_unit(title(name), name, what) for name in names)]
     head = [cell.replace(", %", ", share") for cell in head]
     rows = []
     for line in sorted(lines, key=lambda line: (line["split"] == "train", line["step"])):
         cells = [f"{line[name]:.6g}" if name in line else "" for name in names]
         seconds = f"{line['seconds']:.1f}" if "seconds" in line else ""
-        every = "".join(f"<td>{cell}</td>" for cell in (line["split"], seconds, *cells))
-        rows.append(f'<th scope="row">{count(line["step"])}</th>{every}')
-    return (
-        f"<details><summary>The {len(lines)} measurements behind the curves</summary>"
-        f"{table('Measurements', head, rows, 'numbers')}</details>"
-    )
+        rows.append([count(line["step"]), line["split"], seconds, *cells])
+    return table("Measurements", head, rows, "numbers")

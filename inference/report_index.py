@@ -1,8 +1,7 @@
 """The index of a folder of runs: one page that sorts and filters them, and lays chosen ones side by side."""
 
-import json
+import os
 import time
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -11,8 +10,9 @@ from inference.disk import write_whole
 from inference.errors import BadInput
 from inference.options import defaults, plain
 from inference.report_curves import terms, thinned, title
-from inference.report_page import HEADLINES, brief, distinct, label, page, thumbnail, with_unit
+from inference.report_page import HEADLINES, brief, distinct, label, page, part, thumbnail, with_unit
 from inference.runs import Run
+from inference.schema import other_version
 from ppl_models import MODELS
 
 NAME, REPORT = "index.html", "report.html"
@@ -42,55 +42,52 @@ class Row(NamedTuple):
 def write(folder: Path) -> Path:
     """Write index.html into a folder, of all runs in it and below; returns its path.
 
-    Raises BadInput where there is none, and OSError where the folder cannot be written to.
+    A run that cannot be read is left out and named with the reason. Nothing is written into the runs
+    themselves. Raises BadInput if there is none to list, and OSError if the folder cannot be written to.
     """
-    runs, damaged = [], []
-    for path in sorted(folder.rglob("config.json")):
+    found, runs, left_out = sorted(folder.rglob("config.json")), [], []
+    most = min(PICTURE, PICTURES // (max(len(found), 1) * len(SHOWN)))
+    for path in found:
         try:
-            runs.append(_row(folder, path.parent))
-        except BadInput as error:
-            damaged.append(str(error))
+            row = _row(folder, path.parent)
+            runs.append((row, _beside(row, most)))
+        except (BadInput, OSError) as error:
+            name = path.parent.relative_to(folder).as_posix()
+            reason = error if isinstance(error, BadInput) else error.strerror or type(error).__name__
+            left_out.append(f"{name}: {reason}")
     if not runs:
         raise BadInput(
-            damaged[0] if damaged else f"{folder} has no runs in it: name a run, or what runs are in"
+            left_out[0] if left_out else f"{folder} has no runs in it: name a run, or what runs are in"
         )
-    write_whole(folder / NAME, html(folder, runs, damaged).encode())
+    write_whole(folder / NAME, html(folder, runs, left_out).encode(errors="replace"))
     return folder / NAME
 
 
 def _row(folder: Path, own: Path) -> Row:
     run = Run.open(own)
+    if "shape" not in run.config:
+        raise other_version(f"{own / 'config.json'} has no 'shape'", run.config)
     metrics, path = run.measured(), own / "results.json"
-    done = path.exists() and metrics and metrics[-1]["step"] >= run.config["steps"]
+    done = os.path.lexists(path) and metrics and metrics[-1]["step"] >= run.config["steps"]
     began = (own / "config.json").stat().st_mtime
     return Row(own.relative_to(folder).as_posix(), run, metrics, run.results() if done else {}, began)
 
 
-def html(folder: Path, runs: list[Row], damaged: list[str]) -> str:
-    """The index of these runs, and what is wrong with others."""
-    measured = [name for name in HEADLINES if any(name in row.results.get("test", {}) for row in runs)]
+def html(folder: Path, runs: list[tuple[Row, dict[str, Any]]], left_out: list[str]) -> str:
+    """The index of these runs, each with what it lays beside others, and why further ones are left out."""
+    measured = [name for name in HEADLINES if any(name in row.results.get("test", {}) for row, _ in runs)]
     heads = [_heading(name) for name in measured]
-    columns = ["run", "model", "data", "seed", "steps", "options", *heads, "seconds", "begun", "commit"]
-    head = "".join(f'<th scope="col" class="{column.split()[0]}">{escape(column)}</th>' for column in columns)
-    body = "\n".join(_cells(folder, row, measured) for row in runs)
-    most = min(PICTURE, PICTURES // (len(runs) * len(SHOWN)))
-    data = json.dumps({row.name: _beside(row, most) for row in runs}).replace("<", "\\u003c")
-    wrong = "".join(f"<li>{escape(line)}</li>" for line in damaged)
-    wrong = f"<section><h2>Left out</h2><ul>{wrong}</ul></section>" if wrong else ""
-    name = escape(folder.resolve().name)
-    about = f"{len(runs)} runs. Results are on the whole test set, ± the standard error over its images."
-    return page(
-        f"Runs in {folder.resolve().name}",
-        f"<header><h1>Runs in {name}</h1><p>{about}</p></header>\n"
-        '<main id="content"><div id="choice" class="no-print"></div>'
-        '<div class="wide" tabindex="0" role="region" aria-label="Runs">'
-        f'<table id="runs"><caption>All runs below {name}</caption>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>\n"
-        '<section id="beside" aria-labelledby="beside-title" hidden><h2 id="beside-title">Side by side</h2>'
-        f'<div id="chosen"></div></section>{wrong}</main>\n'
-        f'<script type="application/json" id="data">{data}</script>',
-        ["curves.js", "index.js"],
+    name = folder.resolve().name
+    body = part(
+        "index",
+        name=name,
+        about=f"{len(runs)} runs. Results are on the whole test set, ± the standard error over its images.",
+        columns=["run", "model", "data", "seed", "steps", "options", *heads, "seconds", "begun", "commit"],
+        rows=[_cells(row, measured) for row, _ in runs],
+        left_out=left_out,
+        data={row.name: beside for row, beside in runs},
     )
+    return page(f"Runs in {name}", body, ["curves.js", "index.js"])
 
 
 def _heading(name: str) -> str:
@@ -118,35 +115,31 @@ def _options(row: Row) -> str:
     return ", ".join(f"{key} {plain(value)}" for key, value in settings.items() if value != usual[key])
 
 
-def _cells(folder: Path, row: Row, measured: list[str]) -> str:
-    """A run's line of the table; `data-value` is what a column is sorted by."""
+def _cells(row: Row, measured: list[str]) -> dict[str, Any]:
+    """A run's line of the table: its name, its report, and cells with what a column is sorted by.
+
+    That is None where it is the words themselves.
+    """
     config, test = row.run.config, row.results.get("test", {})
-    words = escape(row.name)
-    if (row.run.folder / REPORT).exists():
-        words = f'<a href="{escape(quote(row.name))}/{REPORT}">{words}</a>'
     last = row.metrics[-1] if row.metrics else {"step": 0, "seconds": 0.0}
     steps = config["steps"] if row.results else f"{last['step']} of {config['steps']}"
     data, seconds = Path(config["data"]).name, row.results.get("seconds", last["seconds"])
-    figures = (
-        (test[name]["value"], brief(name, test[name])) if name in test else ("", "") for name in measured
-    )
-    cells = [  # what is sorted by, where it is not the words themselves; and these
-        ("", config["model"]),
-        ("", data),
+    cells = [
+        (None, config["model"]),
+        (None, data),
         (config["seed"], str(config["seed"])),
         (last["step"], str(steps)),
-        ("", _options(row)),
-        *figures,
+        (None, _options(row)),
+        *(
+            (test[name]["value"], brief(name, test[name])) if name in test else (None, "")
+            for name in measured
+        ),
         (seconds, f"{seconds:.0f}"),
         (row.began, time.strftime("%Y-%m-%d %H:%M", time.localtime(row.began))),
-        ("", (config.get("commit") or "")[:7]),
+        (None, (config.get("commit") or "")[:7]),
     ]
-    inside = "".join(
-        f"<td>{escape(cell)}</td>" if key == "" else f'<td data-value="{key}">{escape(cell)}</td>'
-        for key, cell in cells
-    )
-    marks = f'data-run="{escape(row.name)}" data-model="{escape(config["model"])}" data-data="{escape(data)}"'
-    return f'<tr {marks}><th scope="row">{words}</th>{inside}</tr>'
+    link = f"./{quote(os.fsencode(row.name))}/{REPORT}" if (row.run.folder / REPORT).exists() else ""
+    return {"name": row.name, "link": link, "model": config["model"], "data": data, "cells": cells}
 
 
 def _beside(row: Row, most: int) -> dict[str, Any]:
@@ -159,7 +152,7 @@ def _beside(row: Row, most: int) -> dict[str, Any]:
     names = terms(lines)
     pictures = {}
     for words, names_of in SHOWN.items():
-        found = [path for name in names_of if (path := row.run.figures / f"{name}.png").exists()]
+        found = [path for name in names_of if os.path.lexists(path := row.run.figures / f"{name}.png")]
         if found and most > 5_000:
             pictures[words] = thumbnail(found[0], most)
     return {

@@ -1,22 +1,43 @@
-"""What every page of a report is made of: the page itself, tables, numbers with errors, embedded pictures."""
+"""What every page of a report is made of: the page itself, tables, numbers with errors, embedded pictures.
+
+All HTML comes from the autoescaping templates of `inference/pages`, or from `Markup.format`, which escapes.
+"""
 
 import base64
+import hashlib
 import io
 import math
+import warnings
 from collections.abc import Iterable
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
+from inference.disk import read_regular
+from inference.errors import BadInput
 from inference.figures import LABELS, UNITS
 from inference.table import BOUNDS, CODES, DENSITIES, ERRORS, POINTS, Column
 from inference.table import LABELS as SHARES
 
-# Nothing may be fetched, and the browser sees to it: all that a page needs is in its one file.
-POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+# The browser fetches nothing, and runs no script but those whose hashes the policy names. Inline styles stay
+# allowed: matplotlib's SVG uses them.
+POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'; script-src "
+)
+PICTURE_BYTES, PICTURE_PIXELS = 2**25, 40_000_000  # of a picture that is read
+TEMPLATES = Environment(
+    loader=PackageLoader("inference", "pages"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+)
+TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False}  # of `tojson`, which escapes <, >, & and '
 COLUMNS = {
     column.figure: (title, column)
     for part in (SHARES, CODES, DENSITIES, ERRORS, POINTS, BOUNDS)
@@ -30,52 +51,41 @@ HEADLINES = (
 Figure = dict[str, float]  # value, and se and mc_se where there are
 
 
-def page(title: str, body: str, scripts: Iterable[str] = ()) -> str:
+def page(title: str, body: Markup, scripts: Iterable[str] = ()) -> str:
     """A whole HTML page with the style of all pages and the named scripts of `inference/pages` inside it."""
-    code = "\n".join(f"<script>\n{read(name)}</script>" for name in scripts)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>{escape(title)}</title>
-<style>
-{read("page.css")}</style>
-</head>
-<body>
-<a class="skip" href="#content">to the content</a>
-{body}
-{code}
-</body>
-</html>
-"""
-
-
-def read(name: str) -> str:
-    """A file of `inference/pages`."""
-    return (files("inference") / "pages" / name).read_text("utf-8")
-
-
-def section(name: str, title: str, *parts: str) -> str:
-    """A section under its heading; nothing where its parts are."""
-    inside = "\n".join(filter(None, parts))
-    head = f'<h2 id="{name}-title">{escape(title)}</h2>'
-    return f'<section id="{name}" aria-labelledby="{name}-title">\n{head}\n{inside}\n</section>' * bool(
-        inside
+    code = [read(name) for name in scripts]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in code]
+    return TEMPLATES.get_template("page.html").render(
+        title=title,
+        body=body,
+        scripts=code,
+        style=read("page.css"),
+        policy=POLICY + (" ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"),
     )
 
 
-def table(caption: str, head: Iterable[str], rows: Iterable[str], name: str = "") -> str:
-    """A table that scrolls in a box of its own; `head` is plain text, and `rows` are of HTML."""
-    cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="{name}">'
-        f"<caption>{escape(caption)}</caption>\n<thead><tr>{cells}</tr></thead>\n<tbody>\n{body}\n</tbody>"
-        "</table></div>"
-    )
+def read(name: str) -> Markup:
+    """A style or script of `inference/pages`."""
+    return Markup((files("inference") / "pages" / name).read_text("utf-8"))
+
+
+def part(macro: str, *values: Any, **named: Any) -> Markup:
+    """What a macro of `pages/parts.html` makes of values, which it escapes unless they are `Markup`."""
+    return getattr(TEMPLATES.get_template("parts.html").module, macro)(*values, **named)
+
+
+def section(name: str, title: str, *parts: Markup) -> Markup:
+    """A section under its heading; nothing if its parts are empty."""
+    inside = [inner for inner in parts if inner]
+    return part("section", name, title, inside) if inside else Markup()
+
+
+def table(caption: str, head: Iterable[str], rows: Iterable[list[str]], name: str = "") -> Markup:
+    """A table that scrolls in a box of its own.
+
+    A row is its heading and its cells: text, or `Markup` of whole td elements.
+    """
+    return part("table", caption, list(head), list(rows), name)
 
 
 def label(name: str) -> str:
@@ -134,15 +144,9 @@ def distinct(figures: dict[str, Figure]) -> dict[str, Figure]:
     return {name: figure for name, figure in figures.items() if not (alone and name.startswith("kl_"))}
 
 
-def exact(text: str, value: float) -> str:
+def exact(text: str, value: float) -> Markup:
     """A printed number with all its digits beside it, for programs and for whoever points at it."""
-    return f'<data value="{value!r}" title="{value!r}">{escape(text)}</data>'
-
-
-def facts(pairs: dict[str, str]) -> str:
-    """Names and what they stand for, in HTML; what is empty is left out."""
-    items = "".join(f"<dt>{escape(key)}</dt><dd>{value}</dd>" for key, value in pairs.items() if value)
-    return f"<dl>{items}</dl>"
+    return Markup('<data value="{0}" title="{0}">{1}</data>').format(repr(value), text)
 
 
 def count(number: float) -> str:
@@ -153,7 +157,7 @@ def count(number: float) -> str:
 def embedded(path: Path, most: int) -> tuple[str, int, int]:
     """A picture as a data address of at most so many bytes, and its width and height.
 
-    Without loss where that fits, else in 256 colours, else smaller. Raises OSError where it is no picture.
+    Without loss where that fits, else in 256 colours, else smaller. Raises BadInput if it is no such picture.
     """
     image = _opened(path, 2_400)
     size, content = image.size, _webp(image, lossless=True)
@@ -164,7 +168,7 @@ def embedded(path: Path, most: int) -> tuple[str, int, int]:
 
 
 def thumbnail(path: Path, most: int) -> str:
-    """A picture at a glance, as a data address of at most so many bytes. Raises OSError where it is none."""
+    """A picture at a glance, as a data address of at most so many bytes. Raises BadInput if it is none."""
     image = _opened(path, 600)
     content = _webp(image, quality=75)
     while len(content) > most and max(image.size) > 32:
@@ -174,9 +178,20 @@ def thumbnail(path: Path, most: int) -> str:
 
 
 def _opened(path: Path, width: int) -> Image.Image:
-    """A picture in colour, no wider than that."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+    """A PNG in colour, no wider than that. Raises BadInput if it is none, or has too many pixels."""
+    try:
+        content = read_regular(path, PICTURE_BYTES)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
+                if math.prod(opened.size) > PICTURE_PIXELS:
+                    raise ValueError(f"it has {opened.width} x {opened.height} pixels")
+                image = opened.convert("RGB")
+    except BadInput:
+        raise
+    except Exception as error:  # Pillow raises many kinds for what is no picture
+        reason = str(error)[:100] or type(error).__name__
+        raise BadInput(f"{path} cannot be shown ({reason}). Move it away, or draw it again.") from None
     if image.width <= width:
         return image
     return image.resize((width, max(round(image.height * width / image.width), 1)))

@@ -6,9 +6,10 @@ import re
 import shlex
 import tempfile
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from markupsafe import Markup
 
 from inference import compare, graph
 from inference.arithmetic import double_precision
@@ -20,9 +21,9 @@ from inference.report_page import (
     distinct,
     embedded,
     exact,
-    facts,
     label,
     numbers,
+    part,
     table,
     unit,
 )
@@ -67,7 +68,7 @@ class Material(NamedTuple):
         return "point" if self.model.pixels == "points" else "image"
 
 
-def what_was_trained(it: Material) -> str:
+def what_was_trained(it: Material) -> Markup:
     """The data, the model's size, how it was trained, where, and how long."""
     config, usual = it.run.config, defaults(type(it.model), tuple(it.run.config["shape"]))
     keys = ("elbo", "particles", "schedule", "lr_warmup", "warmup", "clip", "ema", "precision", "validation")
@@ -77,32 +78,33 @@ def what_was_trained(it: Material) -> str:
     )
     options = []
     for key, value in config["options"].items():
-        words = escape(f"{key} {plain(value)}")
-        options.append(
-            words if value == usual[key] else f"<b>{words}</b>, usually {escape(plain(usual[key]))}"
-        )
+        words, usually = f"{key} {plain(value)}", plain(usual[key])
+        changed_words = Markup("<b>{}</b>, usually {}").format(words, usually)
+        options.append(words if value == usual[key] else changed_words)
     seconds = it.results["seconds"] if it.results else it.metrics[-1]["seconds"]
     device = it.results["device"] if it.results else config["device"]
     machine = [device, config.get("gpu"), config.get("platform")]
     machine += [f"threads: {config['threads']}"] if "threads" in config else []
     skipped = it.results["skipped"] if it.results else 0
-    return facts(
+    parameters = f"{count(sum(p.numel() for p in it.model.parameters()))} parameters"
+    commit = config.get("commit") or "none: not run from a checkout"
+    return part(
+        "facts",
         {
-            "data": f"<b>{escape(Path(config['data']).name)}</b>: {escape(_sizes(it))}",
-            "pixels" if it.what == "image" else "values": escape(config["pixels"]),
-            "model": f"<b>{escape(config['model'])}</b>, "
-            f"{count(sum(p.numel() for p in it.model.parameters()))} parameters",
-            "its options": "; ".join(options),
-            "labelled images": escape(config.get("labelled_file") or ""),
+            "data": Markup("<b>{}</b>: {}").format(Path(config["data"]).name, _sizes(it)),
+            "pixels" if it.what == "image" else "values": config["pixels"],
+            "model": Markup("<b>{}</b>, {}").format(config["model"], parameters),
+            "its options": Markup("; ").join(options),
+            "labelled images": config.get("labelled_file") or "",
             "training": f"{count(config['steps'])} steps of {config['batch_size']} {it.what}s, Adam at "
-            f"{plain(config['lr'])}; {escape(settings)}",
+            f"{plain(config['lr'])}; {settings}",
             "steps skipped": f"{skipped}, whose loss or gradient was not finite" if skipped else "",
             "seed": str(config["seed"]),
-            "time": f"{seconds:.1f} s on {escape(', '.join(filter(None, machine)))}",
-            "commit": f"<code>{escape(config.get('commit') or 'none: not run from a checkout')}</code>",
-            "remark": escape(it.model.remark() or ""),
-            "not at hand": escape(it.missing),
-        }
+            "time": f"{seconds:.1f} s on {', '.join(filter(None, machine))}",
+            "commit": Markup("<code>{}</code>").format(commit),
+            "remark": it.model.remark() or "",
+            "not at hand": it.missing,
+        },
     )
 
 
@@ -119,7 +121,7 @@ def _sizes(it: Material) -> str:
     return words + (f", {classes} classes" if classes else "")
 
 
-def diagram(it: Material) -> str:
+def diagram(it: Material) -> Markup:
     """The model on paper, as its docstring has it, and the plate diagrams drawn from the two programs."""
     batch = it.run.config["batch_size"]
     with tempfile.TemporaryDirectory() as folder:
@@ -133,52 +135,45 @@ def diagram(it: Material) -> str:
     points = float(re.findall(r'width="([\d.]+)pt"', svg)[0])
     wide = f"--wide: {points / SMALLEST:.1f}rem"
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{about}" style="{wide}"', 1)
-    words = escape(graph.describe(graph.views(it.model, batch)))
-    paper = escape(inspect.cleandoc(type(it.model).__doc__ or ""))
-    return (
-        f"<pre>{paper}</pre>"
-        f'<div class="wide diagram" tabindex="0" role="region" aria-label="{about}">{svg}</div>'
-        f"<details><summary>The diagrams in words</summary><pre>{words}</pre></details>"
-    )
+    words = graph.describe(graph.views(it.model, batch))
+    paper = inspect.cleandoc(type(it.model).__doc__ or "")
+    return part("diagram", paper, about, Markup(svg), words)  # drawn from the model's class, not from the run
 
 
-def pictures(folder: Path, room: int) -> str:
-    """The pictures of a run, but its curves, in the order of `ALT` and then by name; in so many bytes."""
+def pictures(folder: Path, room: int) -> Markup:
+    """The pictures of a run, but its curves, in the order of `ALT` and then by name; in so many bytes.
+
+    Raises BadInput if one of them cannot be shown.
+    """
     found = [path for path in folder.glob("*.png") if path.stem != "curves"]
     order = {name: place for place, name in enumerate(ALT)}
     found.sort(key=lambda path: (order.get(path.stem, len(order)), path.stem))
     most = min(PICTURE, room // max(len(found), 1) * 3 // 4 - 300)  # base64 takes four letters for three
-    shown = []
+    shown = Markup()
     for path in found:
-        address, width, height = embedded(path, most)
-        words = escape(ALT.get(path.stem, path.stem.replace("_", " ")))
-        broad = "broad" if width > 950 else ""  # too wide for a phone: it scrolls there
-        shown.append(
-            f'<figure><div class="wide" tabindex="0" role="region" aria-label="{words}">'
-            f'<img class="{broad}" src="{address}" width="{width}" height="{height}" alt="{words}"></div>'
-            f"<figcaption>{words}</figcaption></figure>"
-        )
-    return f'<div class="figures">{"".join(shown)}</div>' if shown else ""
+        words = ALT.get(path.stem, path.stem.replace("_", " "))
+        shown += part("picture", *embedded(path, most), words)
+    return Markup('<div class="figures">{}</div>').format(shown) if shown else shown
 
 
-def results_beside(it: Material) -> str:
+def results_beside(it: Material) -> Markup:
     """Every figure with its errors and unit, and what stands beside it elsewhere."""
     if it.results is None:
-        return ""
-    groups = list(_grouped(it.results))
+        return Markup()
+    groups = list(_grouped(it))
     beside = any(words for _, words in groups)
     head = ["figure", "value", "± s.e.", "± Monte Carlo", "unit", *["beside it"] * beside]
     rows = []
     for figures, words in groups:
-        cell = f'<td class="beside" rowspan="{len(figures)}">{escape(words)}</td>' if beside else ""
+        cell = Markup('<td class="beside" rowspan="{}">{}</td>').format(len(figures), words)
         for name, figure in figures.items():
-            rows.append(_row(name, figure, it.what) + cell)
-            cell = ""
+            rows.append(_row(name, figure, it.what) + ([cell] if beside else []))
+            cell = Markup()
     tables = [table("On the whole test set", head, rows, "results")]
-    for part in ("validation", "independent"):
-        if part in it.results:
-            rows = [_row(name, figure, it.what) for name, figure in it.results[part].items()]
-            tables.append(table(f"On the {part} set", head[:5], rows, "results"))
+    for name_of_part in ("validation", "independent"):
+        if name_of_part in it.results:
+            rows = [_row(name, figure, it.what) for name, figure in it.results[name_of_part].items()]
+            tables.append(table(f"On the {name_of_part} set", head[:5], rows, "results"))
     known = it.results.get("exact")
     if known and known["test"]:
         rows = [_row(name, figure, it.what) for name, figure in known["test"].items()]
@@ -189,11 +184,13 @@ def results_beside(it: Material) -> str:
         "s.e. is the standard error over test images; Monte Carlo, the part of it that more draws of the "
         "latents would take away. Bounds are negated: smaller is better."
     )
-    return "".join(tables) + f'<p class="muted">{about.replace("images", f"{it.what}s")}</p>'
+    words = Markup('<p class="muted">{}</p>').format(about.replace("images", f"{it.what}s"))
+    return Markup().join(tables) + words
 
 
-def _grouped(results: dict[str, Any]) -> Iterator[tuple[dict[str, Figure], str]]:
+def _grouped(it: Material) -> Iterator[tuple[dict[str, Figure], str]]:
     """The test set's figures by the tables of `inference.table`, with what these put beside; the rest."""
+    results = (it.results or {}) | {"config": it.run.config}  # which has been checked
     left = distinct(results["test"])
     if "active_units" in results:
         left["active_units"] = {"value": results["active_units"]}
@@ -206,49 +203,55 @@ def _grouped(results: dict[str, Any]) -> Iterator[tuple[dict[str, Figure], str]]
         yield left, ""
 
 
-def _row(name: str, figure: Figure, what: str) -> str:
+def _row(name: str, figure: Figure, what: str) -> list[str]:
     value, se, mc_se = numbers(name, figure)
     errors = [exact(text, figure[key]) if text else "" for key, text in (("se", se), ("mc_se", mc_se))]
-    cells = "".join(f'<td class="n">{cell}</td>' for cell in (exact(value, figure["value"]), *errors))
-    return f'<th scope="row">{escape(label(name))}</th>{cells}<td>{escape(unit(name, what))}</td>'
+    cells = (exact(value, figure["value"]), *errors)
+    return [label(name), *(Markup('<td class="n">{}</td>').format(cell) for cell in cells), unit(name, what)]
 
 
-def comparison(it: Material) -> str:
+def comparison(it: Material) -> Markup:
     """The bound by hand beside Pyro's, with this run's parameters on its first test images."""
     size = sum(p.numel() for p in it.model.parameters())
-    by_itself = f"<code>python -m inference.compare --run {escape(shlex.quote(str(it.run.folder)))}</code>"
-    if it.data is None or it.untrained or size > LARGEST:
-        why = it.untrained or it.missing or f"it has {count(size)} parameters, which takes a while"
-        return f"<p>Not worked out here: {escape(why)}. By itself: {by_itself}</p>"
-    with double_precision():
-        model = copy.deepcopy(it.model).double()
-        results = compare.of_trained(model, it.run.config, it.data, BATCH, 0)
-    tables = []
+    by_itself = f"python -m inference.compare --run {shlex.quote(str(it.run.folder))}"
+    why, results = it.untrained or it.missing, []
+    if size > LARGEST:
+        why = why or f"it has {count(size)} parameters, which takes a while"
+    if not why and it.data is not None:
+        try:
+            with double_precision():
+                model = copy.deepcopy(it.model).double()
+                results = compare.of_trained(model, it.run.config, it.data, BATCH, 0)
+        except (ArithmeticError, IndexError, RuntimeError, ValueError) as error:  # of weights without sense
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+    if why:
+        return Markup("<p>Not worked out here: {}. By itself: <code>{}</code></p>").format(why, by_itself)
+    shown = []
     for result in results:
         rows = [
-            f'<th scope="row">{escape(label(name) if name != "objective" else name)}</th>'
-            f"<td>{term['by_hand']:.12g}</td><td>{term['pyro']:.12g}</td>"
-            f"<td>{abs(term['by_hand'] - term['pyro']):.1e}</td>"
+            [
+                label(name) if name != "objective" else name,
+                f"{term['by_hand']:.12g}",
+                f"{term['pyro']:.12g}",
+                f"{abs(term['by_hand'] - term['pyro']):.1e}",
+            ]
             for name, term in result["terms"].items()
         ]
-        verdict = "agrees" if result["agrees"] else "DOES NOT AGREE"
-        tables.append(
-            "<div>"
-            + table(
-                f"{result['elbo']}: {verdict}", ["term", "by hand", "Pyro", "difference"], rows, "numbers"
-            )
-            + f"<p>Relative difference of the value {result['value_difference']:.1e}, at most "
+        words = (
+            f"Relative difference of the value {result['value_difference']:.1e}, at most "
             f"{compare.VALUE_TOLERANCE:.0e}; of the gradient {result['gradient_difference']:.1e}, at most "
-            f"{compare.GRADIENT_TOLERANCE:.0e}.</p></div>"
+            f"{compare.GRADIENT_TOLERANCE:.0e}."
         )
+        verdict = "agrees" if result["agrees"] else "DOES NOT AGREE"
+        shown.append({"caption": f"{result['elbo']}: {verdict}", "rows": rows, "words": words})
     about = (
         f"The bound derived by hand and Pyro's estimator on the first {BATCH} test {it.what}s, with this "
-        f"run's parameters and the same noise; nats per {it.what}, in float64. Of more: {by_itself}"
+        f"run's parameters and the same noise; nats per {it.what}, in float64. Of more:"
     )
-    return f'<p>{about}</p><div class="pairs">{"".join(tables)}</div>'
+    return part("comparison", about, by_itself, shown)
 
 
-def how_to_repeat(it: Material) -> str:
+def how_to_repeat(it: Material) -> Markup:
     """The commands, versions and checksum with which to have the run again, and what can be asked of it."""
     config, folder = it.run.config, shlex.quote(str(it.run.folder))
     versions = config.get("versions", {})
@@ -257,17 +260,11 @@ def how_to_repeat(it: Material) -> str:
     commit = config.get("commit") or ""
     commands = [f"git checkout {commit.removesuffix('-modified')}"] if commit else []
     commands += [f"pip install -e . {pins}".rstrip(), config.get("command", "")]
-    ask = [f"python -m inference.{name} {folder}" for name in ("evaluate", "exact", "report")]
-    changed = "The code differed from that commit." if commit.endswith("-modified") else ""
-    return (
-        f"<pre>{escape(chr(10).join(filter(None, commands)))}</pre>"
-        + facts(
-            {
-                "versions": escape(", ".join(f"{name} {version}" for name, version in versions.items())),
-                "data": f"checksum <code>{escape(config['checksum'])}</code>, of every pixel and label",
-                "seed": f"{config['seed']} decides every random draw; the same machine gives the same bits",
-                "note": changed,
-            }
-        )
-        + f"<h3>To ask more of it</h3><pre>{escape(chr(10).join(ask))}</pre>"
-    )
+    facts = {
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "data": Markup("checksum <code>{}</code>, of every pixel and label").format(config["checksum"]),
+        "seed": f"{config['seed']} decides every random draw; the same machine gives the same bits",
+        "note": "The code differed from that commit." if commit.endswith("-modified") else "",
+    }
+    further = [f"python -m inference.{name} {folder}" for name in ("evaluate", "exact", "report")]
+    return part("repeat", [command for command in commands if command], facts, further)

@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -13,26 +14,19 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from inference import datasets
+from inference import datasets, schema
 from inference.checkpoints import judged, load
 from inference.datasets import Dataset
-from inference.disk import pack, write_whole
+from inference.disk import open_append, pack, read_regular, remove_temporaries, write_whole
 from inference.errors import BadInput
-from inference.options import TRAINING, checked
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
-
-# What a run's config.json must name for the run to go on.
-NEEDED = {
-    *("model", "data", "data_dir", "checksum", "pixels", "options", "eval_every"),
-    *("steps", "batch_size", "lr", "elbo", "particles", "seed", "device"),
-}
 
 
 class Run:
     """A folder that holds everything of one training run.
 
-    config.json    everything needed to repeat the run; versions and commit included
+    config.json    everything needed to repeat the run; versions, commit and `format` of the folder included
     metrics.jsonl  one line a measurement: step, split, seconds, terms in nats per image
     checkpoint.pt  parameters, optimiser, generator states and step; plain data, and its own checksum
     results.json   the figures on the test set at the end
@@ -42,6 +36,9 @@ class Run:
     Each file but the metrics is written whole or not at all, and each line of these in one write. `log` and
     `save` take a folder that cannot be written to for what may pass: they say so once, keep in memory what
     they were given, and write it when they can. `trouble` is why they could not, the last time.
+
+    A folder may come from a stranger: what is read is checked (`inference.schema`), and neither reading nor
+    writing follows a link inside the folder.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any]):
@@ -57,8 +54,10 @@ class Run:
     def create(cls, folder: Path | None, config: dict[str, Any]) -> "Run":
         """Make the folder, `runs/<model>/<when>-<seed>` unless named, and hold it.
 
-        Raises BadInput, and leaves nothing behind, where it is in use or cannot be written to.
+        Adds its `format` to `config`. Raises BadInput, and leaves nothing behind, if it is in use or cannot
+        be written to.
         """
+        config["format"] = schema.FORMAT
         named = folder or Path("runs") / config["model"]
         made = [path for path in (named, *named.parents) if not path.exists()]
         run = cls(named, config)
@@ -90,20 +89,16 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """An existing run, with its configuration. Raises BadInput where there is none."""
+        """An existing run, with its configuration. Raises BadInput if there is none that can be read."""
         path = folder / "config.json"
         try:
-            config = json.loads(path.read_text())
+            content = read_regular(path, schema.MOST_JSON)
         except OSError:
             raise BadInput(f"{folder} is no run: it has no config.json that can be read") from None
-        except ValueError:
-            config = {}
-        if not isinstance(config, dict) or not config.keys() >= NEEDED or config["model"] not in MODELS:
-            raise BadInput(f"{path} is damaged: the run cannot go on from it")
-        try:
-            return cls(folder, checked(TRAINING | config))
-        except BadInput as error:
-            raise BadInput(f"{path} is damaged, the run cannot go on from it: {error}") from None
+        run = cls(folder, schema.config(content, path))
+        if run.figures.is_symlink() or (run.figures.exists() and not run.figures.is_dir()):
+            raise BadInput(f"{run.figures} is not a folder. Move it away, and the run makes one.")
+        return run
 
     def __enter__(self) -> "Run":
         self.hold()
@@ -117,7 +112,7 @@ class Run:
         if self.lock.is_locked:
             return
         try:
-            self.lock.acquire()
+            self._acquire()
             self.place = _place(self.folder)
         except Timeout:
             raise BadInput(
@@ -125,23 +120,29 @@ class Run:
             ) from None
         except OSError as error:
             raise BadInput(f"cannot write to {self.folder} ({error.strerror or error})") from None
+        remove_temporaries(self.folder)
+
+    def _acquire(self) -> None:
+        """Take the lock. Raises Timeout if another process has it, OSError if `lock` is no regular file."""
+        path = self.folder / "lock"
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):  # FileLock would open a link, and empty its target
+                raise OSError(errno.EINVAL, "lock is not a regular file")
+        self.lock.acquire()
 
     def release(self) -> None:
         """Let other commands write here."""
         self.lock.release(force=True)
 
     def results(self) -> dict[str, Any]:
-        """The results so far. Raises BadInput where the run has not come to its end."""
+        """The results so far. Raises BadInput if the run has not come to its end, or they cannot be read."""
         path = self.folder / "results.json"
         try:
-            results = json.loads(path.read_text())
-            results["test"].items()
-            complete = results["steps"] == self.config["steps"]  # else it is to be trained longer
+            content = read_regular(path, schema.MOST_JSON)
         except OSError:
-            complete = False
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise BadInput(f"{path} is damaged: --resume the run to have it again") from None
-        if not complete:
+            raise BadInput(f"{self.folder} has no results.json yet: --resume it to its end first") from None
+        results = schema.results(content, path, self.config)
+        if results["steps"] != self.config["steps"]:  # it is to be trained longer
             raise BadInput(f"{self.folder} has no results.json yet: --resume it to its end first")
         return results
 
@@ -151,6 +152,9 @@ class Run:
         Raises BadInput where it cannot be had, or has changed.
         """
         config = self.config
+        file = Path(config["data"])
+        if file.suffix == ".npz" and file.exists() and not file.is_file():  # a FIFO would never end
+            raise BadInput(f"{file} is not a regular file. Name the data set that the run began with.")
         data, _ = datasets.load(config["data"], data_dir or Path(config["data_dir"]))
         if data.checksum() != config["checksum"]:
             raise BadInput(f"{config['data']} is not the data that the run began with: see --data-dir")
@@ -174,7 +178,8 @@ class Run:
             model = model_class(data.shape, data.classes, **config["options"])
             model.load_state_dict(judged(state))
         except (TypeError, ValueError, RuntimeError):
-            raise BadInput(f"{folder}: config.json and checkpoint.pt do not belong together") from None
+            words = f"{folder}: checkpoint.pt does not fit {config['model']}"
+            raise schema.other_version(words, config) from None
         return run, config, data, model.eval()
 
     def write(self, name: str, content: dict[str, Any]) -> None:
@@ -219,18 +224,23 @@ class Run:
         self.release()
         self.folder.mkdir(exist_ok=True)
         self.lock = FileLock(self.folder / "lock", timeout=0)
-        self.lock.acquire()  # Timeout is an OSError too
+        self._acquire()  # Timeout is an OSError too
         path = self.folder / "config.json"
         if not used(self.folder):
             self.write("config.json", self.config)
-        elif not path.exists() or json.loads(path.read_text()) != json.loads(json.dumps(self.config)):
-            raise OSError("it holds something else now")
+        else:
+            try:
+                kept = schema.parse(read_regular(path, schema.MOST_JSON), path)
+            except (BadInput, FileNotFoundError):
+                kept = None
+            if kept != json.loads(json.dumps(self.config)):
+                raise OSError("it holds something else now")
         write_whole(self.folder / "metrics.jsonl", "".join(self.lines).encode())
         self.written = len(self.lines)
         self.place = _place(self.folder)
 
     def _append(self, flush: bool = False) -> None:
-        file = os.open(self.folder / "metrics.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        file = open_append(self.folder / "metrics.jsonl")
         try:
             end = os.fstat(file).st_size
             lines = self.lines[self.written if end else 0 :]
@@ -261,16 +271,16 @@ class Run:
         self.written = len(self.lines)
 
     def measured(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last one that a crash left half written is none."""
+        """The lines of metrics.jsonl; a last one that a crash left half written is none.
+
+        Raises BadInput if they cannot be read.
+        """
         path = self.folder / "metrics.jsonl"
         try:
-            text = path.read_text() if path.exists() else ""
-            found = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-            if not all(isinstance(line["step"], int) for line in found):
-                raise ValueError
-        except (ValueError, KeyError, TypeError):
-            raise BadInput(f"{path} is damaged: move it away, and the run goes on without it") from None
-        return found
+            content = read_regular(path, schema.MOST_METRICS)
+        except FileNotFoundError:
+            return []
+        return schema.metrics(content, path, self.config)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The state saved last, read as data, not as code; None where the run had not come so far.
@@ -278,9 +288,12 @@ class Run:
         Raises BadInput if it is damaged, another model's, or gone.
         """
         path = self.folder / "checkpoint.pt"
-        if not path.exists():
+        if not os.path.lexists(path):
             if any(line["step"] for line in self.measured()) or (self.folder / "results.json").exists():
-                raise BadInput(f"{self.folder} has lost its checkpoint.pt: start the run anew")
+                raise BadInput(
+                    f"{self.folder} has lost its checkpoint.pt. Restore it from a copy, or train the run "
+                    "again in another folder."
+                )
             return None
         return load(path, self.config)
 

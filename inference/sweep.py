@@ -20,7 +20,7 @@ from subprocess import DEVNULL, STDOUT, Popen
 from typing import Any, NamedTuple
 
 from inference import datasets, ranks, report_index
-from inference.disk import write_whole
+from inference.disk import open_append, write_whole
 from inference.errors import BadInput, run_command, unknown
 from inference.options import DATA_DIR, Parser, configuration, flag, parse, plain, positive, seed
 from inference.prepare import prepare
@@ -198,7 +198,7 @@ def train(job: Job, threads: int, stopped: StopSignals) -> str | None:
     environment = ranks.alone() | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     log = job.folder.with_name(f"{job.folder.name}.log")  # beside the run, whose folder must be empty
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
+    with os.fdopen(open_append(log), "a") as file:
         print("$", shlex.join(command), file=file, flush=True)
         process = Popen(command, stdin=DEVNULL, stdout=file, stderr=STDOUT, env=environment)
         while process.poll() is None and not stopped:

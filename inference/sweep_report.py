@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from inference.data import HeldOut
+from inference.disk import save_figure
 from inference.figures import grid
 from inference.options import plain
 from inference.runs import Run
@@ -98,5 +99,5 @@ def draw(runs: dict[Path, dict[str, Any]], path: Path, data_dir: Path | None = N
     caption = f"{config['model']} on {Path(config['data']).name}, first seed of each value.\n"
     caption += "Samples are mean images of p(x | z),\ndrawn with the same seed in every row."
     axes.text(width + height, 0, caption, ha="left", va="top", fontsize=10, color="0.35")
-    figure.savefig(path, bbox_inches="tight", pad_inches=0.15)
+    save_figure(figure, path, bbox_inches="tight", pad_inches=0.15)
     return True

@@ -6,21 +6,20 @@ TOLERANCE of torch, which is tried here on codes of test images, on twice these,
 
 import base64
 import io
-import json
 import math
 from dataclasses import asdict, replace
-from importlib.resources import files
-from string import Template
 from typing import Any, cast
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from inference.data import PIXELS, HeldOut
 from inference.datasets import Dataset
+from inference.report_page import TEMPLATES, read
 from inference.unroll import Unknown, Unrolled
 from ppl_models.base import LatentVariableModel
 
@@ -32,10 +31,12 @@ WEIGHTS = 3_000_000  # of a decoder that can be embedded
 PRODUCTS = 30_000_000  # of a decoder that a page works out thirty times a second
 TOLERANCE = 1e-2  # between the page and torch, of a level from 0 to 1, or of a point's coordinate
 BITS = range(8, 17)  # of a weight
+MOST = 1e12  # of a code's coordinates
+SCRIPTS = ("walk_decoder.js", "walk_chart.js", "walk.js")  # of a page that has the section
 
 
-def section(data: Dataset, model: LatentVariableModel) -> str:
-    """A self-contained `<section id="walk">`, or nothing where there is no vector z or no small decoder.
+def section(data: Dataset, model: LatentVariableModel) -> Markup:
+    """A `<section id="walk">` for a page with SCRIPTS; nothing if there is no vector z or no small decoder.
 
     `data` and `model` are as `Run.restore` gives them.
     """
@@ -43,14 +44,8 @@ def section(data: Dataset, model: LatentVariableModel) -> str:
         torch.default_generator.manual_seed(0)
         found = contents(data, model)
     if found is None:
-        return ""
-    pages = files("inference") / "pages"
-    body, style, *scripts = (
-        (pages / name).read_text("utf-8")
-        for name in ("walk.html", "walk.css", "walk_decoder.js", "walk_chart.js", "walk.js")
-    )
-    packed = json.dumps(found, allow_nan=False)
-    return Template(body).substitute(style=style, script="".join(scripts), data=packed)
+        return Markup()
+    return Markup(TEMPLATES.get_template("walk.html").render(style=read("walk.css"), data=found))
 
 
 @torch.no_grad()
@@ -69,6 +64,8 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
     if latents.keys() - {"y"} or z.dim() != 2 or min(z.shape) < 2:
         return None
     prior = model.prior(PRIOR)["z"]
+    if not (z.abs().max() < MOST and prior.abs().max() < MOST):  # nor where they are not finite
+        return None
     layers = export(decoder, model, torch.cat([z[:50], 2 * z[:50], prior[:50]]))
     if layers is None:
         return None

@@ -115,9 +115,9 @@ def test_bad_runs_are_refused(small_npz: Path, tmp_path: Path) -> None:
         refused("do not belong together", "--resume", str(ssvae))
     for damaged in (3, [0.5], ["0"]):
         (ssvae / "config.json").write_text(json.dumps(config | {"labelled": damaged}))
-        refused("config.json is damaged.*labelled is not a list of whole numbers", "--resume", str(ssvae))
+        refused("config.json is damaged.*labelled is .*not a list of whole numbers", "--resume", str(ssvae))
     (ssvae / "config.json").write_text(json.dumps(config | {"options": config["options"] | {"none": 1}}))
-    refused("config.json is damaged.*options of ssvae are", "--resume", str(ssvae))
+    refused("config.json does not fit: options of ssvae are", "--resume", str(ssvae))
     for damaged in ("{", "[]", "{}", json.dumps({**config, "checksum": None} | {"seed": 0, "model": "none"})):
         (ssvae / "config.json").write_text(damaged)
         refused("config.json is damaged", "--resume", str(ssvae))

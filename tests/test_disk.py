@@ -128,3 +128,24 @@ def test_a_line_of_metrics_is_written_at_once(
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     assert b"".join(seen) == (run / "metrics.jsonl").read_bytes() and len(seen) == 22
     assert all(json.loads(line)["step"] >= 0 for line in seen)
+
+
+def test_a_device_or_a_folder_is_not_replaced(tmp_path: Path) -> None:
+    """What a user names as a place for a picture may be one: with enough rights it could be renamed over."""
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("fifo.png", "folder.png"):
+        with pytest.raises(OSError, match="not a regular file"):
+            write_whole(tmp_path / name, b"x")
+    assert (tmp_path / "fifo.png").is_fifo() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_link_is_replaced_and_its_target_is_left(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"before")
+    for name in ("x", "x.tmp"):
+        (tmp_path / name).symlink_to(tmp_path / "victim")
+    write_whole(tmp_path / "x", b"after")
+    assert (tmp_path / "victim").read_bytes() == b"before" and (tmp_path / "x.tmp").is_symlink()
+    assert (tmp_path / "x").read_bytes() == b"after" and not (tmp_path / "x").is_symlink()
+    with pytest.raises(OSError, match=r"symbolic links|not a regular file"):
+        disk.open_append(tmp_path / "x.tmp")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from browser import overflow
+from markupsafe import Markup
 from test_walk import by_torch, lively
 
 from inference import walk
@@ -40,7 +41,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
         if name not in made:
             data, model = lively(name)
             path = folder / f"{name}.html"
-            path.write_text(html(name, f"<main>{walk.section(data, model)}</main>"))
+            body = Markup("<main>{}</main>").format(walk.section(data, model))
+            path.write_text(html(name, body, walk.SCRIPTS))
             made[name] = path, model
         return made[name]
 

@@ -101,7 +101,7 @@ function ticks(low, high, most) {
   return found;
 }
 function overlaid() {
-  const series = {}, names = {};
+  const series = Object.create(null), names = Object.create(null); // a term may be called __proto__
   for (const name of chosen) {
     for (const [term, points] of Object.entries(data[name].curves)) {
       (series[term] ||= {})[name] = points;
@@ -109,11 +109,11 @@ function overlaid() {
     }
   }
   if (!Object.keys(series).length) return [];
-  const box = make("div", { className: "curves" }, make("div", { className: "panels" }, ...Object.keys(series).map(term => panel(term, series[term], names[term]))));
+  const box = make("div", { className: "curves" }, make("div", { className: "panels" }, ...Object.keys(series).map((term, number) => panel(number, term, series[term], names[term]))));
   box.data = { series, names };
   return [make("h3", {}, "Curves on the test set"), box];
 }
-function panel(term, curves, words) {
+function panel(number, term, curves, words) {
   const left = 62, right = 374, top = 10, bottom = 206;
   const points = Object.values(curves).flat(), last = Math.max(1, ...points.map(point => point[0]));
   // The first steps fall from far above: without them in the vertical range the rest can be read.
@@ -132,9 +132,9 @@ function panel(term, curves, words) {
   }
   svg.append(drawn("rect", { class: "frame", x: left, y: top, width: right - left, height: bottom - top }),
     drawn("text", { x: (left + right) / 2, y: 242, "text-anchor": "middle" }, "step"));
-  const clip = drawn("clipPath", { id: `in-${term}` });
+  const clip = drawn("clipPath", { id: `beside-${number}` });
   clip.append(drawn("rect", { x: left, y: top, width: right - left, height: bottom - top }));
-  const inside = drawn("g", { "clip-path": `url(#in-${term})` });
+  const inside = drawn("g", { "clip-path": `url(#beside-${number})` });
   svg.append(clip, inside);
   const legend = make("ul", { className: "legend" });
   chosen.forEach((name, at) => {

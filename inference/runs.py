@@ -151,7 +151,8 @@ class Run:
         Raises BadInput where it cannot be had, or has changed.
         """
         config = self.config
-        data, _ = datasets.load(config["data"], data_dir or Path(config["data_dir"]))
+        folder, cls = data_dir or Path(config["data_dir"]), MODELS[config["model"]]
+        data, _ = datasets.load(config["data"], folder, cls)
         if data.checksum() != config["checksum"]:
             raise BadInput(f"{config['data']} is not the data that the run began with: see --data-dir")
         return data.with_validation(config["validation"], config["seed"])

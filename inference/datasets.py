@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from inference.disk import check_memory
 from inference.errors import BadInput, unknown
+from ppl_models.base import LatentVariableModel
 
 SIZES = {  # images to train and to test, of what torchvision has
     "mnist": (60_000, 10_000),
@@ -42,7 +43,8 @@ class Dataset:
     """Images x (n, channels, height, width), uint8, or points (n, d), float32; labels y (n,), or None.
 
     Where the test set repeats training data, as a course's does, `x_independent` is one that does not.
-    `x_valid` and `y_valid` are what `with_validation` has taken out of the training set.
+    `x_valid` and `y_valid` are what `with_validation` has taken out of the training set. `scale` is the value
+    of white in the images of an .npz file, 1, 255 or 65535, before they became uint8.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Dataset:
     x_independent: Tensor | None = None
     x_valid: Tensor | None = None
     y_valid: Tensor | None = None
+    scale: int | None = None
 
     @property
     def points(self) -> bool:
@@ -65,11 +68,23 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """How many classes there are; 0 without labels."""
-        if self.y_train is None:
-            return 0
+        """How many labels differ, in all parts; 0 without labels."""
+        return len(self._names())
+
+    def _names(self) -> Tensor:
+        """The labels that occur in any part, sorted: (classes,)."""
         labels = [y for y in (self.y_train, self.y_valid, self.y_test) if y is not None]
-        return int(torch.cat(labels).max()) + 1
+        return torch.cat(labels).unique() if self.y_train is not None else torch.empty(0)
+
+    def numbered(self) -> "Dataset":
+        """The same with labels 0, 1, 2, ... in the order of the labels that there are."""
+        names = self._names()
+
+        def number(y: Tensor | None) -> Tensor | None:
+            return None if y is None or self.y_train is None else torch.searchsorted(names, y)
+
+        y_train, y_test, y_valid = map(number, (self.y_train, self.y_test, self.y_valid))
+        return replace(self, y_train=y_train, y_test=y_test, y_valid=y_valid)
 
     def with_validation(self, share: float, seed: int) -> "Dataset":
         """The same with a share of the training set, drawn by seed, as a validation part; as it is where 0.
@@ -126,11 +141,21 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
-def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
-    """The data set of that name, or that .npz; without a name MNIST, else digits and a line that says so.
+def load(
+    name: str | None, data_dir: Path, model: type[LatentVariableModel] | None = None
+) -> tuple[Dataset, str | None]:
+    """Loads a data set by name or from an .npz file; without a name MNIST, or digits if it is not there.
 
-    Returns the data set and that line, or None. Raises BadInput where the name is not known, or the data
-    cannot be had.
+    Args:
+        name: a name of NAMES or `points.NAMES`, or the path of an .npz file.
+        data_dir: the folder that holds the files of named data sets.
+        model: the class that the data are for, which decides how an .npz file is read (see `npz.load`).
+
+    Returns:
+        The data set, and one line for the user, or None.
+
+    Raises:
+        BadInput: if the name is not known, or the data cannot be read or downloaded.
     """
     from inference import npz, points  # which know what a Dataset is
 
@@ -142,10 +167,12 @@ def load(name: str | None, data_dir: Path) -> tuple[Dataset, str | None]:
             "To insist on MNIST give --data mnist --data-dir DIR; --data digits says that these are wanted."
         )
         return load("digits", data_dir)[0], line
-    if name.endswith(".npz"):
-        return npz.load(Path(name)), None
+    if Path(name).suffix.lower() in (".npz", ".npy"):
+        return npz.load(Path(name), model)
     if name in points.NAMES:
         return points.load(name), None
+    if name not in NAMES and Path(name).exists():
+        raise BadInput(f"{name} is not an .npz file: save the images as arrays, with {npz.SPLIT}")
     if name not in NAMES:
         raise unknown("data", name, [*NAMES, *points.NAMES, "path/to/file.npz"])
     return (_digits() if name == "digits" else _torchvision(name, data_dir)), None

@@ -16,6 +16,7 @@ from torch import Tensor
 from inference import point_figures
 from inference.data import PIXELS, Batches, HeldOut
 from inference.disk import save_figure
+from inference.errors import BadInput
 from inference.runs import Run
 from ppl_models.base import LatentVariableModel
 
@@ -57,9 +58,19 @@ UNITS = {
 }
 
 
+def make_folder(run: Run) -> None:
+    """Makes the run's folder of figures if it is not there. Raises BadInput if a file has its name."""
+    try:
+        run.figures.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise BadInput(
+            f"{run.figures} is not a folder: remove or rename it, and repeat the command"
+        ) from None
+
+
 def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
     """Draw every picture that the model can give into the run's folder; torch's generator stays as it was."""
-    run.figures.mkdir(exist_ok=True)
+    make_folder(run)
     what = "point" if model.pixels == "points" else "image"
     curves(
         run.metrics(), run.figures / "curves.png", what, math.prod(model.shape) if what == "point" else None
@@ -79,8 +90,9 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
 
 def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
     """What the model sees; what it generates; and, where there are latents, what they are good for."""
-    title = "5 training images as the model sees them"
-    save_images(model, batches(0)["x"][:5], 5, run.figures / "training.png", title)
+    seen = batches(0)["x"][:5]
+    title = f"{_count(len(seen), 'training')} as the model sees {'them' if len(seen) > 1 else 'it'}"
+    save_images(model, seen, len(seen), run.figures / "training.png", title)
     if "negative_log_p" in run.metrics()[-1]:  # nothing is latent
         draw_samples(model, run.figures / "samples.png", noise=True)
     if "reconstruction" not in run.metrics()[-1]:
@@ -114,14 +126,20 @@ def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, fol
 
 
 def draw_reconstructions(model: LatentVariableModel, test: HeldOut, folder: Path) -> None:
-    """The first five test images over their reconstructions, and fifty, each with its own at its right."""
+    """The first test images, five at most, over their reconstructions; and up to fifty, each to its left."""
     inputs, _, _ = next(test.chunks(PAIRS))
     both = torch.stack([inputs["x"], model.reconstruct(**inputs)], dim=1)  # (50, 2, *shape)
-    five = both[:5].transpose(0, 1).flatten(0, 1)
-    below = "5 test images, and their reconstructions below"
-    save_images(model, five, 5, folder / "reconstructions_5.png", below)
-    title = f"{len(both)} test images as the model sees them, each with its reconstruction at its right"
-    save_images(model, both.flatten(0, 1), 20, folder / "reconstructions.png", title, pair=True)
+    first = both[:5]
+    title = f"{_count(len(first), 'test')}; below, the reconstruction{'s' * (len(first) > 1)}"
+    images = first.transpose(0, 1).flatten(0, 1)
+    save_images(model, images, len(first), folder / "reconstructions_5.png", title)
+    title = f"{_count(len(both), 'test')} as the model sees them, each with its reconstruction at its right"
+    columns = min(20, 2 * len(both))
+    save_images(model, both.flatten(0, 1), columns, folder / "reconstructions.png", title, pair=True)
+
+
+def _count(n: int, part: str) -> str:
+    return f"{n} {part} image{'s' * (n > 1)}"
 
 
 def draw_interpolations(model: LatentVariableModel, test: HeldOut, path: Path) -> None:
@@ -143,11 +161,15 @@ def codes(model: LatentVariableModel, **inputs: Tensor) -> Tensor:
 
 
 def draw_latents_by_label(model: LatentVariableModel, test: HeldOut, path: Path) -> None:
-    """The test set's most probable latents in two dimensions, coloured by label: themselves, or their PCA."""
+    """Draws the test set's most probable latents in two dimensions, or their PCA, coloured by label.
+
+    Draws nothing if all points are equal, as one is. More than `point_figures.MOST_LABELS` labels have one
+    colour.
+    """
     from sklearn.decomposition import PCA  # imported late: it takes a second
 
     z = torch.cat([codes(model, **inputs) for inputs, _, _ in test.chunks(1_000)]).cpu().numpy()
-    if z.shape[1] < 2:
+    if z.shape[1] < 2 or (z == z[0]).all():
         return
     title, axis = "latent means of the test set", "z"
     if z.shape[1] > 2:
@@ -156,11 +178,12 @@ def draw_latents_by_label(model: LatentVariableModel, test: HeldOut, path: Path)
         title += f"\ntwo of {z.shape[1]} principal components, {share:.0%} of the variance"
         z, axis = pca.transform(z), "component"
     figure, axes = plt.subplots(figsize=(7.2, 6.2), layout="constrained")
-    if test.y is None:
+    y = None if test.y is None else test.y.cpu().numpy()
+    names = np.unique([] if y is None else y)
+    if not 0 < len(names) <= point_figures.MOST_LABELS:
         axes.scatter(*z.T, s=4, alpha=0.6, linewidths=0)
     else:
-        y = test.y.cpu().numpy()
-        for label in np.unique(y):
+        for label in names:
             color = plt.cm.tab10(label % 10)
             axes.scatter(*z[y == label].T, s=4, alpha=0.6, linewidths=0, color=color, label=str(label))
         axes.legend(title="label", markerscale=4, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

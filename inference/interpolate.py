@@ -71,8 +71,9 @@ def walk(model: LatentVariableModel, data: Dataset, pair: tuple[int, int], numbe
 
     Raises BadInput where the data have no such labels.
     """
-    generator = np.random.RandomState(number)
-    labels = np.empty(0) if data.y_train is None else data.y_train.numpy()
+    if data.y_train is None:
+        raise BadInput(f"{data.name} has no labels to choose images by: give runs on labelled data")
+    generator, labels = np.random.RandomState(number), data.y_train.numpy()
     ends = []
     for label in pair:
         members = np.flatnonzero(labels == label)

@@ -359,6 +359,7 @@ def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
         "checksum": data.checksum(),
         "shape": list(data.shape),
         "classes": data.classes,
+        "scale": data.scale,
         "pixels": PIXELS[cls.pixels_of(data.shape)].label,
         "options": {key: settings.pop(key) for key in cls.options()},
         **settings,

@@ -18,13 +18,14 @@ from ppl_models.base import LatentVariableModel, draw_latents, latents_of
 
 SHOWN = 1_000  # points of each kind
 COLOURED = 4_000  # training points whose latents are shown
+MOST_LABELS = 30  # labels that a picture can tell apart
 
 
 @torch.no_grad()
 def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
     """Data (n, 2) beside samples and, where there are latents, the same without the decoder's noise."""
     trace = model.generate(SHOWN)
-    panels = {f"{SHOWN} test points": x[:SHOWN], f"{SHOWN} samples": trace.nodes["x"]["value"]}
+    panels = {f"{len(x[:SHOWN])} test points": x[:SHOWN], f"{SHOWN} samples": trace.nodes["x"]["value"]}
     if latents_of(trace).keys() - {"x"}:
         panels["the same without noise: means of p(x | z)"] = trace.nodes["x"]["fn"].mean
     figure, axes = plt.subplots(
@@ -45,6 +46,8 @@ def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
 def draw_latents_of_data(model: LatentVariableModel, x: Tensor, y: Tensor | None, path: Path) -> None:
     """Training points beside draws of their z from the guide, coloured by label, or from left to right."""
     x, y = x[:COLOURED], None if y is None else y[:COLOURED]
+    if y is not None and len(y.unique()) > MOST_LABELS:
+        y = None
     latents = draw_latents(model, x=x)
     if set(latents) != {"z"} or latents["z"].shape[-1] != 2:
         return
@@ -91,9 +94,13 @@ def _scatter(axes: Axes, points: Tensor, **style: Any) -> None:
 
 
 def box_around(x: Tensor, margin: float = 0.1) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top of a box that holds all points (n, 2), and somewhat more."""
+    """Left, right, bottom and top of a box that holds all points (n, 2), and somewhat more on each side.
+
+    Along an axis on which all points are equal it is one unit wide, or a fifth of the value if that is more.
+    """
     low, high = x.amin(0), x.amax(0)
-    more = margin * (high - low)
+    least = low.abs().clamp(min=5.0) / 10
+    more = torch.where(high > low, margin * (high - low), least)
     (left, bottom), (right, top) = (low - more).tolist(), (high + more).tolist()
     return left, right, bottom, top
 

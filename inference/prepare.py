@@ -34,6 +34,11 @@ def prepare(config: dict[str, Any], data: Dataset) -> tuple[LatentVariableModel,
     if cls.pixels == "codes" and data.x_train.max() >= config["options"]["codes"]:
         raise BadInput(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
     data = data.padded(cls.side)
+    if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
+        raise BadInput(
+            f"{data.name} has no labels, and {config['model']} needs them: add y_train and y_test, one of "
+            "0, 1, 2, ... per image, or choose another model"
+        )
     labels = torch.empty(0, dtype=torch.long)
     if "x_labelled" in cls.inputs:
         labels = labelled(data, config["options"]["labels"], config["seed"], config.get("labelled"))

@@ -26,12 +26,13 @@ def probe(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, floa
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if data.y_train is None or data.y_test is None or "y" in model.inputs:
+    data = data.numbered()
+    if data.y_train is None or data.y_test is None or data.classes < 2 or "y" in model.inputs:
         return {}
     test, figures = _codes(model, data.x_test), {}
     if not test.shape[1]:
         return {}
-    fewest = int(data.y_train.bincount().min())
+    fewest = int(data.y_train.bincount(minlength=data.classes).min())
     for labels in LABELS:
         if labels % data.classes or labels // data.classes > fewest:
             continue
@@ -51,13 +52,13 @@ def active_units(model: LatentVariableModel, test: HeldOut) -> int | None:
     """How many dimensions of the latents say something of x: those whose mean varies over a test set.
 
     By more than a hundredth in variance: Burda, Grosse and Salakhutdinov 2016 (arXiv 1509.00519), section 5.
-    None where nothing continuous is latent.
+    None if nothing continuous is latent, or the test set is a single image.
     """
     was_training = model.training
     model.eval()
     z = torch.cat([codes(model, **inputs | {"x": x}) for inputs, x, _ in test.chunks(CHUNK)])
     model.train(was_training)
-    return int((z.var(0) > ACTIVE).sum()) if z.shape[1] else None
+    return int((z.var(0) > ACTIVE).sum()) if z.shape[1] and len(z) > 1 else None
 
 
 def _codes(model: LatentVariableModel, x: torch.Tensor) -> torch.Tensor:

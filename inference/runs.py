@@ -152,10 +152,10 @@ class Run:
         Raises BadInput where it cannot be had, or has changed.
         """
         config = self.config
-        file = Path(config["data"])
-        if file.suffix == ".npz" and file.exists() and not file.is_file():  # a FIFO would never end
+        file, cls = Path(config["data"]), MODELS[config["model"]]
+        if file.suffix.lower() == ".npz" and file.exists() and not file.is_file():  # a FIFO would never end
             raise BadInput(f"{file} is not a regular file. Name the data set that the run began with.")
-        data, _ = datasets.load(config["data"], data_dir or Path(config["data_dir"]))
+        data, _ = datasets.load(config["data"], data_dir or Path(config["data_dir"]), cls)
         if data.checksum() != config["checksum"]:
             raise BadInput(f"{config['data']} is not the data that the run began with: see --data-dir")
         return data.with_validation(config["validation"], config["seed"])

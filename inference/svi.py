@@ -100,7 +100,7 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
         else:
             named = getattr(given, "data", MODELS[given.model].usual_data)
             with ranks.one_before_others():
-                data, line = datasets.load(named, getattr(given, "data_dir", DATA_DIR))
+                data, line = datasets.load(named, getattr(given, "data_dir", DATA_DIR), MODELS[given.model])
             if line:
                 print(line)
             config = configuration(given, data)

@@ -130,9 +130,8 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     points = [(list(point), parse([*model, *rest, *point])) for point in every]
     given = points[0][1]
     asked.data_dir = getattr(given, "data_dir", None)
-    data, line = datasets.load(
-        getattr(given, "data", MODELS[asked.model].usual_data), asked.data_dir or DATA_DIR
-    )
+    cls = MODELS[asked.model]
+    data, line = datasets.load(getattr(given, "data", cls.usual_data), asked.data_dir or DATA_DIR, cls)
     if line:
         print(line)
     chosen = [] if "data" in given else ["--data", data.name]  # for all runs the same, whatever comes

@@ -19,7 +19,8 @@ from inference.options import TRAINING, Parser, defaults, plain
 from inference.references import REFERENCES
 from ppl_models import MODELS
 
-ROOT = Path(__file__).parent.parent
+HERE = Path(__file__).parent.parent
+ROOT = HERE if (HERE / "runs" / "published").is_dir() else Path()  # installed: the current directory
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 SYSTEMS_MARKS = "<!-- systems: made by python -m inference.table --write -->", "<!-- end of systems -->"
 MARKS = "<!-- results: made by python -m inference.table --write -->", "<!-- end of results -->"
@@ -120,7 +121,10 @@ def published(folder: Path = ROOT / "runs" / "published") -> list[dict[str, Any]
     """All published results. Raises BadInput where there are none."""
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     if not results:
-        raise BadInput(f"no results in {folder}: copy a run's results.json there under a name of its own")
+        raise BadInput(
+            f"no results in {folder}: run this in the project's folder, or copy a run's results.json to "
+            f"{folder} under a name of its own"
+        )
     return results
 
 
@@ -281,8 +285,12 @@ def _cell(runs: list[dict[str, Any]], column: Column) -> str:
 
 
 def write_between(page: Path, marks: tuple[str, str], content: str) -> None:
-    """Put `content` between two marks of a page. Raises BadInput where they are gone."""
-    head, found, rest = page.read_text().partition(marks[0])
+    """Put `content` between two marks of a page. Raises BadInput if the page or the marks are gone."""
+    try:
+        text = page.read_text()
+    except OSError:
+        raise BadInput(f"cannot read {page}: run this in the project's folder") from None
+    head, found, rest = text.partition(marks[0])
     _, ended, tail = rest.partition(marks[1])
     if not found or not ended:
         raise BadInput(f"{page.name} has lost its marks: put back {marks[0]} and {marks[1]}")

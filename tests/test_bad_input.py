@@ -1,6 +1,7 @@
 """What a command refuses, in one clear line, and what a run that goes wrong leaves whole."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,12 @@ import torch
 from support import SSVAE, TINY, checkpoint, lines
 from torch.optim import Adam
 
-from inference import svi
+from inference import evaluate, svi
+from inference.datasets import Dataset
 from inference.errors import BadInput, Diverged
 from inference.estimators import Loss
+from inference.prepare import prepare
+from ppl_models import MODELS
 
 REFUSED = {
     "no model": ([], "name one with --model"),
@@ -130,11 +134,60 @@ def test_data_that_changed_is_refused(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     arguments = ["--data", str(path), "--run-dir", run]
     assert svi.main(["--model", "vae", *TINY, *arguments]) == 0
-    with pytest.raises(BadInput, match="has no labels"):
+    with pytest.raises(BadInput, match="has no y_train and no y_test"):
         svi.main(["--model", "ssvae", *TINY, *arguments])
     np.savez(path, x_train=x + 1, x_test=x)
     with pytest.raises(BadInput, match="not the data that the run began with"):
         svi.main(["--resume", run])
+
+
+LABELLED = {
+    name: ["--model", name, "--data"] for name, cls in MODELS.items() if {"y", "x_labelled"} & set(cls.inputs)
+}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_a_model_of_labels_says_that_it_needs_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(LABELLED) == ["ssvae", "fsvae"]
+    monkeypatch.chdir(tmp_path)
+    np.savez("own.npz", x_train=np.eye(8)[None].repeat(20, 0), x_test=np.eye(8)[None])
+    with pytest.raises(BadInput, match=r"own\.npz has no y_train and no y_test: add") as caught:
+        svi.main([*LABELLED[name], "own.npz", "--run-dir", "run"])
+    assert "\n" not in str(caught.value) and not Path("run").exists()
+    config = {"device": "cpu", "model": name}
+    x = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(BadInput, match=f"bare has no labels, and {name} needs them: add y_train and y_test"):
+        prepare(config, Dataset("bare", x, None, x, None))
+
+
+def test_a_file_named_figures_is_no_lack_of_room(small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    shutil.rmtree(run / "figures")
+    (run / "figures").write_text("mine")
+    for main, arguments in ((svi.main, ["--resume", str(run)]), (evaluate.main, [str(run)])):
+        with pytest.raises(BadInput, match="figures is not a folder: remove or rename it, and repeat"):
+            main(arguments)
+    assert (run / "figures").read_text() == "mine"
+    (run / "figures").unlink()
+    assert svi.main(["--resume", str(run)]) == 0 and (run / "figures" / "samples.png").exists()
+
+
+def test_the_scale_of_images_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run on images 0 to 1, a little above 1 from rounding, is the run on the same as bytes."""
+    x = np.random.RandomState(0).randint(256, size=(30, 6, 6)).astype(np.uint8)
+    x[:, 0, 0] = 255
+    ends = []
+    for name, images, scale in (("bytes", x, 255), ("unit", x / 255 * 1.000001, 1)):
+        np.savez(tmp_path / f"{name}.npz", x_train=images[:20], x_test=images[20:])
+        run, path = tmp_path / name, tmp_path / f"{name}.npz"
+        assert svi.main(["--model", "vae", *TINY, "--data", str(path), "--run-dir", str(run)]) == 0
+        assert f"{path}: images are read on a scale of 0 to {scale}\n" in capsys.readouterr().out
+        assert json.loads((run / "config.json").read_text())["scale"] == scale
+        ends.append(lines(run)[-1]["negative_elbo"])
+    assert ends[0] == ends[1]
 
 
 def test_the_command_exits_with_two_and_no_traceback(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """The tables of results: made from the published runs, and in step with them."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -198,5 +202,27 @@ def test_published_files_are_results_and_nothing_else() -> None:
 
 
 def test_nothing_published_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no results"):
+    with pytest.raises(BadInput, match=r"no results in .*: run this in the project's folder, or copy"):
         table.published(tmp_path)
+    with pytest.raises(BadInput, match=r"cannot read .*page\.md: run this in the project's folder"):
+        table.write_between(tmp_path / "page.md", table.MARKS, "new")
+
+
+def test_an_installed_package_finds_the_results_of_the_current_directory(tmp_path: Path) -> None:
+    """As `pip install .` leaves it: the packages alone, with nothing published beside them."""
+    for package in ("inference", "ppl_models"):
+        shutil.copytree(table.ROOT / package, tmp_path / "site" / package)
+    command = [sys.executable, "-m", "inference.table"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
+
+    def run(folder: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+
+    (tmp_path / "elsewhere").mkdir()
+    done = run(tmp_path / "elsewhere")
+    assert done.returncode == 2 and "run this in the project's folder" in done.stderr
+    published = tmp_path / "project" / "runs" / "published"
+    published.mkdir(parents=True)
+    (published / "vae.json").write_text(json.dumps(result("vae", 0, {"negative_elbo": 98.0})))
+    done = run(tmp_path / "project")
+    assert done.returncode == 0 and "| `vae` | mnist | 0 or 1 | 0 | 98.00 |" in done.stdout

@@ -206,7 +206,7 @@ def by_hand(places: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
         ["--model", "fsvae", "--data", str(places["unlabelled.npz"])],
         ["--model", "conv_vae", "--data", str(places["large.npz"])],
         ["--model", "gated_vae", "--data", str(places["odd.npz"])],
-        *(["--model", "vae", "--data", str(places[name])] for name in places if name.startswith("bad")),
+        *(["--model", "fsvae", "--data", str(places[name])] for name in places if name.startswith("bad")),
         ["--from", run_dir, "--prior", "pixelcnn"],
         ["--from", run_dir],
         ["--resume", run_dir, "--steps", "1"],

@@ -52,6 +52,7 @@ NUMBER = Kind("a number", _is_number)
 NOT_NEGATIVE = Kind("a number, zero or more", lambda value: _is_number(value) and value >= 0)
 POSITIVE = Kind("a number above zero", lambda value: _is_number(value) and value > 0)
 WHOLE = Kind("a whole number, zero or more", _is_whole)
+WHOLE_OR_NONE = Kind("a whole number or null", lambda value: value is None or _is_whole(value))
 ONE_OR_MORE = Kind("a whole number above zero", lambda value: _is_whole(value, 1))
 SPLIT = Kind(f"one of {', '.join(SPLITS)}", lambda value: isinstance(value, str) and value in SPLITS)
 CLASSES = Kind("a whole number up to 100000", lambda value: _is_whole(value) and value <= 100_000)
@@ -79,6 +80,7 @@ CONFIG_OPTIONAL = {
     **dict.fromkeys(("clip", "ema", "validation"), NOT_NEGATIVE),
     **dict.fromkeys(("schedule", "precision", "compile", "command", "platform", "from"), TEXT),
     **dict.fromkeys(("gpu", "commit", "labelled_file"), TEXT_OR_NONE),
+    **{"scale": WHOLE_OR_NONE},
 }
 LINE = {"step": WHOLE, "split": SPLIT, "seconds": NOT_NEGATIVE}
 RESULTS = {

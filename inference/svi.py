@@ -27,7 +27,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from inference import datasets, figures, ranks, report
+from inference import datasets, figures, ranks, report, schema
 from inference.arithmetic import fast_float32
 from inference.checkpoints import decisive, generators, take_up
 from inference.data import Batches, HeldOut
@@ -110,8 +110,8 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
             try:
                 model.load_state_dict(state["parameters"])
             except (TypeError, ValueError, RuntimeError):
-                raise BadInput(
-                    f"{given.resume}: config.json and checkpoint.pt do not belong together"
+                raise schema.other_version(
+                    f"{given.resume}: checkpoint.pt does not fit config.json", config
                 ) from None
         test = HeldOut(data, MODELS[config["model"]], batches.x.device)
         if run:

@@ -36,6 +36,7 @@ FEW, MEMORY_AT = 100, (100, 1_000, 5_000)
 ROWS = 3_000  # of the product that is measured: what is drawn at a time
 
 
+@fast_float32(torch.device("cpu"))
 def main(arguments: list[str]) -> int:
     """Weigh the images, print the table and, if asked, write it into docs/cost.md."""
     parser = Parser(prog="python -m benchmarks.bound", description=(__doc__ or "").splitlines()[0])
@@ -44,7 +45,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
     given = parser.parse_args(arguments)
     check_memory(given.images * math.prod(SHAPE) * 5, f"--images {given.images}")  # as bytes, and as float32
-    fast_float32()
     torch.manual_seed(0)
     model = VAE(SHAPE).eval()
     x = torch.randint(256, (given.images, *SHAPE), dtype=torch.uint8)

@@ -74,6 +74,7 @@ IN_NUMPYRO = ("vae", "gmvae", "ssvae", "ppca", "vae2d", "conv_vae")
 COLOUR = ("conv_vae", "hvae", "fsvae", "gated_vae", "af_vae", "vqvae")  # at 3 x 32 x 32
 
 
+@fast_float32(torch.device("cpu"))  # as in training; the rivals have it too
 def main(arguments: list[str]) -> int:
     """Time every model, print the table and, if asked, write it into docs/cost.md."""
     parser = Parser(prog="python -m benchmarks.step", description=(__doc__ or "").splitlines()[0])
@@ -92,7 +93,6 @@ def main(arguments: list[str]) -> int:
             raise unknown("model", name, MODELS)
     if given.rounds < 2:
         raise BadInput("--rounds 1 gives no spread: take 2 or more")
-    fast_float32()  # as `fit` does; the rivals have it too
     python = peers()
     products = {"torch": product()}
     if python:

@@ -24,6 +24,7 @@ from inference.runs import Run
 from inference.svi import DRAWS
 
 
+@fast_float32(torch.device("cpu"))
 def main(arguments: list[str]) -> int:
     """Train by hand, and print both results side by side."""
     parser = Parser(prog="python -m benchmarks.training", description=(__doc__ or "").splitlines()[0])
@@ -42,7 +43,6 @@ def main(arguments: list[str]) -> int:
     if "x_labelled" in model.inputs:
         raise BadInput(f"{config['model']} takes labelled images beside its batches: not to be had by hand")
 
-    fast_float32()
     cls, (written, build) = type(model), next(iter(WRITTEN[config["model"]].items()))
     pyro.set_rng_seed(config["seed"])
     model = cls(data.shape, data.classes, **config["options"])

@@ -26,11 +26,11 @@ BATCH, ROUNDS, STEPS = 97, 5, 20
 NAMES = ("vae", "ssvae", "ppca", "flow", "conv_vae", "code_transformer")
 
 
+@fast_float32(torch.device("cpu"))
 def main(arguments: list[str]) -> int:
     """Time these models, and print the table."""
     parser = Parser(prog="python -m benchmarks.ways", description=(__doc__ or "").splitlines()[0])
     parser.parse_args(arguments)
-    fast_float32()
     print("| model | plain, ms | graph, ms | made in, s | from step | kernels, ms | made in, s | from step |")
     print("|---" * 8 + "|")
     with tempfile.TemporaryDirectory() as store:

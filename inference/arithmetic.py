@@ -1,52 +1,74 @@
-"""Where the sums are done, and how the processor is asked to do them."""
+"""The device of a run and its float32 settings."""
 
-import ctypes
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
 from inference.errors import BadInput, unknown
 
-TOLERANCE = 1e-5  # of a float32 product, relative to its largest element: float32 leaves less than 1e-6
+TOLERANCE = 1e-5  # error of a float32 product relative to its largest element; float32's own is below 1e-6
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS is deterministic with a workspace of one of two sizes
 
 
-def fast_float32() -> None:
-    """Set torch to the fastest float32 arithmetic that keeps float32's precision on this machine.
+@contextmanager
+def fast_float32(device: torch.device) -> Iterator[None]:
+    """Use a device's fastest arithmetic of float32 precision; restore torch's settings on exit.
 
-    Denormal numbers count as zero: where a guide rules a label out, q(y | x) of 1e-40 multiplies that
-    label's whole branch, and a trained SSVAE's step takes four times as long with them.
+    On the CPU denormal numbers count as zero: where a guide rules a label out, q(y | x) of 1e-40 multiplies
+    that label's whole branch, and a step of a trained SSVAE takes four times as long with them. Precision
+    "medium" sends matrix products to oneDNN, which is much faster on many machines with the same error, and
+    rounds to bfloat16 on others. The error is measured, and "medium" is used only if it is float32's own.
 
-    Precision "medium" sends matrix products on a CPU to oneDNN, which may be much faster than the
-    usual way, with the same error on many machines, and may round to bfloat16 on others. So the error is
-    measured, and where it is not float32's own the usual way is kept.
+    On CUDA matrix products and convolutions do not use TF32, and torch uses deterministic algorithms, so
+    that a resumed run is bit for bit the uninterrupted one. Torch warns of an operation that has none.
+    cuBLAS reads CUBLAS_WORKSPACE_CONFIG when it starts: enter the context before the first matrix product.
+
+    The flush-denormal setting belongs to a thread. A worker thread of torch's pool that starts inside the
+    context keeps it; torch cannot reset it there.
     """
-    torch.set_flush_denormal(True)
-    _keep_memory()
-    torch.set_float32_matmul_precision("highest")
-    if torch.cuda.is_available():
-        return  # there "medium" rounds by its nature
+    cudnn = torch.backends.cudnn
+    with ExitStack() as on_exit:
+        on_exit.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("highest")
+            for owner, name, value in (
+                (cudnn, "allow_tf32", False),
+                (cudnn, "deterministic", True),
+                (cudnn, "benchmark", False),
+                (torch.utils.deterministic, "fill_uninitialized_memory", False),  # which takes time
+            ):
+                on_exit.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, value)
+            on_exit.callback(
+                torch.use_deterministic_algorithms,
+                torch.are_deterministic_algorithms_enabled(),
+                warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+            )
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            if WORKSPACE not in os.environ:
+                on_exit.callback(os.environ.pop, WORKSPACE, None)
+                os.environ[WORKSPACE] = ":4096:8"
+        else:
+            on_exit.callback(torch.set_flush_denormal, _flushes_denormal())
+            torch.set_flush_denormal(True)
+            torch.set_float32_matmul_precision("medium" if _medium_is_exact() else "highest")
+        yield
+
+
+def _flushes_denormal() -> bool:
+    """Whether denormal numbers count as zero in this thread. torch has no getter for it."""
+    return (torch.tensor(1e-38, dtype=torch.float32) * 0.1).item() == 0
+
+
+def _medium_is_exact() -> bool:
+    """Whether a matrix product at precision "medium", which it leaves set, has float32's own error here."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator, dtype=torch.float64).float() for _ in range(2))
     exact = a.double() @ b.double()
     torch.set_float32_matmul_precision("medium")
-    if (a @ b - exact).abs().max() > TOLERANCE * exact.abs().max():
-        torch.set_float32_matmul_precision("highest")
-
-
-def _keep_memory() -> None:
-    """Have glibc keep what is freed for the next tensor, where it would give it back to the system.
-
-    Each large tensor would otherwise come in pages that the system clears one by one at the first
-    touch, which shows in every step. Where the C library is another one, nothing is done.
-    """
-    mmap_threshold, trim_threshold, gigabyte = -3, -1, 2**30
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(mmap_threshold, gigabyte)
-    mallopt(trim_threshold, 2 * gigabyte - 1)
+    return bool((a @ b - exact).abs().max() <= TOLERANCE * exact.abs().max())
 
 
 @contextmanager
@@ -61,9 +83,12 @@ def double_precision() -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name: auto, cpu or cuda. Raises BadInput for another, and for one not to be had."""
+    """The device of that name: auto, cpu or cuda. Raises BadInput if it is unknown or not available.
+
+    It does not create a CUDA context.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise unknown("device", name, ["auto", "cpu", "cuda"])
     if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: no CUDA device is to be had here; leave --device out, or give cpu")
+        raise BadInput("--device cuda: no CUDA device is available. Leave --device out, or give cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -5,6 +5,8 @@ import io
 import sys
 from collections.abc import Callable, Iterable
 
+from inference.allocator import keep_freed_memory
+
 
 class BadInput(ValueError):
     """What was given is wrong: one line says what, and what to do. Commands print it and exit with 2."""
@@ -31,6 +33,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Run a command's `main` on the arguments given and leave with its status; bad input: one line, and 2."""
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):  # a name that is no text does not stop the line that says it
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

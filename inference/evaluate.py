@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)
-    with ranks.together():
+    with ranks.together(given.device):
         print(results_of(given))
     return 0
 
@@ -71,20 +71,24 @@ def main(arguments: list[str]) -> int:
 def results_of(given: argparse.Namespace) -> str:
     """What the options ask for, as it is printed."""
     device = choose_device(given.device)
+    with fast_float32(device):
+        test = measured(given, device)
+    return json.dumps(test, indent=2) if given.json else table(test)
+
+
+def measured(given: argparse.Namespace, device: torch.device) -> dict[str, dict[str, float]]:
+    """The figures of a run that the options ask for, computed on a device."""
     run, config, data, model = Run.restore(given.run, given.data_dir)
-    fast_float32()
     particles = sorted(set(given.particles))
     if not given.images:
         with Onlooker(run.folder, config) if ranks.rank() else run as run:
-            test = whole(run, model.to(device), data, particles, given.memory)
-    else:
-        why = none_to_weigh(model.to(device), data, run.results())
-        if why:
-            raise BadInput(f"{config['model']} {why}, and has no importance weights: leave out --images")
-        y = None if data.y_test is None else data.y_test[: given.images]
-        few = HeldOut(replace(data, x_test=data.x_test[: given.images], y_test=y), type(model), device)
-        test = importance.weigh(model, few, particles, given.memory).figures
-    return json.dumps(test, indent=2) if given.json else table(test)
+            return whole(run, model.to(device), data, particles, given.memory)
+    why = none_to_weigh(model.to(device), data, run.results())
+    if why:
+        raise BadInput(f"{config['model']} {why}, and has no importance weights: leave out --images")
+    y = None if data.y_test is None else data.y_test[: given.images]
+    few = HeldOut(replace(data, x_test=data.x_test[: given.images], y_test=y), type(model), device)
+    return importance.weigh(model, few, particles, given.memory).figures
 
 
 def whole(
@@ -148,6 +152,7 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
             bounds = [model.bound(**inputs, latents=latents)]
             chosen = model.code_counts(latents)
             if chosen is not None:
+                chosen = chosen.cpu()  # each process may have it on a GPU of its own
                 counts = chosen if counts is None else counts + chosen
             if latents:  # or else one is as good as many
                 more = (draw_latents(model, **inputs) for _ in range(draws - 1))

@@ -12,7 +12,7 @@ from inference import ranks
 from inference.arithmetic import choose_device
 from inference.data import Batches, labelled
 from inference.datasets import Dataset
-from inference.disk import check_memory
+from inference.disk import GIB, check_memory
 from inference.errors import BadInput
 from inference.estimators import ESTIMATORS, Loss
 from ppl_models import MODELS
@@ -44,7 +44,7 @@ def prepare(config: dict[str, Any], data: Dataset) -> tuple[LatentVariableModel,
         labels = labelled(data, config["options"]["labels"], config["seed"], config.get("labelled"))
     batches = Batches(data, cls, config["batch_size"], config["seed"], labels, device)
     try:
-        check_size(cls, data, config)
+        check_size(cls, data, config, device)
         pyro.set_rng_seed(config["seed"])
         model = cls(data.shape, data.classes, **config["options"]).to(device)
         Loss(model, config["elbo"], config["particles"])  # refuses what does not go together
@@ -62,21 +62,34 @@ def prepare(config: dict[str, Any], data: Dataset) -> tuple[LatentVariableModel,
     return model, batches, data
 
 
-def check_size(cls: type[LatentVariableModel], data: Dataset, config: dict[str, Any]) -> None:
-    """Raise BadInput where the parameters with what Adam keeps, or a batch, exceed the memory there is.
+def check_size(
+    cls: type[LatentVariableModel], data: Dataset, config: dict[str, Any], device: torch.device
+) -> None:
+    """Raise BadInput if the parameters with Adam's state, or a batch, exceed the device's free memory.
 
     The model is made without memory, and given up as soon as its parameters are too many.
     """
+    check = check_memory
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+
+        def check(need: float, what: str) -> None:
+            if need > free:
+                raise BadInput(
+                    f"{what} needs {need / GIB:.1f} GiB of memory, and {free / GIB:.1f} are free on the CUDA "
+                    "device: make it smaller, or give --device cpu"
+                )
+
     images = config["batch_size"] * config["particles"]
     what = f"a batch of {config['batch_size']} with {config['particles']} samples an image"
-    check_memory(images * math.prod(data.shape) * torch.get_default_dtype().itemsize, what)
+    check(images * math.prod(data.shape) * torch.get_default_dtype().itemsize, what)
     copies = 5 if config["ema"] else 4  # the parameter, its gradient, Adam's two averages, its own average
     tensors = total = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal tensors, total
         tensors, total = tensors + 1, total + copies * parameter.nbytes
-        check_memory(total, f"{config['model']} of this size")
+        check(total, f"{config['model']} of this size")
         if tensors > MOST:
             raise BadInput(
                 f"{config['model']} of this size has more than {MOST} tensors: give it fewer layers"

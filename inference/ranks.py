@@ -17,9 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from inference.errors import BrokenOff, Diverged
+from inference.arithmetic import choose_device
+from inference.errors import BadInput, BrokenOff, Diverged
 
 T = TypeVar("T")
+STEP = timedelta(minutes=30)  # how long a process waits for the others in a training step
+WAIT = timedelta(days=30)  # and elsewhere: one may finish its share of a sweep long before another
+# What gloo's errors say if another process has gone. They are plain RuntimeErrors.
+LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+patient: Any = None  # the group of `gathered`: gloo, with the longer timeout
 
 
 def rank() -> int:
@@ -33,15 +39,28 @@ def world() -> int:
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Be one of torchrun's processes, for as long as it lasts; only the first is heard on standard output."""
+def together(device: str = "cpu") -> Iterator[None]:
+    """Be one of torchrun's processes inside the context; only rank 0 prints to standard output.
+
+    `device`, as `choose_device` takes it, is where the processes compute. Gloo exchanges objects and CPU
+    tensors. On CUDA each process takes the GPU of its local rank, and NCCL exchanges CUDA tensors. Raises
+    BadInput if a machine has fewer GPUs than processes.
+    """
+    global patient
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    if torch.cuda.is_available():
+    on_cuda = choose_device(device).type == "cuda"
+    if on_cuda:
+        mine, processes = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
+        if processes > mine:
+            raise BadInput(
+                f"{processes} processes on a machine with {mine} CUDA devices: start one process per device, "
+                "or give --device cpu"
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(days=30))  # of a sweep, one may be done long before
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=STEP)
+    patient = dist.new_group(backend="gloo", timeout=WAIT)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
             yield
@@ -50,6 +69,7 @@ def together() -> Iterator[None]:
             sys.exit(1)
         raise
     finally:
+        patient = None
         dist.destroy_process_group()
 
 
@@ -58,12 +78,10 @@ def one_before_others() -> Iterator[None]:
     """What is within, such as a download, the first process of each machine does, and then the others."""
     others = world() > 1 and os.environ["LOCAL_RANK"] != "0"
     if others:
-        with _told():
-            dist.barrier()
+        gathered(None)
     yield
-    if world() > 1 and not others:
-        with _told():
-            dist.barrier()
+    if not others:
+        gathered(None)
 
 
 def alone() -> dict[str, str]:
@@ -121,17 +139,20 @@ def gathered(value: Any) -> list[Any]:
         return [value]
     found: list[Any] = [None] * world()
     with _told():
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=patient)
     return found
 
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Another process that has gone is one clear line."""
+    """Raises BrokenOff if the connection to another process is lost; every other error passes."""
     try:
         yield
-    except RuntimeError:
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST):
+            raise
+        reason = str(error).partition("\n")[0]
         raise BrokenOff(
-            f"process {rank()} of {world()} has lost another one: a run keeps its last checkpoint, and "
-            "goes on with --resume"
+            f"process {rank()} of {world()} lost the connection to another one ({reason}): "
+            "continue the run from its last checkpoint with --resume"
         ) from None

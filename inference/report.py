@@ -136,8 +136,9 @@ def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = No
     cls, untrained = MODELS[config["model"]], ""
     shape = cls.padded(tuple(config["shape"]))
     try:
-        y = torch.tensor([config["classes"] - 1]) if config["classes"] else None
-        check_size(cls, Dataset("", torch.empty(0, *shape), y, torch.empty(0), None), config)
+        y = torch.arange(config["classes"]) if config["classes"] else None
+        data = Dataset("", torch.empty(0, *shape), y, torch.empty(0), None)
+        check_size(cls, data, config, torch.device("cpu"))
         model = cls(shape, config["classes"], **config["options"])
     except (IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.arithmetic import choose_device
 from inference.data import HeldOut
 from inference.datasets import Dataset
 from inference.disk import write_whole
@@ -28,6 +29,7 @@ def second_stage(given: argparse.Namespace, folder: Path) -> argparse.Namespace:
     BadInput where the folder is no finished run of a model with codes.
     """
     run, model, data = _first(folder, getattr(given, "data_dir", None))
+    model = model.to(choose_device(getattr(given, "device", "auto")))
     parts = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
     codes = len(model.codebook.entries)
     arrays: dict[str, Any] = {f"x_{part}": _codes(model, data, x) for part, (x, _) in parts.items()}
@@ -45,8 +47,10 @@ def second_stage(given: argparse.Namespace, folder: Path) -> argparse.Namespace:
 
 def draw(second: Path, first: Path, data_dir: Path | None = None) -> None:
     """Codes drawn from the prior and decoded by the first stage, as samples.png of the prior's run."""
-    run, _, _, prior = Run.restore(second)
+    run, config, _, prior = Run.restore(second)
     _, model, _ = _first(first, data_dir)
+    device = choose_device(config["device"])
+    prior, model = prior.to(device), model.to(device)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         index = prior.sample(SAMPLES)[:, 0].long()
@@ -65,5 +69,5 @@ def _first(folder: Path, data_dir: Path | None) -> tuple[Run, VQVAE, Dataset]:
 def _codes(model: VQVAE, data: Dataset, x: Tensor) -> np.ndarray:
     """The codes of images as levels, (n, 8, 8), uint8."""
     levels = Dataset(data.name, data.x_train, None, x, None)
-    chunks = HeldOut(levels, type(model), torch.device("cpu")).chunks(CHUNK)
-    return torch.cat([model.codes(**inputs) for inputs, _, _ in chunks]).to(torch.uint8).numpy()
+    chunks = HeldOut(levels, type(model), next(model.parameters()).device).chunks(CHUNK)
+    return torch.cat([model.codes(**inputs).to(torch.uint8).cpu() for inputs, _, _ in chunks]).numpy()

@@ -56,8 +56,15 @@ DRAWS = 10  # of the latents, an image, for the figures at the end
 def main(arguments: list[str]) -> int:
     """Train as the arguments say. Returns the exit status: 0, 1 where training broke off, 130 if stopped."""
     given = parse(arguments)
-    with ranks.together():
+    with ranks.together(device_of(given)):
         return stages(given, arguments)
+
+
+def device_of(given: argparse.Namespace) -> str:
+    """The name of the device that the options give, or else the run that they resume."""
+    if given.resume and not hasattr(given, "device"):
+        return Run.open(given.resume).config["device"]
+    return getattr(given, "device", "auto")
 
 
 def stages(given: argparse.Namespace, arguments: list[str]) -> int:
@@ -72,8 +79,8 @@ def stages(given: argparse.Namespace, arguments: list[str]) -> int:
         folder = shlex.quote(str(run.folder))
         print(f"and then learn its prior: python -m inference.svi --from {folder} --prior {given.prior}")
         return status
-    kept = {key: value for key, value in vars(given).items() if key in ("prior", "seed", "device", "resume")}
-    prior = argparse.Namespace(**kept)
+    kept = {key: value for key, value in vars(given).items() if key in ("prior", "seed", "resume")}
+    prior = argparse.Namespace(**kept, device=run.config["device"])
     status, _ = train(ranks.once(lambda: second_stage(prior, run.folder)), arguments)
     return status
 
@@ -126,7 +133,8 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
             run = None if ranks.rank() else held.enter_context(Run.create(named, config))
             folder = ranks.gathered(run and run.folder)[0]
             run = run or Onlooker(folder, config)
-        status = fit(model, batches, test, config, run, state)
+        with fast_float32(batches.x.device):
+            status = fit(model, batches, test, config, run, state)
     if status == 0 and not ranks.rank():
         if "from" in config:
             draw(run.folder, Path(config["from"]), getattr(given, "data_dir", None))
@@ -143,7 +151,6 @@ def fit(
     state: dict[str, Any] | None = None,
 ) -> int:
     """Train to `config["steps"]`, from a checkpoint's `state` if given, and leave everything in `run`."""
-    fast_float32()
     loss = Loss(model, config["elbo"], config.get("particles"))
     # One optimiser over all parameters, fused into one pass; Pyro's own wrappers would make one per tensor.
     optimizer = torch.optim.Adam(loss.parameters(), lr=config["lr"], fused=True)

@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import os
+import queue
 import shlex
 import sys
 import time
@@ -19,7 +20,10 @@ from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
 from typing import Any, NamedTuple
 
+import torch
+
 from inference import datasets, ranks, report_index
+from inference.arithmetic import choose_device
 from inference.disk import open_append, write_whole
 from inference.errors import BadInput, run_command, unknown
 from inference.options import DATA_DIR, Parser, configuration, flag, parse, plain, positive, seed
@@ -71,10 +75,11 @@ def sweep(asked: argparse.Namespace, jobs: list[Job]) -> int:
         raise BadInput(f"cannot write to {asked.out} ({error.strerror}): name another with --out") from None
     failed: list[str] = []
     count, threads, mine = len(jobs), max(CORES // asked.jobs, 1), todo[ranks.rank() :: ranks.world()]
+    free = places(asked.jobs, asked.gpus)
     print(f"{count} runs, {asked.jobs} at a time with {threads} of {CORES} cores each: {asked.out}")
     with StopSignals() as stopped, ThreadPoolExecutor(asked.jobs) as pool:
         try:
-            futures = {pool.submit(train, job, threads, stopped): job for job in mine}
+            futures = {pool.submit(train, job, threads, stopped, free): job for job in mine}
             for ended, future in enumerate(as_completed(futures), count - len(todo) + 1):
                 job, complaint = futures[future], future.result()
                 if stopped:
@@ -139,7 +144,9 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     jobs: dict[Path, Job] = {}
     for point, given in points:
         config, over = configuration(given, data), {key: getattr(given, key) for key in keys}
-        prepare(config, data.with_validation(config["validation"], config["seed"]))
+        asked.gpus = visible_gpus() if choose_device(config["device"]).type == "cuda" else []
+        on_cpu = config | {"device": "cpu"}  # the runs use the GPUs, and this process leaves them alone
+        prepare(on_cpu, data.with_validation(config["validation"], config["seed"]))
         for number in asked.seeds:
             value = ",".join(f"{key}={plain(value)}" for key, value in over.items())
             folder = asked.out / value / f"seed={number}"
@@ -188,13 +195,44 @@ def stage(job: Job) -> str:
     return "done" if (job.folder / "results.json").exists() else "begun"
 
 
-def train(job: Job, threads: int, stopped: StopSignals) -> str | None:
-    """Train one run to its end in a process of its own. Returns its last words where it failed."""
+def visible_gpus() -> list[str]:
+    """The CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    CUDA is not initialised if NVML is there to count them, as it is with NVIDIA's driver.
+    """
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in named.split(",")][:count] if named else [str(i) for i in range(count)]
+
+
+def places(jobs: int, gpus: list[str]) -> queue.SimpleQueue[dict[str, str]]:
+    """The environment variables of each of `jobs` simultaneous runs, which take the GPUs in turn.
+
+    Without GPUs there are none. Processes of one machine that share a sweep begin with different GPUs.
+    """
+    free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    first = int(os.environ.get("LOCAL_RANK", "0")) * jobs
+    for place in range(first, first + jobs):
+        free.put({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})
+    return free
+
+
+def train(
+    job: Job, threads: int, stopped: StopSignals, free: queue.SimpleQueue[dict[str, str]]
+) -> str | None:
+    """Train one run to its end in a process of its own. Returns its last line of output if it failed."""
     if stopped:
         return None
+    place = free.get()
+    try:
+        return _train(job, threads, stopped, place)
+    finally:
+        free.put(place)
+
+
+def _train(job: Job, threads: int, stopped: StopSignals, place: dict[str, str]) -> str | None:
     arguments = job.go_on if stage(job) == "begun" else job.begin
     command = [sys.executable, "-m", "inference.svi", *arguments]
-    environment = ranks.alone() | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment = ranks.alone() | place | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     log = job.folder.with_name(f"{job.folder.name}.log")  # beside the run, whose folder must be empty
     log.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(open_append(log), "a") as file:

@@ -80,3 +80,27 @@ def test_labels_reach_a_model_that_takes_them_for_every_image(small_npz: Path) -
     assert model.reconstruct(batch["x"][:2], y).shape == (2, 1, 6, 6)
     assert model.seen["guide"] is y and model.seen["model"] is y
     assert model.sample(2, y=y).shape == (2, 1, 6, 6)
+
+
+def test_counts_are_gathered_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes count a codebook's entries on GPUs of their own; tensors of two GPUs cannot be added."""
+
+    class OnGPU(torch.Tensor):
+        """A tensor that is on a GPU until `cpu` is called."""
+
+        def cpu(self) -> torch.Tensor:  # type: ignore[override]
+            return self.as_subclass(torch.Tensor)
+
+    count, gathered = MODELS["vqvae"].code_counts, []
+    monkeypatch.setattr(
+        MODELS["vqvae"], "code_counts", lambda self, latents: count(self, latents).as_subclass(OnGPU)
+    )
+    monkeypatch.setattr("inference.ranks.gathered", lambda value: gathered.append(value) or [value] * 2)
+    x = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+    model = MODELS["vqvae"]((3, 32, 32), codes=9).eval()
+    test = HeldOut(datasets.Dataset("random", x, None, x, None), MODELS["vqvae"], torch.device("cpu"))
+    figures = evaluate(model, test)
+    ((per_image, counts),) = gathered
+    assert type(counts) is torch.Tensor and counts.sum() == 5 * 64
+    assert all(part.device.type == "cpu" for parts in per_image.values() for part in parts.values())
+    assert figures["usage"]["value"] == (counts > 0).double().mean()

@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from inference import ranks
+from inference import ranks, svi
 from inference.data import Batches
 from inference.datasets import Dataset
+from inference.errors import BadInput, BrokenOff
+from inference.options import parse
 from inference.runs import Run
 from ppl_models import VAE
 from tests.test_svi import checkpoint, lines, same
@@ -158,7 +162,8 @@ def test_a_killed_process_ends_the_run_with_a_word(small_npz: Path, tmp_path: Pa
         os.kill(victim, signal.SIGKILL)
         said = process.communicate(timeout=120)[1]
     assert process.returncode != 0
-    assert "error: process 0 of 2 has lost another one: a run keeps its last checkpoint, and goes on" in said
+    assert "error: process 0 of 2 lost the connection to another one (" in said
+    assert "continue the run from its last checkpoint with --resume" in said
     assert "inference/svi.py" not in said  # no traceback of ours
     assert Run.open(run).load_checkpoint() is not None
 
@@ -171,6 +176,85 @@ def children(pid: int) -> list[int]:
 def environment(pid: int) -> dict[str, str]:
     parts = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return dict(part.split("=", 1) for part in parts if "=" in part)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "backend"),
+    [
+        ("cpu", 2, "gloo"),  # on a machine with GPUs too
+        ("auto", 0, "gloo"),
+        ("auto", 2, "cpu:gloo,cuda:nccl"),
+        ("cuda", 2, "cpu:gloo,cuda:nccl"),
+    ],
+)
+def test_the_backend_follows_the_device(
+    device: str, gpus: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps have a timeout of minutes; only `gathered`, on the CPU, waits for days."""
+    made: list[tuple[str, timedelta]] = []
+    chosen: list[int] = []
+    for key, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda name, timeout: made.append((name, timeout)))
+    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: made.append((backend, timeout)))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with ranks.together(device):
+        pass
+    assert [name for name, _ in made] == [backend, "gloo"]
+    assert made[0][1] <= timedelta(hours=1) and made[1][1] >= timedelta(days=1)
+    assert chosen == ([1] if "nccl" in backend else [])  # a run on the CPU leaves the GPU alone
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By every process, before any of them waits for another. NCCL takes one process per GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for rank in ("0", "1"):
+        for key, value in {"WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(key, value)
+        refused = "2 processes on a machine with 1 CUDA devices: start one process per device, or give"
+        with pytest.raises(BadInput, match=refused), ranks.together("cuda"):
+            pass
+
+
+def test_the_device_of_a_resumed_run_is_its_own(small_npz: Path, tmp_path: Path) -> None:
+    """It is known before the processes speak to each other."""
+    run = tmp_path / "run"
+    assert svi.main([*arguments(small_npz, run, 2)[2:], "--device", "cpu"]) == 0
+    assert svi.device_of(parse(["--resume", str(run)])) == "cpu"
+    assert svi.device_of(parse(["--resume", str(run), "--device", "auto"])) == "auto"
+    assert svi.device_of(parse(["--model", "vae"])) == "auto"
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (dist.DistBackendError("NCCL error in: remote process exited"), True),
+        (dist.DistNetworkError("socket closed"), True),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), True),
+        (RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+    ],
+)
+def test_only_a_lost_connection_is_a_lost_process(
+    error: RuntimeError, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", fail)
+    monkeypatch.setattr(dist, "all_gather_object", fail)
+    for exchange in (lambda: ranks.average(3, torch.ones(()), [], [], False), lambda: ranks.gathered(1)):
+        with pytest.raises(RuntimeError) as caught:
+            exchange()
+        assert isinstance(caught.value, BrokenOff) == lost
+        assert str(error) in str(caught.value)
 
 
 def test_no_two_processes_draw_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import statistics
+import threading
 from pathlib import Path
 from subprocess import Popen
 from typing import IO, Any
@@ -263,6 +264,43 @@ def test_a_run_that_fails_does_not_stop_the_others(
     log = Path(f"{failed}.log").read_text().splitlines()
     assert log[0].startswith("$ ") and log[-1].startswith("error: ")
     assert threads == ["3", "3"]
+
+
+@pytest.mark.parametrize(("visible", "names"), [(None, ["0", "1"]), ("3,GPU-5a", ["3", "GPU-5a"])])
+def test_the_runs_take_the_gpus_in_turn(
+    visible: str | None, names: list[str], small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that starts them uses none itself. Here two GPUs are pretended."""
+    seen: list[str | None] = []
+    both = threading.Barrier(2)  # two runs at a time
+
+    class Done:
+        def __init__(self, command: list[str], env: dict[str, str], **_: Any):
+            seen.append(env.get("CUDA_VISIBLE_DEVICES"))
+            both.wait(timeout=60)
+
+        def poll(self) -> int:
+            return 0
+
+        wait = poll
+
+        def terminate(self) -> None:
+            pass
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(sweep, "Popen", Done)
+    monkeypatch.setattr(sweep, "summarise", lambda *_: None)
+    arguments = [*GRID, "--jobs", "2", "--data", str(small_npz), "--out", str(tmp_path / "out")]
+    assert sweep.main(arguments) == 0  # would raise where it asks CUDA for anything else: there is none
+    assert not torch.cuda.is_initialized()
+    assert sorted(seen[:2]) == sorted(seen[2:]) == names
+    seen.clear()
+    assert sweep.main([*arguments, "--device", "cpu"]) == 0
+    assert seen == [visible] * 4
 
 
 def test_ctrl_c_stops_every_process_once(

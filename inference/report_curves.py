@@ -4,8 +4,6 @@ import json
 from html import escape
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator
-
 from inference.figures import LABELS, SPLITS
 from inference.report_page import count, table, unit, with_unit
 
@@ -63,6 +61,8 @@ def title(name: str) -> str:
 
 def _panel(name: str, series: dict[str, list[list[float]]], what: str) -> str:
     """One term: axes, a curve a split, and a legend with each one's last value."""
+    from matplotlib.ticker import MaxNLocator  # imported late: matplotlib takes a second
+
     points = [point for curve in series.values() for point in curve]
     last = max(step for step, _ in points)
     # The first steps fall from far above: without them in the vertical range the rest can be read.

@@ -12,6 +12,11 @@ products and convolutions, counted, would take at the best rate that a product o
 library of the run. Memory is what a process of its own grows by at its peak, once it has made a few steps.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import ctypes
 import json
 import statistics

@@ -7,6 +7,11 @@ the two go the same way until rounding parts them. What is learnt by hand is jud
 on the whole test set.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import time
 from pathlib import Path
 

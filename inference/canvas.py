@@ -1,4 +1,4 @@
-"""Matplotlib figures made without pyplot: nothing global changes, and matplotlib is imported at the first figure."""
+"""Figures made without pyplot: nothing global changes, and matplotlib is imported at the first figure."""
 
 from typing import TYPE_CHECKING, Any
 

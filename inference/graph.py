@@ -9,6 +9,11 @@ and size; an edge's label names the networks that it passes through. Nothing is 
 is read off the two Pyro programs, and changes when they do.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import inspect
 from collections.abc import Iterable
 from pathlib import Path

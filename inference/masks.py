@@ -6,6 +6,11 @@ python -m inference.masks --order random --masks 3 --out masks.svg
 The network drawn is the one that `--model made` trains, at this size, and its own masks are what is read.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import itertools
 from collections.abc import Sequence
 from pathlib import Path

@@ -168,11 +168,6 @@ def _model_of(arguments: list[str]) -> str | None:
     return model
 
 
-def general() -> Parser:
-    """The parser where no model is named."""
-    return _parser(None)
-
-
 def _parser(name: str | None) -> Parser:
     cls = MODELS[name] if name else LatentVariableModel
     listed = "\n".join(f"  {key:10} {_title(model)}" for key, model in MODELS.items())

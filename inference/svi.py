@@ -7,10 +7,10 @@ python -m inference.svi --model vqvae --prior transformer      both stages of a 
 torchrun --nproc-per-node 2 -m inference.svi --model ssvae     on several processes, or machines
 """
 
-if __name__ == "__main__":  # before torch takes its seconds
-    from inference.help import answer
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
 
-    answer()
+    exit_on_interrupt()
 
 import argparse
 import math

@@ -27,7 +27,7 @@ def state():
         "cuda": torch.cuda.is_initialized(),
         "torch's generator": torch.get_rng_state().tolist(),
         "numpy's generator": repr(numpy.random.get_state()),
-        "validation": [pyro.settings.get("validate_poutine"), torch.distributions.Distribution._validate_args],
+        "validation": {name: value for name, value in pyro.settings.get().items() if "valid" in name},
         "parameters": list(pyro.get_param_store()),
         "warnings": repr(warnings.filters),
         "logging": [logging.root.level, logging.root.manager.disable, len(logging.root.handlers)],

@@ -35,7 +35,7 @@ from inference.errors import BadInput, Diverged, run_command
 from inference.estimators import Loss
 from inference.evaluate import evaluate
 from inference.gradients import Gradients
-from inference.options import DATA_DIR, configuration, eval_every, parse
+from inference.options import DATA_DIR, check_warmup, configuration, eval_every, parse
 from inference.prepare import prepare
 from inference.probe import active_units
 from inference.progress import Progress, StopSignals, table
@@ -93,6 +93,8 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
                 config |= {"steps": given.steps, "eval_every": eval_every(given.steps)}
             if state and config["steps"] < state["step"]:
                 raise BadInput(f"{given.resume} is at step {state['step']} already: give --steps no less")
+            if not state or state["step"] < config["steps"]:
+                check_warmup(config)
             config["device"] = getattr(given, "device", config["device"])
             data = run.data(getattr(given, "data_dir", None))
         else:

@@ -37,6 +37,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     run, config, data, model = Run.restore(given.run, given.data_dir)
     results = run.results()
+    if config["model"] not in WRITTEN:
+        raise BadInput(f"{config['model']} is not written by hand: take a run of {', '.join(WRITTEN)}")
     changed = [
         key
         for key, usual in TRAINING.items()

@@ -268,8 +268,9 @@ def _data_help(cls: type[LatentVariableModel]) -> str:
 
 
 def _title(cls: type[LatentVariableModel]) -> str:
-    """What a model is, in one line: the first of its file."""
-    return (sys.modules[cls.__module__].__doc__ or "").splitlines()[0]
+    """What a model is, in one line: the first of its file, or of its class if the file says nothing."""
+    words = getattr(sys.modules.get(cls.__module__), "__doc__", None) or cls.__doc__ or ""
+    return words.strip().partition("\n")[0]
 
 
 def _defaults(cls: type[LatentVariableModel], name: str | None) -> Any:

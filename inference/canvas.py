@@ -1,9 +1,6 @@
 """Figures made without pyplot: nothing global changes, and matplotlib is imported at the first figure."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from typing import Any, Literal
 
 
 def subplots(
@@ -11,20 +8,20 @@ def subplots(
     columns: int = 1,
     *,
     figsize: tuple[float, float],
-    layout: str | None = None,
+    layout: Literal["constrained"] | None = None,
     **options: Any,
-) -> "tuple[Figure, Any]":
+) -> tuple[Any, Any]:
     """Make a figure and its axes, as `pyplot.subplots` does, but without pyplot's list of open figures.
 
     Args:
         rows: number of rows of axes.
         columns: number of columns of axes.
         figsize: width and height in inches.
-        layout: layout engine, such as "constrained"; none by default.
+        layout: layout engine; none by default.
         options: further arguments of `Figure.subplots`.
 
     Returns:
-        The figure, and its axes: one, or an array of them, as `Figure.subplots` returns them.
+        The `Figure`, and its axes: one, or an array of them, as `Figure.subplots` returns them.
     """
     from matplotlib.figure import Figure
 

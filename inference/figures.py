@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,9 @@ LABELS = {
     "nats_per_code": "-log p(codes)",
     "negative_log_p": "-log p(x)",
 }
-SPLITS = {  # of the lines of metrics.jsonl: what each is called and how it is drawn
+SPLITS: dict[
+    str, tuple[str, dict[str, Any]]
+] = {  # of the lines of metrics.jsonl: what each is called and how it is drawn
     "train": ("training, one minibatch", {"color": "0.6", "lw": 0.8}),
     "test": ("test set", {"color": "C0", "marker": "o", "ms": 3}),
     "validation": ("validation set", {"color": "C1", "marker": "o", "ms": 3}),

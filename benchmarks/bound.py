@@ -9,6 +9,11 @@ what counts is the ratio. It does not depend on what was learnt: the
 model is a `vae` as it begins.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import math
 import time
 

@@ -9,6 +9,11 @@ before, both as logarithms: 1 is linear. The knee is the first size from which o
 a step costs what a step costs, whatever its size.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import math
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor

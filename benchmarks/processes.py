@@ -7,6 +7,11 @@ Each is a training of its own by the main command, on random images, in turn. Wh
 between the lines of metrics.jsonl, from the first to the last.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import json
 import os
 import statistics

@@ -6,6 +6,11 @@ python -m benchmarks.sampling --write      put it into docs/cost.md, between its
 In float64 both draw the same from the same uniform numbers; times are of float32, in turn, in one process.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import math
 import statistics
 import time

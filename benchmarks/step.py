@@ -6,11 +6,17 @@ python -m benchmarks.step --model hvae --model vae      of some models; with --w
 
 Absolute times wobble from machine to machine and from minute to minute: the rivals are timed in turn, in one
 run, on a batch of the same shape, and what counts is the ratio. Milliseconds are medians over the rounds.
+Pyro runs without its validation, in the suite's step and in plain SVI.
 By hand it is also given to torch.compile. NumPyro has an environment of its own, .peers/, which this command
 makes; where that cannot be, it is left out. The arithmetic alone is what the operations of the suite's matrix
 products and convolutions, counted, would take at the best rate that a product of 1 024 x 1 024 reached in any
 library of the run. Memory is what a process of its own grows by at its peak, once it has made a few steps.
 """
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
 
 import ctypes
 import json
@@ -45,7 +51,7 @@ from ppl_models.base import LatentVariableModel
 BATCH = 97
 MARKS = "<!-- steps: made by python -m benchmarks.step --write -->", "<!-- end of steps -->"
 TIMES = Path(__file__).with_name("step.json")
-SUITE, SVI, NUMPYRO = "the suite", "`pyro.infer.SVI`", "NumPyro"
+SUITE, SVI, NUMPYRO = "the suite", "`pyro.infer.SVI`, validation off", "NumPyro"
 Step = Callable[..., None]
 Turn = Callable[[int], float]  # so many steps -> milliseconds a step
 
@@ -89,8 +95,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
     given = parser.parse_args(arguments)
     for name in given.model or ():
-        if name not in MODELS:
-            raise unknown("model", name, MODELS)
+        if name not in WRITTEN:
+            raise unknown("model", name, WRITTEN)
     if given.rounds < 2:
         raise BadInput("--rounds 1 gives no spread: take 2 or more")
     python = peers()
@@ -99,14 +105,14 @@ def main(arguments: list[str]) -> int:
         with Peer(python) as peer:
             products["NumPyro"] = peer.ask("product")
     found: dict[str, dict[str, Any]] = {}
-    for name in given.model or MODELS:
+    for name in given.model or WRITTEN:
         found[name] = {"threads": torch.get_num_threads(), "products": products}
         found[name] |= measured(name, given.rounds, given.steps, python)
         print(table({name: found[name]}), file=sys.stderr, flush=True)
     print(table(found))
     if given.write:
         found = (json.loads(TIMES.read_text()) if TIMES.exists() else {}) | found
-        found = {name: found[name] for name in MODELS if name in found}
+        found = {name: found[name] for name in WRITTEN if name in found}
         write_whole(TIMES, (json.dumps(found, indent=1) + "\n").encode())
         write_between(COST, MARKS, table(found))
     return 0
@@ -199,7 +205,7 @@ def plain(nets: list[nn.Module], loss: Callable[..., Tensor], lr: float = 1e-3) 
 
 
 def svi(model: LatentVariableModel) -> Step:
-    """The step as Pyro's tutorials write it: the parameter store, Pyro's Adam, validation as it comes."""
+    """The step as Pyro's tutorials write it: the parameter store and Pyro's Adam; without validation."""
 
     def program(**batch: Tensor) -> None:
         pyro.module("model", model)
@@ -207,7 +213,12 @@ def svi(model: LatentVariableModel) -> Step:
 
     elbo = ESTIMATORS[model.estimators[0]].elbo(1)
     step = pyro.infer.SVI(program, model.guide, pyro.optim.Adam({"lr": 1e-3}), elbo).step
-    return lambda **batch: step(**batch)
+
+    def unchecked(**batch: Tensor) -> None:
+        with pyro.validation_enabled(False):
+            step(**batch)
+
+    return unchecked
 
 
 def turn(step: Step, batch: dict[str, Tensor]) -> Turn:

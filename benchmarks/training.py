@@ -7,6 +7,11 @@ the two go the same way until rounding parts them. What is learnt by hand is jud
 on the whole test set.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import time
 from pathlib import Path
 
@@ -33,6 +38,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     run, config, data, model = Run.restore(given.run, given.data_dir)
     results = run.results()
+    if config["model"] not in WRITTEN:
+        raise BadInput(f"{config['model']} is not written by hand: take a run of {', '.join(WRITTEN)}")
     changed = [
         key
         for key, usual in TRAINING.items()

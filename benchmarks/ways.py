@@ -6,6 +6,11 @@ The time to make kernels is that of a machine which has never made them: TorchIn
 has compiled is empty. Steps are timed in turn, in one process.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import itertools
 import os
 import statistics

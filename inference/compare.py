@@ -9,6 +9,11 @@ Both sides see the same noise: Pyro's estimator runs the guide, and the bound by
 values that it sampled, with their graph. In float64 they agree to rounding, or the exit status is 1.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import inspect
 import json
 from collections.abc import Callable

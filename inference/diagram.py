@@ -1,11 +1,11 @@
 """How the graph of a program is drawn: where its nodes go, and circles, arrows and boxes."""
 
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from typing import TYPE_CHECKING, Any
 
 from inference.relations import Edge, Node, Relations
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RADIUS = 0.42
 ACROSS, DOWN = 2.3, 1.8  # between the centres of two nodes
@@ -66,7 +66,7 @@ def extent(graph: Relations, at: Places) -> tuple[float, float, float, float]:
     return min(x) - side, max(x) + side, min(y) - 1.1 - 0.37 * nested, max(y) + 0.8 + 0.12 * nested
 
 
-def draw_graph(axes: Axes, graph: Relations, at: Places, letter: str) -> None:
+def draw_graph(axes: "Axes", graph: Relations, at: Places, letter: str) -> None:
     """Draw a model's graph ("p") or a guide's ("q") with its nodes at these places."""
     for plate, size in graph.plates.items():
         inside = [node for node in graph.nodes.values() if plate in node.plates]
@@ -84,7 +84,9 @@ def draw_graph(axes: Axes, graph: Relations, at: Places, letter: str) -> None:
         _draw_node(axes, node, at[name])
 
 
-def _draw_plate(axes: Axes, inside: list[tuple[float, float]], words: str, within: int) -> None:
+def _draw_plate(axes: "Axes", inside: list[tuple[float, float]], words: str, within: int) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
     margin = 0.75 + 0.12 * within
     x, y = zip(*inside, strict=True)
     low, left = min(y) - margin - 0.2 - 0.25 * within, min(x) - margin
@@ -101,7 +103,9 @@ def _draw_plate(axes: Axes, inside: list[tuple[float, float]], words: str, withi
     axes.text(max(x) + margin - 0.1, low + 0.09, words, ha="right", va="bottom", fontsize=8.5)
 
 
-def _draw_node(axes: Axes, node: Node, at: tuple[float, float]) -> None:
+def _draw_node(axes: "Axes", node: Node, at: tuple[float, float]) -> None:
+    from matplotlib.patches import Circle
+
     if node.kind == "parameter":
         axes.add_patch(Circle(at, 0.07, color=LINE, zorder=3))
         axes.text(at[0], at[1] + 0.14, f"${symbol(node.name)}$", ha="center", va="bottom", fontsize=11)
@@ -124,8 +128,10 @@ def symbol(name: str) -> str:
     return rf"{letter}_{{\mathrm{{{below}}}}}" if below else letter
 
 
-def _draw_edges(axes: Axes, edges: list[Edge], graph: Relations, at: Places) -> None:
+def _draw_edges(axes: "Axes", edges: list[Edge], graph: Relations, at: Places) -> None:
     """One arrow for all edges between the same two nodes, a line of its label each."""
+    from matplotlib.patches import FancyArrowPatch
+
     edge = edges[0]
     start, end = at[edge.parent], at[edge.child]
     bend = _bend(edge, at)

@@ -2,8 +2,11 @@
 
 import difflib
 import io
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
+from types import FrameType
 
 from inference.allocator import keep_freed_memory
 
@@ -31,9 +34,33 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     return BadInput(f"unknown {kind} {name!r}: {hint}")
 
 
+def exit_on_interrupt() -> None:
+    """Exit at once, with status 130 and without a traceback, at Ctrl-C.
+
+    Each command calls this before its imports, which take seconds and leave nothing to clean up.
+    `run_command` restores Python's own handler for `main`. If the process ignores Ctrl-C, it still does.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit_now)
+
+
+def _exit_now(number: int, frame: FrameType | None) -> None:
+    os._exit(130)
+
+
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Run a command's `main` on the arguments given and leave with its status; bad input: one line, and 2."""
-    keep_freed_memory()
+    try:
+        if signal.getsignal(signal.SIGINT) is _exit_now:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        keep_freed_memory()
+        _run(main)
+    except KeyboardInterrupt:
+        exit_on_interrupt()  # another Ctrl-C while Python shuts down prints no traceback either
+        sys.exit(130)
+
+
+def _run(main: Callable[[list[str]], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # a name that is no text does not stop the line that says it
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -45,8 +72,6 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     except BrokenOff as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone: `... | head`
         sys.stderr.close()
         sys.exit(1)

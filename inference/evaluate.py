@@ -8,6 +8,11 @@ torchrun --nproc-per-node 2 -m inference.evaluate RUN_DIR           the images s
 It adds to the run's results.json and figures, and leaves draws and weights in posterior.nc for ArviZ.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import argparse
 import json
 import sys

@@ -7,6 +7,11 @@ By quadrature where the latents are one z of one or two dimensions and, summed o
 values. Everything is in float64. The figures are added to the run's results.json.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import copy
 import itertools
 import json

@@ -3,17 +3,14 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from inference import point_figures
+from inference.canvas import subplots
 from inference.data import PIXELS, Batches, HeldOut
 from inference.disk import save_figure
 from inference.errors import BadInput
@@ -39,7 +36,9 @@ LABELS = {
     "nats_per_code": "-log p(codes)",
     "negative_log_p": "-log p(x)",
 }
-SPLITS = {  # of the lines of metrics.jsonl: what each is called and how it is drawn
+SPLITS: dict[
+    str, tuple[str, dict[str, Any]]
+] = {  # of the lines of metrics.jsonl: what each is called and how it is drawn
     "train": ("training, one minibatch", {"color": "0.6", "lw": 0.8}),
     "test": ("test set", {"color": "C0", "marker": "o", "ms": 3}),
     "validation": ("validation set", {"color": "C1", "marker": "o", "ms": 3}),
@@ -166,7 +165,8 @@ def draw_latents_by_label(model: LatentVariableModel, test: HeldOut, path: Path)
     Draws nothing if all points are equal, as one is. More than `point_figures.MOST_LABELS` labels have one
     colour.
     """
-    from sklearn.decomposition import PCA  # imported late: it takes a second
+    from matplotlib import colormaps  # imported late: these take a second
+    from sklearn.decomposition import PCA
 
     z = torch.cat([codes(model, **inputs) for inputs, _, _ in test.chunks(1_000)]).cpu().numpy()
     if z.shape[1] < 2 or (z == z[0]).all():
@@ -177,27 +177,26 @@ def draw_latents_by_label(model: LatentVariableModel, test: HeldOut, path: Path)
         share = pca.explained_variance_ratio_.sum()
         title += f"\ntwo of {z.shape[1]} principal components, {share:.0%} of the variance"
         z, axis = pca.transform(z), "component"
-    figure, axes = plt.subplots(figsize=(7.2, 6.2), layout="constrained")
+    figure, axes = subplots(figsize=(7.2, 6.2), layout="constrained")
     y = None if test.y is None else test.y.cpu().numpy()
     names = np.unique([] if y is None else y)
     if not 0 < len(names) <= point_figures.MOST_LABELS:
         axes.scatter(*z.T, s=4, alpha=0.6, linewidths=0)
     else:
         for label in names:
-            color = plt.cm.tab10(label % 10)
+            color = colormaps["tab10"](label % 10)
             axes.scatter(*z[y == label].T, s=4, alpha=0.6, linewidths=0, color=color, label=str(label))
         axes.legend(title="label", markerscale=4, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(f"{axis} 1")
     axes.set_ylabel(f"{axis} 2")
     save_figure(figure, path, dpi=150)
-    plt.close(figure)
 
 
 def pareto(k_hat: np.ndarray, threshold: float, path: Path) -> None:
     """A histogram of the images' Pareto k-hat, with the line above which their weights cannot be trusted."""
     finite, equal = k_hat[np.isfinite(k_hat)], np.mean(k_hat == -np.inf)
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure, axes = subplots(figsize=(6.4, 4.0), layout="constrained")
     axes.hist(finite, bins=60, color="C0")
     axes.axvline(
         threshold, color="C3", label=f"{threshold}: {np.mean(k_hat > threshold):.1%} of images above"
@@ -208,7 +207,6 @@ def pareto(k_hat: np.ndarray, threshold: float, path: Path) -> None:
     axes.set_title("How far each image's importance weights can be trusted", fontsize=11)
     axes.legend(frameon=False)
     save_figure(figure, path, dpi=150)
-    plt.close(figure)
 
 
 def draw_samples(model: LatentVariableModel, path: Path, noise: bool) -> None:
@@ -267,8 +265,7 @@ def save_grid(
     canvas = grid(images, columns, pair)
     width = 10.0 if columns > 7 else 1.2 * columns
     height = width * canvas.shape[0] / canvas.shape[1] + 0.4
-    figure = plt.figure(figsize=(width + 1.2 * bool(rows), height), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots(figsize=(width + 1.2 * bool(rows), height), layout="constrained")
     axes.imshow(canvas, interpolation="nearest")
     axes.set_xticks([])
     step = (canvas.shape[0] + max(images.shape[2] // 14, 1)) / max(len(rows), 1)
@@ -277,7 +274,6 @@ def save_grid(
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=11)
     save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.05)
-    plt.close(figure)
 
 
 def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dims: int | None = None) -> None:
@@ -285,6 +281,9 @@ def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dim
 
     With `dims` dimensions an event, every term has an axis of bits per dimension too.
     """
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
     lines = {split: [line for line in metrics if line["split"] == split] for split in SPLITS}
     seen = dict.fromkeys(key for split in SPLITS for line in lines[split] for key in line)
     names = [name for name in seen if name not in {"step", "split", "seconds"}]
@@ -294,7 +293,7 @@ def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dim
         names.remove("bits_per_dim")  # it is an axis of the others
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
-    figure, panels = plt.subplots(
+    figure, panels = subplots(
         rows, columns, figsize=(4.0 * columns, 3.2 * rows), squeeze=False, layout="constrained"
     )
     for panel, name in zip(panels.flat, names, strict=False):
@@ -321,9 +320,6 @@ def curves(metrics: list[dict[str, float]], path: Path, what: str = "image", dim
         figure.get_layout_engine().set(wspace=0.06)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()
-    shown = [
-        plt.Line2D([], [], label=label, **style) for split, (label, style) in SPLITS.items() if lines[split]
-    ]
+    shown = [Line2D([], [], label=label, **style) for split, (label, style) in SPLITS.items() if lines[split]]
     figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), frameon=False)
     save_figure(figure, path, dpi=150)
-    plt.close(figure)

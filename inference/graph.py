@@ -9,20 +9,22 @@ and size; an edge's label names the networks that it passes through. Nothing is 
 is read off the two Pyro programs, and changes when they do.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from pyro import poutine
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from inference.canvas import subplots
 from inference.compare import example_inputs
 from inference.diagram import apart, draw_graph, extent, given, places, symbol
 from inference.errors import BadInput, run_command, unknown
@@ -168,8 +170,8 @@ def draw(model: LatentVariableModel, path: Path, batch: int | None = None) -> No
         max(box[3] for box in row) - min(box[2] for box in row) + 0.6 + room
         for row, room in zip(boxes, below, strict=True)
     ]
-    figure = plt.figure(figsize=(2 * wide * INCHES, sum(heights) * INCHES))
-    panels = figure.subplots(len(rows), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
+    size, ratios = (2 * wide * INCHES, sum(heights) * INCHES), {"height_ratios": heights}
+    figure, panels = subplots(len(rows), 2, figsize=size, squeeze=False, gridspec_kw=ratios)
     figure.subplots_adjust(0, 0, 1, 1, wspace=0, hspace=0)
     for row, view, row_boxes, room, pair in zip(rows, shown, boxes, below, panels, strict=True):
         low, high = min(box[2] for box in row_boxes), max(box[3] for box in row_boxes)
@@ -189,7 +191,6 @@ def draw(model: LatentVariableModel, path: Path, batch: int | None = None) -> No
             axes.text(centre, low - 0.2 - 0.42 * len(formulae), families(graph, letter), **small)
     where = "Subject" if path.suffix.lower() == ".pdf" else "Description"
     figure.savefig(path, dpi=150, metadata={where: describe(shown)})
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,11 @@ For each pair of labels one training image of each is drawn by seed; each run ha
 decodings on the way from its code to that of the second, and the second image.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import argparse
 from pathlib import Path
 

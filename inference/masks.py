@@ -7,26 +7,29 @@ The network drawn is the one that `python -m inference.svi --model made` trains 
 `--seed`, and the masks are read from it.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.axes import Axes
-from matplotlib.patches import Circle
 from torch import Tensor
 
+from inference.canvas import subplots
 from inference.diagram import LINE, SHADE
 from inference.errors import BadInput, run_command, unknown
 from inference.graph import FORMATS
 from inference.options import Parser, positive, seed
 from ppl_models import MADE
 from ppl_models.nets.masked import MaskedMLP
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RADIUS, ACROSS = 0.3, 2.6  # of a unit; between two layers
 
@@ -88,7 +91,7 @@ def draw(network: MaskedMLP, path: Path) -> None:
     widest = max(len(numbers) for numbers in network.units())
     wide, square = ACROSS * (len(network.layers) + 2), len(network.units()[0]) + 1.5
     inches = 0.62
-    figure, panels = plt.subplots(
+    figure, panels = subplots(
         network.masks,
         2,
         figsize=((wide + square + 1) * inches, (widest + 1.6) * inches * network.masks),
@@ -106,11 +109,12 @@ def draw(network: MaskedMLP, path: Path) -> None:
         )
         right.set_title("which output sees which input", fontsize=10)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
-def _draw_network(axes: Axes, units: list[Tensor], connections: list[Tensor], seen: Tensor) -> None:
+def _draw_network(axes: "Axes", units: list[Tensor], connections: list[Tensor], seen: Tensor) -> None:
     """Layers from left to right, the first unit on top."""
+    from matplotlib.patches import Circle
+
     places = [
         [(ACROSS * layer, (len(numbers) - 1) / 2 - i) for i in range(len(numbers))]
         for layer, numbers in enumerate(units)
@@ -133,7 +137,7 @@ def _draw_network(axes: Axes, units: list[Tensor], connections: list[Tensor], se
     axes.set_axis_off()
 
 
-def _draw_seen(axes: Axes, seen: Tensor) -> None:
+def _draw_seen(axes: "Axes", seen: Tensor) -> None:
     """A square for every output and input, filled where a path leads from the one to the other."""
     n = len(seen)
     axes.imshow(seen, cmap="Greys", vmin=0, vmax=1.4)

@@ -20,6 +20,10 @@ PRECISIONS = ("float32", "bfloat16")  # of the networks while they train
 PRIORS = tuple(dict.fromkeys(prior for model in MODELS.values() for prior in model.priors))
 COMPILE = ("auto", *WAYS)
 SCHEDULES = ("constant", "cosine")  # of the learning rate; cosine takes it to zero at the last step
+# The least gradient norm to clip to. Adam divides by the root of its second moment plus 1e-8. With this norm
+# and a million parameters a gradient's elements are about 1e-9, and a step is still a tenth of --lr; with a
+# norm of 1e-11 it is 1e-6 of --lr, which float32 rounds away next to most weights.
+LEAST_CLIP = 1e-6
 # How training goes where neither the command line nor the model says otherwise.
 TRAINING = {
     "schedule": "constant",
@@ -84,6 +88,16 @@ def weight(text: str) -> float:
     number = float(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number, zero or more")
+    return number
+
+
+def clip(text: str) -> float:
+    """An argparse type: a gradient norm to clip to, zero or from `LEAST_CLIP` up."""
+    number = weight(text)
+    if 0 < number < LEAST_CLIP:
+        raise argparse.ArgumentTypeError(
+            f"with gradients as short as {text} nothing is trained; give {LEAST_CLIP:g} or more, or 0"
+        )
     return number
 
 
@@ -176,11 +190,6 @@ def _model_of(arguments: list[str]) -> str | None:
     return model
 
 
-def general() -> Parser:
-    """The parser where no model is named."""
-    return _parser(None)
-
-
 def _parser(name: str | None) -> Parser:
     cls = MODELS[name] if name else LatentVariableModel
     listed = "\n".join(f"  {key:10} {_title(model)}" for key, model in MODELS.items())
@@ -208,10 +217,11 @@ def _parser(name: str | None) -> Parser:
         metavar="NAME",
         help="of the learning rate: " + ", ".join(SCHEDULES) + default("schedule"),
     )
-    about = "steps over which the learning rate climbs from zero"
+    at_most = "; a default is reduced to a quarter of --steps"
+    about = "steps over which the learning rate climbs from zero" + at_most
     add("--lr-warmup", type=whole, metavar="N", help=about + default("lr_warmup"))
     about = "longest gradient, in the norm of all parameters' together; 0 clips none"
-    add("--clip", type=weight, metavar="NORM", help=about + default("clip"))
+    add("--clip", type=clip, metavar="NORM", help=about + default("clip"))
     about = "decay of an exponential moving average of the parameters, which is what is judged; 0 takes none"
     add("--ema", type=share, metavar="DECAY", help=about + default("ema"))
     about = "of the networks while they train: " + ", ".join(PRECISIONS)
@@ -219,7 +229,7 @@ def _parser(name: str | None) -> Parser:
     about = f"how a step is taken: {', '.join(COMPILE)}; auto is what is over first"
     add("--compile", metavar="NAME", help=about + default("compile"))
     if not name or "beta" in cls.options():
-        about = "steps over which beta grows from zero to what it is"
+        about = "steps over which beta grows from zero to what it is" + at_most
         add("--warmup", type=whole, metavar="N", help=about + default("warmup"))
     add("--elbo", metavar="NAME", help=f"estimator of the bound: {', '.join(estimators)}" + default("elbo"))
     if not name or any(ESTIMATORS[key].particles > 1 for key in estimators):
@@ -269,8 +279,9 @@ def _data_help(cls: type[LatentVariableModel]) -> str:
 
 
 def _title(cls: type[LatentVariableModel]) -> str:
-    """What a model is, in one line: the first of its file."""
-    return (sys.modules[cls.__module__].__doc__ or "").splitlines()[0]
+    """What a model is, in one line: the first of its file, or of its class if the file says nothing."""
+    words = getattr(sys.modules.get(cls.__module__), "__doc__", None) or cls.__doc__ or ""
+    return words.strip().partition("\n")[0]
 
 
 def _defaults(cls: type[LatentVariableModel], name: str | None) -> Any:
@@ -337,16 +348,34 @@ def eval_every(steps: int) -> int:
     return max(steps // 20, 1)
 
 
+def check_warmup(config: dict[str, Any]) -> None:
+    """Raise BadInput if a run ends before its learning rate or its beta reaches the value asked for."""
+    # The rate reaches it in the warm-up's last step, and beta in the step after the warm-up.
+    least = {"lr_warmup": config["lr_warmup"], "warmup": config["warmup"] and config["warmup"] + 1}
+    for key, steps in least.items():
+        if config["steps"] < steps:
+            found = f"{flag(key)} {config[key]} does not end within {config['steps']} steps"
+            raise BadInput(f"{found}: give --steps {steps} or more, or a shorter {flag(key)}")
+
+
 def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
-    """The whole configuration of a new run: what was given, and defaults that suit the data."""
+    """The whole configuration of a new run: what was given, and defaults that suit the data.
+
+    A model's default warm-ups are reduced to a quarter of the steps. Raises BadInput for a warm-up given that
+    does not end within the steps.
+    """
     cls = MODELS[given.model]
     settings = defaults(cls, data.shape)
     settings |= {key: value for key, value in vars(given).items() if key in settings}
+    for key in ("lr_warmup", "warmup"):
+        if not hasattr(given, key):
+            settings[key] = min(settings[key], settings["steps"] // 4)
     settings["particles"] = getattr(given, "particles", ESTIMATORS[settings["elbo"]].particles)
     if settings["compile"] == "auto":  # decided here once, and recorded
         settings["compile"] = usual_way(settings["steps"])
     if ESTIMATORS[settings["elbo"]].particles > 1 and not hasattr(given, "warmup"):
         settings["warmup"] = 0  # which takes no weights
+    check_warmup(settings)
     labelled: dict[str, Any] = {"labelled_file": None} if "x_labelled" in cls.inputs else {}
     if hasattr(given, "labelled"):
         indices = read_indices(given.labelled)

@@ -1,20 +1,18 @@
 """The pictures of a model of points in the plane: samples beside the data, and where the latents are."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from inference.canvas import subplots
 from inference.disk import save_figure
 from ppl_models.base import LatentVariableModel, draw_latents, latents_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SHOWN = 1_000  # points of each kind
 COLOURED = 4_000  # training points whose latents are shown
@@ -24,11 +22,13 @@ MOST_LABELS = 30  # labels that a picture can tell apart
 @torch.no_grad()
 def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
     """Data (n, 2) beside samples and, where there are latents, the same without the decoder's noise."""
+    from matplotlib.ticker import MaxNLocator
+
     trace = model.generate(SHOWN)
     panels = {f"{len(x[:SHOWN])} test points": x[:SHOWN], f"{SHOWN} samples": trace.nodes["x"]["value"]}
     if latents_of(trace).keys() - {"x"}:
         panels["the same without noise: means of p(x | z)"] = trace.nodes["x"]["fn"].mean
-    figure, axes = plt.subplots(
+    figure, axes = subplots(
         1, len(panels), figsize=(4.4 * len(panels), 4.5), sharex=True, sharey=True, layout="constrained"
     )
     for panel, (title, points) in zip(axes, panels.items(), strict=True):
@@ -40,25 +40,26 @@ def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
     axes[0].xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 4, 5, 10]))
     axes[0].set_ylabel("x 2")
     save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.08)
-    plt.close(figure)
 
 
 def draw_latents_of_data(model: LatentVariableModel, x: Tensor, y: Tensor | None, path: Path) -> None:
     """Training points beside draws of their z from the guide, coloured by label, or from left to right."""
+    from matplotlib import colormaps
+
     x, y = x[:COLOURED], None if y is None else y[:COLOURED]
     if y is not None and len(y.unique()) > MOST_LABELS:
         y = None
     latents = draw_latents(model, x=x)
     if set(latents) != {"z"} or latents["z"].shape[-1] != 2:
         return
-    figure, axes = plt.subplots(1, 2, figsize=(10.2, 4.8), layout="constrained")
+    figure, axes = subplots(1, 2, figsize=(10.2, 4.8), layout="constrained")
     for panel, points, name in zip(axes, (x, latents["z"]), ("x", "z"), strict=True):
         if y is None:
             shade = x[:, 0].argsort().argsort().cpu().numpy()
             _scatter(panel, points, c=shade, cmap="viridis")
         else:
             for label in y.unique().tolist():
-                _scatter(panel, points[y == label], color=plt.cm.tab10(label % 10), label=str(label))
+                _scatter(panel, points[y == label], color=colormaps["tab10"](label % 10), label=str(label))
         panel.set_xlabel(f"{name} 1")
         panel.set_ylabel(f"{name} 2")
     by = "label" if y is not None else "x 1, from left to right"
@@ -69,12 +70,11 @@ def draw_latents_of_data(model: LatentVariableModel, x: Tensor, y: Tensor | None
             title="label", markerscale=4, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
         )
     save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.08)
-    plt.close(figure)
 
 
 def draw_density(log_density: Tensor, box: tuple[float, float, float, float], path: Path) -> None:
     """p(x) as shades over a box (left, right, bottom, top), from its logarithm (rows, columns)."""
-    figure, axes = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
+    figure, axes = subplots(figsize=(5.6, 4.8), layout="constrained")
     image = axes.imshow(
         np.exp(log_density.cpu().numpy()), extent=box, origin="lower", cmap="viridis", aspect="equal"
     )
@@ -83,10 +83,9 @@ def draw_density(log_density: Tensor, box: tuple[float, float, float, float], pa
     axes.set_ylabel("x 2")
     axes.set_title("the density itself", fontsize=10)
     save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.08)
-    plt.close(figure)
 
 
-def _scatter(axes: Axes, points: Tensor, **style: Any) -> None:
+def _scatter(axes: "Axes", points: Tensor, **style: Any) -> None:
     across, up = points.cpu().numpy().T
     axes.scatter(across, up, s=5, alpha=0.5, linewidths=0, **style)
     axes.set_aspect("equal", adjustable="box")

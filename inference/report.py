@@ -6,6 +6,11 @@ python -m inference.report runs/         runs/index.html, of all runs below: sor
 Training leaves a run's report by itself, and a sweep an index too; this makes them anew.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import os
 import shlex
 import sys

@@ -3,7 +3,6 @@
 from typing import Any
 
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
 from inference.figures import LABELS, SPLITS
 from inference.report_page import count, part, table, unit, with_unit
@@ -59,6 +58,8 @@ def title(name: str) -> str:
 
 def _panel(number: int, name: str, series: dict[str, list[list[float]]], what: str) -> dict[str, Any]:
     """One term for the template: the frame, ticks, a curve a split, and each one's last value."""
+    from matplotlib.ticker import MaxNLocator  # imported late: matplotlib takes a second
+
     points = [point for curve in series.values() for point in curve]
     last = max(step for step, _ in points)
     # The first steps fall from far above: without them in the vertical range the rest can be read.

@@ -7,10 +7,10 @@ python -m inference.svi --model vqvae --prior transformer      both stages of a 
 torchrun --nproc-per-node 2 -m inference.svi --model ssvae     on several processes, or machines
 """
 
-if __name__ == "__main__":  # before torch takes its seconds
-    from inference.help import answer
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
 
-    answer()
+    exit_on_interrupt()
 
 import argparse
 import math
@@ -35,7 +35,7 @@ from inference.errors import BadInput, Diverged, run_command
 from inference.estimators import Loss
 from inference.evaluate import evaluate
 from inference.gradients import Gradients
-from inference.options import DATA_DIR, configuration, eval_every, parse
+from inference.options import DATA_DIR, check_warmup, configuration, eval_every, parse
 from inference.precision import bfloat16_networks
 from inference.prepare import prepare
 from inference.probe import active_units
@@ -102,6 +102,8 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
                 config |= {"steps": given.steps, "eval_every": eval_every(given.steps)}
             if state and config["steps"] < state["step"]:
                 raise BadInput(f"{given.resume} is at step {state['step']} already: give --steps no less")
+            if not state or state["step"] < config["steps"]:
+                check_warmup(config)
             config["device"] = getattr(given, "device", config["device"])
             data = run.data(getattr(given, "data_dir", None))
         else:

@@ -7,6 +7,11 @@ torchrun --nnodes 2 ... -m inference.sweep ...     the runs shared among machine
 Every other option of inference.svi is passed on. The same command again goes on where it was stopped.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import argparse
 import itertools
 import json

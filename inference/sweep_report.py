@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from inference.data import HeldOut
 from inference.disk import save_figure
@@ -65,6 +64,8 @@ def draw(runs: dict[Path, dict[str, Any]], path: Path, data_dir: Path | None = N
     `runs` are folders with the settings swept. Samples are drawn with the same seed in every row, of one
     class after another where x has one. Runs that generate nothing are left out; returns whether any is left.
     """
+    from matplotlib.figure import Figure
+
     labels: list[str] = []
     reconstructions, samples = [], []
     for folder, over in runs.items():

@@ -4,6 +4,11 @@ python -m inference.table              print them
 python -m inference.table --write      put them into README.md and docs/results.md, between their marks
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from inference.errors import exit_on_interrupt
+
+    exit_on_interrupt()
+
 import json
 import statistics
 import sys

@@ -12,10 +12,13 @@ import torch
 from support import SSVAE, TINY, checkpoint, lines
 from torch.optim import Adam
 
-from inference import evaluate, svi
+from inference import datasets, evaluate, svi
+from inference.checkpoints import decisive
 from inference.datasets import Dataset
+from inference.disk import pack
 from inference.errors import BadInput, Diverged
 from inference.estimators import Loss
+from inference.options import configuration, parse
 from inference.prepare import prepare
 from ppl_models import MODELS
 
@@ -289,3 +292,79 @@ def test_steps_in_a_row_are_counted_across_a_stop(
     assert svi.main([*arguments, str(tmp_path / "b"), "--steps", "5"]) == 0
     with pytest.raises(Diverged, match="up to step 10:"):
         svi.main(["--resume", str(tmp_path / "b"), "--steps", "40"])
+
+
+@pytest.mark.parametrize("model", ["vae", "vae2d"])
+@pytest.mark.parametrize(
+    ("option", "enough"), [("--lr-warmup", 40), ("--warmup", 41)]
+)  # the last step has the whole learning rate, and the whole beta
+def test_a_warm_up_that_does_not_end_is_refused(
+    model: str, option: str, enough: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", "gauss-full-1" if model == "vae2d" else "digits", "--schedule", "constant"]
+    with pytest.raises(BadInput) as caught:
+        svi.main(["--model", model, *data, option, "40", "--steps", str(enough - 1)])
+    found = f"{option} 40 does not end within {enough - 1} steps"
+    assert str(caught.value) == f"{found}: give --steps {enough} or more, or a shorter {option}"
+    assert list(tmp_path.iterdir()) == []
+    known = datasets.load(data[1], tmp_path)[0]
+    config = configuration(parse(["--model", model, *data, option, "40", "--steps", str(enough)]), known)
+    last = enough - 1
+    assert svi.rate(last, config) == config["lr"] and last >= config["warmup"]
+
+
+def test_a_resumed_run_ends_after_its_warm_up(small_npz: Path, tmp_path: Path) -> None:
+    """Also if its config.json was changed: of a run without a checkpoint nothing else can tell."""
+    run, data = tmp_path / "run", ["--data", str(small_npz)]
+    arguments = ["--model", "vae", *TINY, *data, "--warmup", "20", "--lr-warmup", "30", "--run-dir", str(run)]
+    assert svi.main(arguments) == 0
+    state = checkpoint(run)
+    (run / "checkpoint.pt").write_bytes(pack(state | {"step": 10}))
+    config = (run / "config.json").read_bytes()
+    for steps, option in (("15", "--lr-warmup 30"), ("29", "--lr-warmup 30")):
+        with pytest.raises(
+            BadInput, match=f"{option} does not end within {steps} steps: give --steps 30 or more"
+        ):
+            svi.main(["--resume", str(run), "--steps", steps])
+    assert (run / "config.json").read_bytes() == config
+    changed = json.loads(config) | {"warmup": 40}
+    (run / "config.json").write_text(json.dumps(changed))
+    (run / "checkpoint.pt").write_bytes(pack(state | {"step": 10, "decisive": decisive(changed)}))
+    with pytest.raises(BadInput, match="--warmup 40 does not end within 40 steps: give --steps 41 or more"):
+        svi.main(["--resume", str(run)])
+
+
+def test_a_default_warm_up_is_a_quarter_of_the_steps_at_most(tmp_path: Path) -> None:
+    digits = datasets.load("digits", tmp_path)[0]
+    found = {}
+    for steps in (3, 60, 500):
+        found[steps] = [
+            configuration(parse(["--model", name, "--steps", str(steps)]), digits)[key]
+            for name, key in (("hvae", "warmup"), ("pixel_vae", "lr_warmup"), ("vae", "warmup"))
+        ]
+    assert found == {3: [0, 0, 0], 60: [15, 15, 0], 500: [100, 20, 0]}
+    config = configuration(parse(["--model", "hvae", "--steps", "60", "--warmup", "50"]), digits)
+    assert config["warmup"] == 50  # what is asked for is not changed
+
+
+def test_a_norm_of_gradients_that_trains_nothing_is_refused(small_npz: Path, tmp_path: Path) -> None:
+    run, data = tmp_path / "run", ["--data", str(small_npz)]
+    arguments = ["--model", "vae", *TINY, *data, "--run-dir", str(run), "--clip"]
+    for norm in ("1e-30", "9.9e-7"):
+        with pytest.raises(
+            BadInput, match=f"gradients as short as {norm} nothing is trained; give 1e-06 or more"
+        ):
+            svi.main([*arguments, norm])
+    assert not run.exists()
+    assert svi.main([*arguments, "1e-6"]) == 0  # the limit itself trains nearly as without clipping
+    free = tmp_path / "free"
+    assert svi.main([*arguments[:-3], "--run-dir", str(free)]) == 0
+    fell, would = (
+        lines(folder)[0]["negative_elbo"] - lines(folder)[-1]["negative_elbo"] for folder in (run, free)
+    )
+    assert fell > 0.3 * would > 0
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"clip": 1e-30}))
+    with pytest.raises(BadInput, match="nothing is trained; give 1e-06 or more"):
+        svi.main(["--resume", str(run)])

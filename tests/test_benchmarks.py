@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyro
 import pytest
 import torch
+from support import DOCUMENTED, TINY
 
 from benchmarks import COST, bound, growth, step, training
 from inference import figures, svi
@@ -49,7 +51,7 @@ def test_by_hand_is_the_same_loss(name: str, written: str, float64: None) -> Non
     torch.testing.assert_close(loss(**batch), ours.objective - constant)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", step.WRITTEN)
 def test_every_rival_trains_every_parameter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[torch.nn.Parameter] = []
     create = torch.nn.Linear.__init__
@@ -59,12 +61,12 @@ def test_every_rival_trains_every_parameter(name: str, monkeypatch: pytest.Monke
         made.extend(self.parameters())
 
     monkeypatch.setattr(torch.nn.Linear, "__init__", watched)
-    for before in MODELS:  # an earlier model leaves nothing behind in Pyro's store
+    for before in step.WRITTEN:  # an earlier model leaves nothing behind in Pyro's store
         made.clear()
         rivals = step.contenders(before, way="plain", compiled=False)
         if before == name:
             break
-        rivals["`pyro.infer.SVI`"](**example_inputs(step.made(before), 5))
+        rivals[step.SVI](**example_inputs(step.made(before), 5))
     ours = list(made)
     values = [p.detach().clone() for p in ours]
     for rival in rivals.values():
@@ -107,8 +109,43 @@ def test_a_training_by_hand_refuses_what_it_cannot_repeat(tmp_path: Path) -> Non
 
 def test_the_table_of_steps_is_made_from_its_json() -> None:
     found = json.loads(step.TIMES.read_text())
-    assert found.keys() == set(MODELS)
+    assert found.keys() == step.WRITTEN.keys() == set(DOCUMENTED)
     assert step.table(found) in COST.read_text()
+
+
+@pytest.mark.parametrize("rival", [step.SUITE, step.SVI])
+def test_the_suite_and_plain_svi_are_timed_without_validation(rival: str) -> None:
+    make, batch = (
+        step.contenders("vae", way="plain", compiled=False)[rival],
+        example_inputs(step.made("vae"), 5),
+    )
+    seen: list[set[object]] = []
+
+    def look(module: torch.nn.Module, *_: object) -> None:
+        if isinstance(module, torch.nn.Linear):
+            seen.append({value for key, value in pyro.settings.get().items() if key.startswith("validate_")})
+
+    before = {key: value for key, value in pyro.settings.get().items() if key.startswith("validate_")}
+    assert set(before.values()) == {True}  # as a test begins, and as Pyro does
+    hook = torch.nn.modules.module.register_module_forward_hook(look)
+    try:
+        make(**batch)
+    finally:
+        hook.remove()
+    assert len(seen) >= 6 and all(values == {False} for values in seen)
+    assert {key: value for key, value in pyro.settings.get().items() if key.startswith("validate_")} == before
+
+
+def test_a_model_that_is_not_written_by_hand_is_refused(
+    tmp_path: Path, small_npz: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadInput, match="unknown model 'factor_analysis': choose from vae, gmvae"):
+        step.main(["--model", "factor_analysis"])
+    run = str(tmp_path / "run")
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", run]) == 0
+    monkeypatch.delitem(step.WRITTEN, "vae")
+    with pytest.raises(BadInput, match="vae is not written by hand: take a run of gmvae, ssvae"):
+        training.main([run])
 
 
 def test_a_slope_of_one_is_linear() -> None:

@@ -66,17 +66,52 @@ def test_the_example_trains(tmp_path: Path, small_npz: Path, monkeypatch: pytest
     assert bounds[-1] < 0.9 * bounds[0]
 
 
-def test_the_example_keeps_the_contract_with_nothing_else_said_of_it(tmp_path: Path) -> None:
-    """The contract's tests, in a process of their own where a file that holds the example is listed."""
-    paths = os.pathsep.join([str(as_a_file(tmp_path)), str(README.parent)])
-    arguments = ["-p", "factor_analysis", "-p", "no:cacheprovider", "-k", "factor_analysis"]
+def registered(folder: Path, *command: str) -> str:
+    """What a Python command prints in a process of its own, where the example is in MODELS."""
+    paths = os.pathsep.join([str(as_a_file(folder)), str(README.parent)])
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments, "tests/test_contract.py"],
+        [sys.executable, *command],
         cwd=README.parent,
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    count = int(done.stdout.split(" passed")[0].split()[-1])
-    assert count >= 15, done.stdout
+    return done.stdout
+
+
+def passed(folder: Path, *arguments: str) -> int:
+    """How many tests pass, and none fails, where the example is in MODELS."""
+    said = registered(folder, "-m", "pytest", "-p", "factor_analysis", "-p", "no:cacheprovider", *arguments)
+    return int(said.split(" passed")[0].split()[-1])
+
+
+def test_the_example_keeps_the_contract_with_nothing_else_said_of_it(tmp_path: Path) -> None:
+    assert passed(tmp_path, "-k", "factor_analysis", "tests/test_contract.py") >= 15
+
+
+def test_no_other_test_asks_anything_of_the_example(tmp_path: Path) -> None:
+    """One file and one line: no test asks for its results, its diagram in docs/ or its step by hand."""
+    own = "factor_analysis or documented or every_system or made_from_its_json or help_lists or in_step"
+    names = ("table", "graph", "benchmarks", "walk", "disk", "svi", "compare")
+    files = [f"tests/test_{name}.py" for name in names]
+    assert passed(tmp_path, "-k", own, *files) >= 6
+
+
+def test_help_lists_the_example(tmp_path: Path) -> None:
+    program = "import factor_analysis; from inference import errors, svi; errors.run_command(svi.main)"
+    said = registered(tmp_path, "-c", program, "--help")
+    assert "\n  factor_analysis Factor analysis of binary images.\n" in said
+    own = registered(tmp_path, "-c", program, "--model", "factor_analysis", "--help")
+    assert "--z-dim N" in own and "dimensions of the latent z (default: 10)" in own
+
+
+def test_help_lists_a_model_whose_file_has_no_docstring(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one that is defined in a notebook."""
+    own = type("Own", (vae.VAE,), {"__module__": "not.imported", "__doc__": "p(x).\n\nMore."})
+    monkeypatch.setitem(MODELS, "own", own)
+    with pytest.raises(SystemExit):
+        svi.main(["--help"])
+    assert "\n  own        p(x).\n" in capsys.readouterr().out

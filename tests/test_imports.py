@@ -1,0 +1,98 @@
+"""Importing the package changes no global state, and a command line is parsed without the heavy libraries."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SNAPSHOT = """
+import json, logging, os, pkgutil, signal, sys, warnings
+import matplotlib, numpy, pyro, torch
+
+def state():
+    denormal = torch.full((16,), 1e-30) * 1e-10
+    return {
+        "backend": repr(dict.__getitem__(matplotlib.rcParams, "backend")),
+        "other settings of matplotlib": repr(sorted(matplotlib.rcParams.copy().items())),
+        "pyplot": "matplotlib.pyplot" in sys.modules,
+        "float32 precision": torch.get_float32_matmul_precision(),
+        "tf32": [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
+        "dtype": str(torch.get_default_dtype()),
+        "device": str(torch.get_default_device()),
+        "threads": [torch.get_num_threads(), torch.get_num_interop_threads()],
+        "denormal numbers are kept": bool((denormal > 0).all()),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cuda": torch.cuda.is_initialized(),
+        "torch's generator": torch.get_rng_state().tolist(),
+        "numpy's generator": repr(numpy.random.get_state()),
+        "validation": {name: value for name, value in pyro.settings.get().items() if "valid" in name},
+        "parameters": list(pyro.get_param_store()),
+        "warnings": repr(warnings.filters),
+        "logging": [logging.root.level, logging.root.manager.disable, len(logging.root.handlers)],
+        "signals": [repr(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)],
+        "hooks": [repr(sys.excepthook), repr(sys.displayhook)],
+        "environment": dict(os.environ),
+    }
+
+before = state()
+import benchmarks, inference, ppl_models
+imported = []
+for package in (ppl_models, inference, benchmarks):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.startswith("benchmarks.peers"):  # of another environment
+            __import__(module.name)
+            imported.append(module.name)
+after = state()
+print(json.dumps({"imported": imported, "before": before, "after": after}))
+"""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    """The global state of a process before and after it imports every module."""
+    done = subprocess.run([sys.executable, "-c", SNAPSHOT], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_imports_change_no_global_state(found: dict) -> None:
+    assert {"inference.svi", "inference.figures", "inference.masks", "ppl_models.vae"} <= set(
+        found["imported"]
+    )
+    assert found["after"] == found["before"]
+    assert not found["after"]["pyplot"]
+
+
+HEAVY = (
+    "matplotlib",
+    "sklearn",
+    "torchvision",
+    "arviz",
+    "scipy",
+    "pandas",
+    "torch._inductor",
+    "torch._dynamo",
+)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["svi", "evaluate", "compare", "report", "sweep", "exact", "graph", "interpolate", "masks", "table"],
+)
+def test_a_command_line_is_parsed_without_the_heavy_libraries(command: str) -> None:
+    program = f"""
+import pyro, sys, torch
+before = set(sys.modules)  # what torch and pyro load by themselves
+from inference import {command}
+from inference.errors import BadInput
+try:
+    {command}.main(["--hepl"])
+except BadInput as error:
+    print(error)
+print(sorted({{name for name in set(sys.modules) - before if name in {HEAVY}}}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    said, loaded = done.stdout.splitlines()
+    assert "unknown option '--hepl': did you mean --help?" in said or "required: " in said
+    assert loaded == "[]"

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 
 from inference.errors import BadInput, unknown
@@ -51,6 +52,8 @@ def fast_float32(device: torch.device) -> Iterator[None]:
                 on_exit.callback(os.environ.pop, WORKSPACE, None)
                 os.environ[WORKSPACE] = ":4096:8"
         else:
+            # NumPy before 2.4 warns of flushed denormals when it first looks up a type: it does so here.
+            np.finfo(np.float32), np.finfo(np.float64)
             on_exit.callback(torch.set_flush_denormal, _flushes_denormal())
             torch.set_flush_denormal(True)
             torch.set_float32_matmul_precision("medium" if _medium_is_exact() else "highest")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib.figure
 import matplotlib.image
 import numpy as np
 import torch

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.figure
+import matplotlib.image
 import pytest
 import torch
 

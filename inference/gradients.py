@@ -50,6 +50,8 @@ class Gradients:
         precision: Callable[[], AbstractContextManager] = nullcontext,
         say: Callable[[str], None] = print,
     ):
+        if way not in WAYS:
+            raise ValueError(f"way is {way!r}, must be one of {', '.join(WAYS)}")
         self.loss, self.way, self.images, self.precision, self.say = loss, way, images, precision, say
         self.replay: Callable[..., Any] | None = None
         self.aliased: list[int] | None = None  # gradients that share memory, found at the first replay

@@ -142,8 +142,8 @@ def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = No
     shape = cls.padded(tuple(config["shape"]))
     try:
         y = torch.arange(config["classes"]) if config["classes"] else None
-        data = Dataset("", torch.empty(0, *shape), y, torch.empty(0), None)
-        check_size(cls, data, config, torch.device("cpu"))
+        empty = Dataset("", torch.empty(0, *shape), y, torch.empty(0), None)
+        check_size(cls, empty, config, torch.device("cpu"))
         model = cls(shape, config["classes"], **config["options"])
     except (IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -194,7 +194,7 @@ def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path
     batches = Batches(data, cls, 5 if slow(build(name)) else 31, 0, labels, device)
     config = {**defaults(cls, SHAPE), "model": name, "data": "digits", "elbo": estimator, "steps": 3}
     config |= {"eval_every": 1, "pixels": "0 or 1", "particles": 4 if "iwae" in estimator else 1}
-    config |= TRAINING  # as plain as `pyro.infer.SVI` is
+    config |= TRAINING | {"compile": "graph"}  # otherwise as plain as `pyro.infer.SVI` is
 
     options = options_for(name, estimator)
     ours, theirs = build(name, **options), build(name, **options)

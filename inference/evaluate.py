@@ -109,7 +109,7 @@ def whole(
         weighed = importance.weigh(model, test, particles, memory)
         found |= weighed.figures
         if not ranks.rank():
-            figures.make_folder(run)
+            run.figures.mkdir(exist_ok=True)
             figures.pareto(weighed.k_hat, importance.THRESHOLD, run.figures / "k_hat.png")
             importance.write_netcdf(weighed, test.y, run.folder / "posterior.nc")
     elif not ranks.rank():

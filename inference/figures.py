@@ -13,7 +13,6 @@ from inference import point_figures
 from inference.canvas import subplots
 from inference.data import PIXELS, Batches, HeldOut
 from inference.disk import save_figure
-from inference.errors import BadInput
 from inference.runs import Run
 from ppl_models.base import LatentVariableModel
 
@@ -57,19 +56,9 @@ UNITS = {
 }
 
 
-def make_folder(run: Run) -> None:
-    """Makes the run's folder of figures if it is not there. Raises BadInput if a file has its name."""
-    try:
-        run.figures.mkdir(exist_ok=True)
-    except FileExistsError:
-        raise BadInput(
-            f"{run.figures} is not a folder: remove or rename it, and repeat the command"
-        ) from None
-
-
 def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
     """Draw every picture that the model can give into the run's folder; torch's generator stays as it was."""
-    make_folder(run)
+    run.figures.mkdir(exist_ok=True)
     what = "point" if model.pixels == "points" else "image"
     curves(
         run.metrics(), run.figures / "curves.png", what, math.prod(model.shape) if what == "point" else None

@@ -158,4 +158,8 @@ def test_beta_is_no_part_of_log_p(float64: None) -> None:
     x = example_inputs(VAE(SHAPE), 2)["x"]
     pair = [VAE(SHAPE, z_dim=1, hidden=8, beta=beta) for beta in (1.0, 4.0)]
     pair[1].load_state_dict(pair[0].state_dict())
-    assert_close(*(quadrature(model, x).log_p for model in pair))
+    found = []
+    for model in pair:
+        torch.manual_seed(1)  # quadrature draws where it looks first
+        found.append(quadrature(model, x).log_p)
+    assert torch.equal(*found)

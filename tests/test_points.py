@@ -194,7 +194,7 @@ def test_warm_up_lets_the_divergence_in_little_by_little(
 ) -> None:
     seen: list[float] = []
     model = VAE2D.model
-    monkeypatch.setattr(VAE2D, "model", lambda self, x: seen.append(self.beta) or model(self, x))
+    monkeypatch.setattr(VAE2D, "model", lambda self, x: seen.append(float(self.beta)) or model(self, x))
     arguments = ["--model", "vae2d", "--steps", "6", "--warmup", "4", "--run-dir", str(tmp_path / "run")]
     assert svi.main(arguments) == 0
     assert [beta for i, beta in enumerate(seen) if i == 0 or beta != seen[i - 1]] == [

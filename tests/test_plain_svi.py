@@ -58,8 +58,9 @@ def test_instances_do_not_share_parameters() -> None:
     kept = [p.detach().clone() for model in (second, copied) for p in model.parameters()]
     assert untrained(first) == []
     assert all(map(torch.equal, kept, [p for model in (second, copied) for p in model.parameters()]))
-    names = set(pyro.get_param_store().keys())
-    assert len(names) == len(list(first.parameters()))
+    for number, model in enumerate((copied, second), start=2):  # each under names of its own
+        assert untrained(model) == []
+        assert len(pyro.get_param_store()) == number * len(list(first.parameters()))
 
 
 def test_frozen_parameters_stay_frozen() -> None:

@@ -98,10 +98,11 @@ class Gradients:
 
     def _plain(self, batch: dict[str, Tensor], check: bool = False) -> Tensor:
         """Runs model, guide and autograd."""
-        with pyro.validation_enabled(check), self.precision(), pyro.get_param_store().scope():
+        store = pyro.get_param_store()
+        with pyro.validation_enabled(check), self.precision(), store.scope() if check else nullcontext():
             objective = self.loss(**batch)
-            if check and list(pyro.get_param_store()):
-                names = ", ".join(pyro.get_param_store())
+            if check and list(store):
+                names = ", ".join(store)
                 raise BadInput(f"pyro.param is used for {names}. Make each a torch.nn.Parameter of the model")
         objective.backward()
         return objective.detach()

@@ -23,16 +23,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import COST
 from benchmarks.step import peak_from_now
-from inference.arithmetic import fast_float32
-from inference.data import HeldOut
-from inference.datasets import Dataset
-from inference.disk import check_memory
+from inference.backend.device import fast_float32
+from inference.cli.options import Parser, positive
+from inference.data.batches import HeldOut
+from inference.data.datasets import Dataset
+from inference.elbo.estimators import ImportanceWeighted
 from inference.errors import run_command
-from inference.estimators import ImportanceWeighted
-from inference.importance import weigh
-from inference.options import Parser, positive
-from inference.table import write_between
+from inference.metrics.importance import weigh
+from inference.rundir.files import check_memory
 from ppl_models import VAE
+from tools.table import write_between
 
 MARKS = "<!-- bound: made by python -m benchmarks.bound --write -->", "<!-- end of bound -->"
 SHAPE = (1, 28, 28)

@@ -26,14 +26,14 @@ from matplotlib.figure import Figure
 
 from benchmarks import COST
 from benchmarks.step import peak_from_now, suite, turn
-from inference.allocator import keep_freed_memory
-from inference.arithmetic import fast_float32
+from inference.backend.allocator import keep_freed_memory
+from inference.backend.device import fast_float32
+from inference.cli.options import Parser
 from inference.compare import example_inputs
 from inference.errors import run_command
-from inference.options import Parser
-from inference.table import write_between
 from ppl_models import GMVAE, SSVAE, VAE
 from ppl_models.base import LatentVariableModel
+from tools.table import write_between
 
 MARKS = "<!-- growth: made by python -m benchmarks.growth --write -->", "<!-- end of growth -->"
 BATCH = 97

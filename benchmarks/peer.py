@@ -6,7 +6,7 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, run
 
 from inference.errors import BadInput
-from inference.table import ROOT
+from tools.table import ROOT
 
 PEERS = Path(__file__).with_name("peers")
 

@@ -23,9 +23,9 @@ from subprocess import DEVNULL, run
 import numpy as np
 
 from benchmarks import COST
+from inference.cli.options import Parser
 from inference.errors import run_command
-from inference.options import Parser
-from inference.table import write_between
+from tools.table import write_between
 
 MARKS = "<!-- processes: made by python -m benchmarks.processes --write -->", "<!-- end of processes -->"
 CORES = os.cpu_count() or 1

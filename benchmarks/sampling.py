@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from benchmarks import COST
-from inference.disk import check_memory
+from inference.cli.options import Parser, positive
 from inference.errors import run_command
-from inference.options import Parser, positive
-from inference.table import write_between
+from inference.rundir.files import check_memory
 from ppl_models import CodePixelCNN, CodeTransformer, PixelVAE
 from ppl_models.code_prior import categorical
 from ppl_models.distributions import PlaceByPlace
 from ppl_models.nets.pixelcnn import Causal
+from tools.table import write_between
 
 MARKS = "<!-- sampling: made by python -m benchmarks.sampling --write -->", "<!-- end of sampling -->"
 PRIORS = {"code_pixelcnn": CodePixelCNN, "code_transformer": CodeTransformer}

@@ -37,16 +37,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import COST, by_hand, by_hand_codes, by_hand_colour
 from benchmarks.peer import Peer, peers
-from inference.arithmetic import fast_float32
+from inference.backend.device import fast_float32
+from inference.cli.options import Parser, positive
 from inference.compare import example_inputs
-from inference.disk import write_whole
+from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import BadInput, run_command, unknown
-from inference.estimators import ESTIMATORS, Loss
-from inference.gradients import Gradients
-from inference.options import Parser, positive
-from inference.table import write_between
+from inference.rundir.files import write_whole
+from inference.training.gradients import Gradients
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
+from tools.table import write_between
 
 BATCH = 97
 MARKS = "<!-- steps: made by python -m benchmarks.step --write -->", "<!-- end of steps -->"

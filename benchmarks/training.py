@@ -19,14 +19,14 @@ import pyro
 import torch
 
 from benchmarks.step import WRITTEN, plain
-from inference.arithmetic import fast_float32
-from inference.data import Batches, HeldOut
+from inference.backend.device import fast_float32
+from inference.cli.options import TRAINING, Parser
+from inference.data.batches import Batches, HeldOut
 from inference.errors import BadInput, run_command
 from inference.evaluate import evaluate
-from inference.options import TRAINING, Parser
-from inference.progress import Progress
-from inference.runs import Run
+from inference.rundir.run import Run
 from inference.svi import DRAWS
+from inference.training.progress import Progress
 
 
 @fast_float32(torch.device("cpu"))

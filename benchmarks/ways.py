@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 from benchmarks.step import made, race, suite, turn
-from inference.arithmetic import fast_float32
+from inference.backend.device import fast_float32
+from inference.cli.options import Parser
 from inference.compare import example_inputs
 from inference.errors import run_command
-from inference.gradients import WAYS
-from inference.options import Parser
+from inference.training.gradients import WAYS
 
 BATCH, ROUNDS, STEPS = 97, 5, 20
 NAMES = ("vae", "ssvae", "ppca", "flow", "conv_vae", "code_transformer")

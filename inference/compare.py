@@ -31,13 +31,13 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.nn import Parameter
 
-from inference.arithmetic import double_precision
-from inference.data import PIXELS, HeldOut, labelled
-from inference.datasets import Dataset
+from inference.backend.device import double_precision
+from inference.cli.options import Parser, positive, seed
+from inference.data.batches import PIXELS, HeldOut, labelled
+from inference.data.datasets import Dataset
+from inference.elbo.estimators import ESTIMATORS, checked_by_pyro, penalties
 from inference.errors import BadInput, run_command, unknown
-from inference.estimators import ESTIMATORS, checked_by_pyro, penalties
-from inference.options import Parser, positive, seed
-from inference.runs import Run
+from inference.rundir.run import Run
 from ppl_models import MODELS
 from ppl_models.base import KL, LatentVariableModel, latents_of
 from ppl_models.code_prior import CodePrior

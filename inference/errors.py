@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from types import FrameType
 
-from inference.allocator import keep_freed_memory
+from inference.backend.allocator import keep_freed_memory
 
 
 class BadInput(ValueError):

@@ -26,16 +26,19 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from inference import figures, importance, ranks, report
-from inference.arithmetic import choose_device, fast_float32
-from inference.classifier import legible
-from inference.data import HeldOut
-from inference.datasets import Dataset
+from inference import report
+from inference.backend import distributed
+from inference.backend.device import choose_device, fast_float32
+from inference.cli.options import Parser, positive
+from inference.data.batches import HeldOut
+from inference.data.datasets import Dataset
 from inference.errors import BadInput, run_command
-from inference.options import Parser, positive
-from inference.probe import probe
-from inference.progress import table
-from inference.runs import Onlooker, Run
+from inference.metrics import importance
+from inference.metrics.linear_probe import probe
+from inference.metrics.sample_classifier import legible
+from inference.plots import images
+from inference.rundir.run import Onlooker, Run
+from inference.training.progress import table
 from ppl_models.base import LatentVariableModel, draw_latents, latents_of
 
 PARTICLES = [1, 10, 100, 1000]
@@ -68,7 +71,7 @@ def main(arguments: list[str]) -> int:
     add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)
-    with ranks.together(given.device):
+    with distributed.together(given.device):
         print(results_of(given))
     return 0
 
@@ -86,7 +89,7 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, dict[
     run, config, data, model = Run.restore(given.run, given.data_dir)
     particles = sorted(set(given.particles))
     if not given.images:
-        with Onlooker(run.folder, config) if ranks.rank() else run as run:
+        with Onlooker(run.folder, config) if distributed.rank() else run as run:
             return whole(run, model.to(device), data, particles, given.memory)
     why = none_to_weigh(model.to(device), data, run.results())
     if why:
@@ -108,15 +111,15 @@ def whole(
     if not why:
         weighed = importance.weigh(model, test, particles, memory)
         found |= weighed.figures
-        if not ranks.rank():
+        if not distributed.rank():
             run.figures.mkdir(exist_ok=True)
-            figures.pareto(weighed.k_hat, importance.THRESHOLD, run.figures / "k_hat.png")
+            images.pareto(weighed.k_hat, importance.THRESHOLD, run.figures / "k_hat.png")
             importance.write_netcdf(weighed, test.y, run.folder / "posterior.nc")
-    elif not ranks.rank():
+    elif not distributed.rank():
         print(f"{run.config['model']} {why}: no importance weights", file=sys.stderr)
     results["test"] |= found
     run.write("results.json", results)
-    if not ranks.rank():
+    if not distributed.rank():
         report.renew(run.folder, data)
     return results["test"]
 
@@ -150,7 +153,7 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
     devices = [test.x.device] if test.x.is_cuda else []
     with torch.random.fork_rng(devices), pyro.validation_enabled(False):
         for number, (inputs, grey, y) in enumerate(test.chunks(CHUNK)):
-            if number % ranks.world() != ranks.rank():
+            if number % distributed.world() != distributed.rank():
                 continue
             torch.manual_seed(number)
             latents = draw_latents(model, **inputs)
@@ -173,7 +176,7 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
             for name, values in figures.items():
                 per_image.setdefault(name, {})[number] = values.double().cpu()
     model.train(was_training)
-    of_all = ranks.gathered((per_image, counts))
+    of_all = distributed.gathered((per_image, counts))
     found = {}
     for name in of_all[0][0]:
         chunks = {number: part for images, _ in of_all for number, part in images.get(name, {}).items()}

@@ -27,13 +27,13 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from inference import report
-from inference.arithmetic import double_precision
-from inference.data import HeldOut
-from inference.datasets import Dataset
+from inference.backend.device import double_precision
+from inference.cli.options import Parser, positive
+from inference.data.batches import HeldOut
+from inference.data.datasets import Dataset
 from inference.errors import BadInput, run_command
-from inference.importance import draw_pool, weigh
-from inference.options import Parser, positive
-from inference.runs import Run
+from inference.metrics.importance import draw_pool, weigh
+from inference.rundir.run import Run
 from ppl_models import MODELS, PPCA
 from ppl_models.base import LatentVariableModel
 from ppl_models.densities import kl_multivariate_normals

@@ -24,12 +24,12 @@ from pyro import poutine
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from inference.canvas import subplots
+from inference.cli.options import Parser
 from inference.compare import example_inputs
-from inference.diagram import apart, draw_graph, extent, given, places, symbol
 from inference.errors import BadInput, run_command, unknown
-from inference.options import Parser
-from inference.relations import Relations, relations
+from inference.plots.canvas import subplots
+from inference.plots.diagram import apart, draw_graph, extent, given, places, symbol
+from inference.plots.relations import Relations, relations
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference import figures
-from inference.data import PIXELS
-from inference.datasets import Dataset
+from inference.cli.options import Parser, seed
+from inference.data.batches import PIXELS
+from inference.data.datasets import Dataset
 from inference.errors import BadInput, run_command
-from inference.options import Parser, seed
-from inference.runs import Run
+from inference.plots.images import save_grid
+from inference.rundir.run import Run
 from ppl_models.base import LatentVariableModel
 
 STEPS = torch.linspace(0, 0.8, 5)  # the second image's own decoding is left out, as the course does
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     labels = [f"{a} to {b}: {name}" for a, b in given.labels for name in names]
     title = "an image, five decodings on the way to another, and the other"
     try:
-        figures.save_grid(torch.cat(images), len(STEPS) + 2, given.out, title, rows=labels)
+        save_grid(torch.cat(images), len(STEPS) + 2, given.out, title, rows=labels)
     except OSError as error:
         raise BadInput(f"cannot write {given.out} ({error.strerror}): name another with --out") from None
     print(given.out)

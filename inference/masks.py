@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import Tensor
 
-from inference.canvas import subplots
-from inference.diagram import LINE, SHADE
+from inference.cli.options import Parser, positive, seed
 from inference.errors import BadInput, run_command, unknown
 from inference.graph import FORMATS
-from inference.options import Parser, positive, seed
+from inference.plots.canvas import subplots
+from inference.plots.diagram import LINE, SHADE
 from ppl_models import MADE
 from ppl_models.nets.masked import MaskedMLP
 

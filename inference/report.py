@@ -23,16 +23,13 @@ import torch
 from markupsafe import Markup
 from pyro.util import get_rng_state, set_rng_state
 
-from inference import report_index, walk
-from inference.checkpoints import judged
-from inference.datasets import Dataset
-from inference.disk import write_whole
+from inference.cli.options import Parser
+from inference.data.datasets import Dataset
 from inference.errors import BadInput, run_command
-from inference.options import Parser
-from inference.prepare import check_size
-from inference.report_curves import curves
-from inference.report_page import HEADLINES, brief, count, exact, label, page, part, section, unit
-from inference.report_sections import (
+from inference.html import explorer, index
+from inference.html.curves import curves
+from inference.html.page import HEADLINES, brief, count, exact, label, page, part, section, unit
+from inference.html.sections import (
     Material,
     comparison,
     diagram,
@@ -41,8 +38,11 @@ from inference.report_sections import (
     results_beside,
     what_was_trained,
 )
-from inference.runs import Run
-from inference.schema import other_version
+from inference.rundir.files import write_whole
+from inference.rundir.run import Run
+from inference.rundir.schema import other_version
+from inference.training.checkpoint import judged
+from inference.training.setup import check_size
 from ppl_models import MODELS
 
 NAME = "report.html"
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     if not given.folder.is_dir():
         raise BadInput(f"{given.folder} is no folder: name a run's, or one that runs are in")
     if not (given.folder / "config.json").exists():
-        print(report_index.write(given.folder))
+        print(index.write(given.folder))
         return 0
     folders = [given.folder, *stages_in(given.folder)]
     with ExitStack() as held:
@@ -176,7 +176,7 @@ def write(it: Material) -> None:
 def html(it: Material) -> str:
     """The report, whole."""
     config = it.run.config
-    walked = Markup() if it.untrained or it.data is None else walk.section(it.data, it.model)
+    walked = Markup() if it.untrained or it.data is None else explorer.section(it.data, it.model)
     walked = walked if len(walked) < 0.8 * SIZE else Markup()  # too many weights find no room
     made = {
         "trained": ("What was trained on what", what_was_trained(it)),
@@ -206,7 +206,7 @@ def html(it: Material) -> str:
             for name, (words, inside) in made.items()
         ],
     )
-    return page(title, body, ["curves.js", *(walk.SCRIPTS if walked else ())])
+    return page(title, body, ["curves.js", *(explorer.SCRIPTS if walked else ())])
 
 
 def _stages(folder: Path) -> list[tuple[str, str]]:

@@ -27,23 +27,27 @@ import pyro
 import torch
 from torch import Tensor
 
-from inference import datasets, figures, ranks, report, schema
-from inference.arithmetic import fast_float32
-from inference.checkpoints import decisive, generators, take_up
-from inference.data import Batches, HeldOut
+from inference import report
+from inference.backend import distributed
+from inference.backend.device import fast_float32
+from inference.cli.options import DATA_DIR, check_warmup, configuration, eval_every, parse
+from inference.data import datasets
+from inference.data.batches import Batches, HeldOut
+from inference.elbo.estimators import Loss
 from inference.errors import BadInput, Diverged, run_command
-from inference.estimators import Loss
 from inference.evaluate import evaluate
-from inference.gradients import Gradients
-from inference.options import DATA_DIR, check_warmup, configuration, eval_every, parse
-from inference.precision import bfloat16_networks
-from inference.prepare import prepare
-from inference.probe import active_units
-from inference.progress import Progress, StopSignals, table
-from inference.provenance import provenance
-from inference.runs import Onlooker, Run
-from inference.schedules import KLWeight, average_of, rate
-from inference.stages import draw, second_stage
+from inference.metrics.linear_probe import active_units
+from inference.plots import images
+from inference.rundir import schema
+from inference.rundir.provenance import provenance
+from inference.rundir.run import Onlooker, Run
+from inference.training.checkpoint import decisive, generators, take_up
+from inference.training.gradients import Gradients
+from inference.training.precision import bfloat16_networks
+from inference.training.progress import Progress, StopSignals, table
+from inference.training.schedules import KLWeight, average_of, rate
+from inference.training.setup import prepare
+from inference.training.two_stage import draw, second_stage
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel, draw_latents
 
@@ -56,7 +60,7 @@ DRAWS = 10  # of the latents, an image, for the figures at the end
 def main(arguments: list[str]) -> int:
     """Train as the arguments say. Returns the exit status: 0, 1 where training broke off, 130 if stopped."""
     given = parse(arguments)
-    with ranks.together(device_of(given)):
+    with distributed.together(device_of(given)):
         return stages(given, arguments)
 
 
@@ -70,7 +74,7 @@ def device_of(given: argparse.Namespace) -> str:
 def stages(given: argparse.Namespace, arguments: list[str]) -> int:
     """One run, or both of a system that is trained in two stages. Returns the exit status."""
     if hasattr(given, "from"):
-        status, _ = train(ranks.once(lambda: second_stage(given, vars(given)["from"])), arguments)
+        status, _ = train(distributed.once(lambda: second_stage(given, vars(given)["from"])), arguments)
         return status
     status, run = train(given, arguments)
     if not hasattr(given, "prior"):
@@ -81,13 +85,13 @@ def stages(given: argparse.Namespace, arguments: list[str]) -> int:
         return status
     kept = {key: value for key, value in vars(given).items() if key in ("prior", "seed", "resume")}
     prior = argparse.Namespace(**kept, device=run.config["device"])
-    status, _ = train(ranks.once(lambda: second_stage(prior, run.folder)), arguments)
+    status, _ = train(distributed.once(lambda: second_stage(prior, run.folder)), arguments)
     return status
 
 
 def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
     """One run, new or resumed, as the options say: the exit status, and the run."""
-    kind = Onlooker if ranks.rank() else Run
+    kind = Onlooker if distributed.rank() else Run
     with ExitStack() as held:
         run, state = None, None
         if given.resume:
@@ -108,7 +112,7 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
             data = run.data(getattr(given, "data_dir", None))
         else:
             named = getattr(given, "data", MODELS[given.model].usual_data)
-            with ranks.one_before_others():
+            with distributed.one_before_others():
                 data, line = datasets.load(named, getattr(given, "data_dir", DATA_DIR), MODELS[given.model])
             if line:
                 print(line)
@@ -132,12 +136,12 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
             if hasattr(given, "from"):
                 config |= {"from": str(vars(given)["from"].resolve())}
             named = getattr(given, "run_dir", None)
-            run = None if ranks.rank() else held.enter_context(Run.create(named, config))
-            folder = ranks.gathered(run and run.folder)[0]
+            run = None if distributed.rank() else held.enter_context(Run.create(named, config))
+            folder = distributed.gathered(run and run.folder)[0]
             run = run or Onlooker(folder, config)
         with fast_float32(batches.x.device):
             status = fit(model, batches, test, config, run, state)
-    if status == 0 and not ranks.rank():
+    if status == 0 and not distributed.rank():
         if "from" in config:
             draw(run.folder, Path(config["from"]), getattr(given, "data_dir", None))
         status = report.leave(run, data, getattr(given, "data_dir", None))
@@ -162,8 +166,8 @@ def fit(
     judged = cast(LatentVariableModel, averaged.module) if averaged else model
     held_out = {"test": test, **test.others}
     last: dict[str, Any] = {}  # checkpoint
-    if ranks.rank():
-        torch.manual_seed(ranks.seed_of(config["seed"], step))
+    if distributed.rank():
+        torch.manual_seed(distributed.seed_of(config["seed"], step))
     if state:
         take_up(state, optimizer, averaged, device, config["seed"])
         step, before, skipped, in_a_row = state["step"], state["seconds"], state["skipped"], state["in_a_row"]
@@ -176,7 +180,7 @@ def fit(
         last.update({"model": config["model"], "decisive": decisive(config)})
         last.update({"step": step, "seconds": seconds(), "skipped": skipped, "in_a_row": in_a_row})
         last.update({"parameters": model.state_dict(), "optimizer": optimizer.state_dict()})
-        last.update({"generators": ranks.gathered(generators(device))})
+        last.update({"generators": distributed.gathered(generators(device))})
         if averaged:
             last.update({"averaged": averaged.state_dict()})
         return run.save_checkpoint(last)
@@ -194,7 +198,7 @@ def fit(
     parts = ", ".join(f"{len(part)} {name}" for name, part in held_out.items())
     what = "points" if model.pixels == "points" else f"images of {'x'.join(map(str, test.x.shape[2:]))}"
     count = sum(p.numel() for p in model.parameters())
-    where = f"{device}" + (f", {ranks.world()} processes" if ranks.world() > 1 else "")
+    where = f"{device}" + (f", {distributed.world()} processes" if distributed.world() > 1 else "")
     print(
         f"{config['model']} on {config['data']}: {len(batches.x)} training, {parts} {what}, "
         f"{count} parameters, {config['elbo']} estimator, {where}. Run: {run.folder}"
@@ -206,12 +210,12 @@ def fit(
     bfloat16 = config["precision"] == "bfloat16"
     precision = partial(bfloat16_networks, model, device.type) if bfloat16 else nullcontext
     kl_weight = KLWeight(model, config["warmup"], device)
-    progress = Progress(start, steps, quiet=ranks.rank() > 0)
+    progress = Progress(start, steps, quiet=distributed.rank() > 0)
     with StopSignals() as asked, progress, kl_weight, training_mode(model):
         gradients = Gradients(loss, config["compile"], batches.images, precision, progress.say)
         if not state:
             measure()
-        stopped = ranks.any_of(bool(asked))
+        stopped = distributed.any_of(bool(asked))
         while step < steps and not stopped:
             batch = batches(step)
             first = step == 0  # Pyro checks the first step, and the others do not pay for it
@@ -254,7 +258,7 @@ def fit(
         return 130
     draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
     final = {name: evaluate(judged, part, draws) for name, part in held_out.items()}
-    if ranks.rank():
+    if distributed.rank():
         return 0
 
     here = ("command", "data_dir", "from")  # of this machine alone: results are for others too
@@ -270,7 +274,7 @@ def fit(
         run.save_checkpoint(last)
     saved = not run.trouble and run.save(lambda: run.write("results.json", results))
     print(table(results["test"]))
-    if not (saved and run.save(lambda: figures.draw_all(judged, batches, test, run))):
+    if not (saved and run.save(lambda: images.draw_all(judged, batches, test, run))):
         print(
             f"error: {run.folder} could not take all results ({run.trouble}): make room, and then {again}",
             file=sys.stderr,

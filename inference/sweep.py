@@ -27,15 +27,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from inference import datasets, ranks, report_index
-from inference.arithmetic import choose_device
-from inference.disk import open_append, write_whole
+from inference.backend import distributed
+from inference.backend.device import choose_device
+from inference.cli.options import DATA_DIR, Parser, configuration, flag, parse, plain, positive, seed
+from inference.data import datasets
 from inference.errors import BadInput, run_command, unknown
-from inference.options import DATA_DIR, Parser, configuration, flag, parse, plain, positive, seed
-from inference.prepare import prepare
-from inference.progress import StopSignals
-from inference.runs import Run, used
-from inference.sweep_report import draw, over_seeds, table, words
+from inference.html import index
+from inference.plots.sweep import draw, over_seeds, table, words
+from inference.rundir.files import open_append, write_whole
+from inference.rundir.run import Run, used
+from inference.training.progress import StopSignals
+from inference.training.setup import prepare
 from ppl_models import MODELS
 
 CORES = os.cpu_count() or 1
@@ -64,7 +66,7 @@ class Job(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Run the grid. Returns the exit status: 0, 1 where a run failed, 130 if stopped."""
-    with ranks.together():
+    with distributed.together():
         return sweep(*plan(arguments))
 
 
@@ -79,7 +81,11 @@ def sweep(asked: argparse.Namespace, jobs: list[Job]) -> int:
     except OSError as error:
         raise BadInput(f"cannot write to {asked.out} ({error.strerror}): name another with --out") from None
     failed: list[str] = []
-    count, threads, mine = len(jobs), max(CORES // asked.jobs, 1), todo[ranks.rank() :: ranks.world()]
+    count, threads, mine = (
+        len(jobs),
+        max(CORES // asked.jobs, 1),
+        todo[distributed.rank() :: distributed.world()],
+    )
     free = places(asked.jobs, asked.gpus)
     print(f"{count} runs, {asked.jobs} at a time with {threads} of {CORES} cores each: {asked.out}")
     with StopSignals() as stopped, ThreadPoolExecutor(asked.jobs) as pool:
@@ -94,14 +100,14 @@ def sweep(asked: argparse.Namespace, jobs: list[Job]) -> int:
                     print(f"{ended}/{count} {job.folder} failed: {complaint}", flush=True)
                 else:
                     print(f"{ended}/{count} {job.name}: {words(job.test())}", flush=True)
-            if ranks.any_of(bool(stopped)):
+            if distributed.any_of(bool(stopped)):
                 done = sum(bool(job.test()) for job in jobs)
                 print(f"stopped with {done} of {count} runs done; the same command goes on")
                 return 130
         finally:
             stopped.stopped = True  # whatever has broken this off, no run is left behind
-    failed = [name for part in ranks.gathered(failed) for name in part]
-    if not ranks.rank():
+    failed = [name for part in distributed.gathered(failed) for name in part]
+    if not distributed.rank():
         summarise(asked, jobs)
     if failed:
         print(f"failed: {', '.join(failed)}; the same command goes on with them where they stopped")
@@ -237,7 +243,7 @@ def train(
 def _train(job: Job, threads: int, stopped: StopSignals, place: dict[str, str]) -> str | None:
     arguments = job.go_on if stage(job) == "begun" else job.begin
     command = [sys.executable, "-m", "inference.svi", *arguments]
-    environment = ranks.alone() | place | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment = distributed.alone() | place | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     log = job.folder.with_name(f"{job.folder.name}.log")  # beside the run, whose folder must be empty
     log.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(open_append(log), "a") as file:
@@ -270,7 +276,7 @@ def summarise(asked: argparse.Namespace, jobs: list[Job]) -> None:
         {done[0].folder: over for over, done in rows if done}, asked.out / "sweep.png", asked.data_dir
     )
     print(f"{'table.md, results.json and sweep.png' if drawn else 'table.md and results.json'}: {asked.out}")
-    print(report_index.write(asked.out))
+    print(index.write(asked.out))
 
 
 if __name__ == "__main__":

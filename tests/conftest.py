@@ -8,10 +8,10 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from browser import browser, open_page  # noqa: F401  (fixtures)
-from support import every_kind
 
 from inference import report
+from tests.browser import browser, open_page  # noqa: F401  (fixtures)
+from tests.support import every_kind
 
 ROOT = Path(__file__).parent.parent
 if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers share the cores, and so do what they begin

@@ -2,7 +2,7 @@
 
     python tests/matrix.py                                  lowest, torch-2.14.1 and newest; all tests
     python tests/matrix.py lowest newest --cache ~/envs     two of them; keep their environments in ~/envs
-    python tests/matrix.py torch-2.12.1 -- tests/test_contract.py -k vae
+    python tests/matrix.py torch-2.12.1 -- tests/ppl_models/test_contract.py -k vae
     python tests/matrix.py --resolve                        run no tests; check the wheels for other Pythons
 
 An environment is `lowest` or `newest`, with `.[test]` under constraints/NAME.txt, or `torch-VERSION`, with

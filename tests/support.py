@@ -10,9 +10,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from inference import svi, table
-from inference.importance import draw_pool
+from inference import svi
+from inference.metrics.importance import draw_pool
 from ppl_models.base import LatentVariableModel
+from tools import table
 
 # The models with a line in README's table of systems. The docs must be complete for these alone: a model that
 # someone has just registered needs none.

@@ -10,14 +10,15 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from support import DOCUMENTED, TINY
 
 from benchmarks import COST, bound, growth, step, training
-from inference import figures, svi
+from inference import svi
 from inference.compare import example_inputs
 from inference.errors import BadInput
+from inference.plots import images
 from ppl_models import MODELS
 from ppl_models.base import draw_latents
+from tests.support import DOCUMENTED, TINY
 
 WRITTEN = [(name, written) for name, ways in step.WRITTEN.items() for written in ways]
 # Standard deviations of normals whose squared error alone is what is minimised by hand.
@@ -84,7 +85,7 @@ def colours(folder: Path) -> list[str]:
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "draw_all", lambda *_: None)
+    monkeypatch.setattr(images, "draw_all", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_pictures")

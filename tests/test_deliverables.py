@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.options import parse
+from inference.cli.options import parse
 from ppl_models import MODELS
 
 ROOT = Path(__file__).parent.parent

@@ -87,7 +87,7 @@ def passed(folder: Path, *arguments: str) -> int:
 
 
 def test_the_example_keeps_the_contract_with_nothing_else_said_of_it(tmp_path: Path) -> None:
-    assert passed(tmp_path, "-k", "factor_analysis", "tests/test_contract.py") >= 15
+    assert passed(tmp_path, "-k", "factor_analysis", "tests/ppl_models/test_contract.py") >= 15
 
 
 def test_no_other_test_asks_anything_of_the_example(tmp_path: Path) -> None:

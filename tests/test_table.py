@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import DOCUMENTED
 
-from inference import table
 from inference.errors import BadInput
-from inference.references import REFERENCES
 from ppl_models import MODELS
+from tests.support import DOCUMENTED
+from tools import table
+from tools.references import REFERENCES
 
 
 def result(model: str, seed: int, test: dict[str, float], **options: float) -> dict:
@@ -212,9 +212,9 @@ def test_nothing_published_is_said(tmp_path: Path) -> None:
 
 def test_an_installed_package_finds_the_results_of_the_current_directory(tmp_path: Path) -> None:
     """As `pip install .` leaves it: the packages alone, with nothing published beside them."""
-    for package in ("inference", "ppl_models"):
+    for package in ("inference", "ppl_models", "tools"):
         shutil.copytree(table.ROOT / package, tmp_path / "site" / package)
-    command = [sys.executable, "-m", "inference.table"]
+    command = [sys.executable, "-m", "tools.table"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
 
     def run(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from inference.cli.options import DATA_DIR, Parser, positive
 from inference.errors import run_command, unknown
-from inference.options import DATA_DIR, Parser, positive
 
 from . import disks, files, kills, races, sandbox, words
 

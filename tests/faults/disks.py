@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from inference import disk, runs, svi
-from inference.data import Batches
+from inference import svi
+from inference.data.batches import Batches
+from inference.rundir import files
+from inference.rundir import run as run_module
 
 from .sandbox import VAE, Ended, Found, run, same
 
@@ -47,11 +49,11 @@ class Full:
 
 
 def fill() -> None:
-    runs.os = disk.os = Full()  # type: ignore[attr-defined]
+    run_module.os = files.os = Full()  # type: ignore[attr-defined]
 
 
 def make_room() -> None:
-    runs.os = disk.os = os  # type: ignore[attr-defined]
+    run_module.os = files.os = os  # type: ignore[attr-defined]
 
 
 def limit(size: int) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference import datasets
-from inference.disk import COMMENT, pack, unpack
+from inference.data import datasets
 from inference.errors import BadInput
-from inference.runs import Run
+from inference.rundir.files import COMMENT, pack, unpack
+from inference.rundir.run import Run
 from tests.support import same
 
 from .sandbox import VAE, Found, run

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inference import disk, runs
+from inference.rundir import files
+from inference.rundir import run as run_module
 
 from .sandbox import SSVAE, VAE, Child, Found, run, same
 
@@ -79,7 +80,7 @@ def inside_the_writing(folder: Path, share: float, data_dir: Path) -> Found:
     arguments, whole, log = [*VAE, "--steps", "3"], folder / "whole", folder / "log"
 
     def patch(at: int, when: str, calls: Path) -> None:
-        runs.os = disk.os = Killing(at, when, calls)  # type: ignore[attr-defined]
+        run_module.os = files.os = Killing(at, when, calls)  # type: ignore[attr-defined]
 
     def count() -> None:
         patch(-1, "", folder / "calls")

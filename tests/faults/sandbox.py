@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from inference import figures, svi
-from inference.disk import unpack
+from inference import svi
 from inference.errors import run_command
+from inference.plots import images
+from inference.rundir.files import unpack
 from tests import support
 
 TINY = ["--steps", "40", "--batch-size", "100", "--hidden", "20", "--z-dim", "2", "--data", "digits"]
@@ -73,7 +74,7 @@ class Child:
                 sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
                 torch.set_num_threads(1)
                 if not draw:
-                    figures.draw_all = lambda *_: None
+                    images.draw_all = lambda *_: None
                 sys.argv = ["inference.svi", *map(str, arguments)]
                 before()
                 run_command(svi.main)

@@ -13,22 +13,13 @@ from unittest import mock
 import numpy as np
 
 from benchmarks import bound, sampling, step, training
-from inference import (
-    compare,
-    datasets,
-    evaluate,
-    exact,
-    graph,
-    interpolate,
-    masks,
-    options,
-    svi,
-    sweep,
-    table,
-)
+from inference import compare, evaluate, exact, graph, interpolate, masks, svi, sweep
+from inference.cli import options
+from inference.cli.options import PRIORS, flag
+from inference.data import datasets
 from inference.errors import BadInput
-from inference.options import PRIORS, flag
 from ppl_models import MODELS
+from tools import table
 
 from .sandbox import VAE, Found, run
 
@@ -114,7 +105,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "inference.exact": exact.main,
     "inference.interpolate": interpolate.main,
     "inference.masks": masks.main,
-    "inference.table": table.main,
+    "tools.table": table.main,
     "benchmarks.step": step.main,
     "benchmarks.bound": bound.main,
     "benchmarks.training": training.main,

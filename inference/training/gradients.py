@@ -1,0 +1,239 @@
+"""The gradients of a batch: computed by running the model, or by replaying or compiling a captured step."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from shutil import which
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from inference.backend import distributed
+from inference.elbo.estimators import Loss
+from inference.errors import BadInput
+from inference.training.capture import capture, compiled, finite
+
+# How a step is computed: "plain" runs model, guide and autograd in Python; "graph" replays the tensor
+# operations that were captured once; "kernels" runs what TorchInductor compiles from them.
+WAYS = ("plain", "graph", "kernels")
+WORTH = {"graph": 500, "kernels": 5_000}  # minimum number of steps at which the mode pays off
+# Largest relative difference of a captured step from the plain step on the first batch: of the objective and
+# of the gradient (in the Euclidean norm), by the precision of the arithmetic.
+TOLERANCES = {torch.float64: (1e-10, 1e-8), torch.float32: (1e-5, 1e-3), torch.bfloat16: (1e-2, 1e-1)}
+
+
+class Gradients:
+    """Calling it with a batch leaves the gradients of the loss at the parameters, as `backward` does.
+
+    A batch of `images` data points, by default as many as the first one has, is computed by the captured
+    step. Other batches, such as the last one of an epoch, are computed by running the model. Both draw the
+    same noise.
+
+    The captured step is compared once with the plain step before it is used. If they differ, or the step
+    cannot be captured or compiled, `say` gets one line with the reason and all steps are plain.
+
+    Args:
+        loss: the loss.
+        way: one of `WAYS`.
+        images: data points in a usual batch of this process.
+        precision: makes the context in which the loss is computed, such as autocast.
+        say: prints a line.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        way: str = "plain",
+        images: int | None = None,
+        precision: Callable[[], AbstractContextManager] = nullcontext,
+        say: Callable[[str], None] = print,
+    ):
+        if way not in WAYS:
+            raise ValueError(f"way is {way!r}, must be one of {', '.join(WAYS)}")
+        self.loss, self.way, self.images, self.precision, self.say = loss, way, images, precision, say
+        self.replay: Callable[..., Any] | None = None
+        self.aliased: list[int] | None = None  # gradients that share memory, found at the first replay
+        norms = [part for part in loss.modules() if isinstance(part, nn.BatchNorm2d)]
+        self.averages = [value for norm in norms for value in norm.buffers() if value.is_floating_point()]
+
+    def __call__(
+        self, batch: dict[str, Tensor], check: bool = False, stop: bool = False
+    ) -> tuple[Tensor, bool, bool]:
+        """Computes the gradients of a batch.
+
+        Args:
+            batch: the inputs of the model.
+            check: whether Pyro validates model and guide; the step is plain then.
+            stop: whether this process wishes to stop.
+
+        Returns:
+            The objective (a scalar in nats per image), whether it and all gradients are finite, and whether a
+            process wishes to stop. In several processes the objective and the gradients are those of the
+            joint batch.
+        """
+        usual = self.way != "plain" and not check and len(batch["x"]) == (self.images or len(batch["x"]))
+        good: Tensor | None = None
+        if usual and self.replay is None:
+            objective = self._first(batch)
+        elif usual:
+            objective, good = self._replayed(batch)
+        else:
+            objective = self._plain(batch, check)
+        if distributed.world() > 1:
+            objective, stop = distributed.average(
+                len(batch["x"]), objective, self._with_gradient(), self.averages, stop
+            )
+        if good is None or distributed.world() > 1:
+            good = finite(objective, self.found())
+        return objective, bool(good), stop
+
+    def found(self) -> list[Tensor]:
+        """The gradients at the parameters that the loss depends on."""
+        return [p.grad for p in self.loss.parameters() if p.grad is not None]
+
+    def _with_gradient(self) -> list[Tensor]:
+        return [p for p in self.loss.parameters() if p.grad is not None]
+
+    def _plain(self, batch: dict[str, Tensor], check: bool = False) -> Tensor:
+        """Runs model, guide and autograd."""
+        store = pyro.get_param_store()
+        with pyro.validation_enabled(check), self.precision(), store.scope() if check else nullcontext():
+            objective = self.loss(**batch)
+            if check and list(store):
+                names = ", ".join(store)
+                raise BadInput(f"pyro.param is used for {names}. Make each a torch.nn.Parameter of the model")
+        objective.backward()
+        return objective.detach()
+
+    def _replayed(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Runs the captured step."""
+        assert self.replay is not None
+        with torch.no_grad():
+            inputs = [*self._held(), *batch.values()]
+            objective, good, *gradients = self.replay(*inputs)
+        if self.aliased is None:
+            self.aliased = aliased(gradients, inputs)
+        for index in self.aliased:  # each may be changed in place
+            gradients[index] = gradients[index].clone()
+        for parameter, gradient in zip(self.reached, gradients, strict=True):
+            parameter.grad = gradient
+        return objective, good
+
+    def _held(self) -> list[Tensor]:
+        """The inputs of the captured step before the batch: parameters, buffers, a changing KL weight."""
+        beta = self._beta()
+        held = [p.detach() for p in self.loss.parameters()] + list(self.loss.buffers())
+        return held if beta is None else [*held, beta]
+
+    def _beta(self) -> Tensor | None:
+        """The model's KL weight if it changes from step to step."""
+        beta = getattr(self.loss.model, "beta", None)
+        return beta if isinstance(beta, Tensor) else None
+
+    def _first(self, batch: dict[str, Tensor]) -> Tensor:
+        """Captures the step, compares it with the plain one on this batch, and returns the objective.
+
+        The gradients are those of the captured step if the two agree, so that a resumed run repeats the
+        uninterrupted one to the bit.
+        """
+        device = batch["x"].device
+        self.loss.zero_grad()
+        before = _State(self.loss, device)
+        expected = self._plain(batch)
+        gradients, reached, after = self.found(), self._with_gradient(), _State(self.loss, device)
+        if not finite(expected, gradients):
+            return expected  # there is nothing to compare: the next batch is tried
+        self.loss.zero_grad()
+        before.restore(self.loss, device)
+        try:
+            with self.precision():
+                graph, has_gradient = capture(self.loss, batch, self._beta())
+            self.reached = [p for p, has in zip(self.loss.parameters(), has_gradient, strict=True) if has]
+            inputs = [*self._held(), *batch.values()]
+            self.replay = graph if self.way == "graph" else compiled(graph, inputs)
+            objective, _ = self._replayed(batch)
+            self._compare(objective, expected, reached, gradients, after)
+            self.images = len(batch["x"])
+            return objective
+        except Exception as error:
+            self.say(f"--compile {self.way} cannot be used, steps are plain: {in_a_line(error)}")
+            self.way, self.replay = "plain", None
+            self.loss.zero_grad()
+            for parameter, gradient in zip(reached, gradients, strict=True):
+                parameter.grad = gradient
+            after.restore(self.loss, device)
+            return expected
+
+    def _compare(
+        self,
+        objective: Tensor,
+        expected: Tensor,
+        reached: list[Tensor],
+        gradients: list[Tensor],
+        after: "_State",
+    ) -> None:
+        """Raises RuntimeError if the captured step differs from the plain one by more than rounding."""
+        if [id(p) for p in self._with_gradient()] != [id(p) for p in reached]:
+            raise RuntimeError("the captured step reaches other parameters than the plain step")
+        autocast = self.precision is not nullcontext
+        of_value, of_gradient = TOLERANCES[torch.bfloat16 if autocast else expected.dtype]
+        for what, tolerance, ours, theirs in (
+            ("objective", of_value, [objective], [expected]),
+            ("gradient", of_gradient, self.found(), gradients),
+            ("buffers", of_gradient, list(self.loss.buffers()), after.buffers),
+        ):
+            apart, size = (
+                norm([a.double() - b.double() for a, b in zip(ours, theirs, strict=True)]),
+                norm(theirs),
+            )
+            if not apart <= tolerance * size:
+                raise RuntimeError(f"its {what} differs from the plain step's by {apart:.1e} of {size:.1e}")
+
+
+class _State:
+    """What a step changes beside the gradients: the buffers of the model and torch's generators."""
+
+    def __init__(self, loss: Loss, device: torch.device):
+        self.buffers = [buffer.clone() for buffer in loss.buffers()]
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self, loss: Loss, device: torch.device) -> None:
+        """Puts back the values, in place."""
+        for buffer, value in zip(loss.buffers(), self.buffers, strict=True):
+            buffer.copy_(value)
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, device)
+
+
+def norm(tensors: list[Tensor]) -> float:
+    """The Euclidean norm of all tensors together."""
+    return sum((value.double() ** 2).sum().item() for value in tensors) ** 0.5
+
+
+def aliased(tensors: list[Tensor], others: list[Tensor]) -> list[int]:
+    """The indices of tensors that share their memory with an earlier one or with one of the others."""
+    seen = {other.untyped_storage().data_ptr() for other in others}
+    found = []
+    for index, value in enumerate(tensors):
+        place = value.untyped_storage().data_ptr()
+        if place in seen:
+            found.append(index)
+        seen.add(place)
+    return found
+
+
+def usual_way(steps: int) -> str:
+    """The way with which a run of so many steps ends first, capture and compilation included."""
+    compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name and which(name)]
+    if steps >= WORTH["kernels"] and (compilers or torch.cuda.is_available()):
+        return "kernels"
+    return "graph" if steps >= WORTH["graph"] else "plain"
+
+
+def in_a_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.160}" if str(error) else repr(error)

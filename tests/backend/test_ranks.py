@@ -1,0 +1,288 @@
+"""Processes that train one model together make the step that one would make alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from inference import svi
+from inference.backend import distributed
+from inference.cli.options import parse
+from inference.data.batches import Batches
+from inference.data.datasets import Dataset
+from inference.errors import BadInput, BrokenOff
+from inference.rundir.run import Run
+from ppl_models import VAE
+from tests.training.test_svi import checkpoint, lines, same
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+# Each process takes its share of the images and of their noise, and its step is compared with that of one.
+COMPARED = """
+import copy, sys, torch
+import torch.distributed as dist
+from inference.backend import distributed
+from inference.compare import example_inputs
+from inference.elbo.estimators import Loss
+from inference.training.gradients import Gradients
+from tests.ppl_models.test_contract import build
+
+def sliced(draw, part):
+    def normal(shape, *arguments, **keywords):
+        *lead, images, d = shape
+        shape = (*lead, 7, d) if part else tuple(shape)  # the joint batch's
+        eps = draw(shape, *arguments, **keywords)
+        return eps.tensor_split(2, dim=-2)[distributed.rank()] if part else eps
+    return normal
+
+torch.set_default_dtype(torch.float64)
+draw = torch.distributions.utils._standard_normal
+with distributed.together():
+    for name, estimator in [line.split(":") for line in sys.argv[1:]]:
+        torch.manual_seed(0)
+        model = build(name, **({"codebook": "average"} if name == "vqvae" else {}))
+        if name == "vqvae":  # entries stay where they are, and their averages are those of all images
+            model.codebook.begun.fill_(True)
+            for part in model.modules():  # and no batch is normalised
+                part.train(not isinstance(part, torch.nn.BatchNorm2d))
+        kept = copy.deepcopy(model.state_dict())
+        batch = example_inputs(model, 7)
+        found = []
+        for part in (False, True):
+            for module in (torch.distributions.normal, torch.distributions.multivariate_normal):
+                module._standard_normal = sliced(draw, part)
+            mine = {k: distributed.share(v) if part and "labelled" not in k else v for k, v in batch.items()}
+            for way in ("plain", "graph"):
+                model.load_state_dict(kept)
+                loss = Loss(model, estimator, 3 if "iwae" in estimator else 1)
+                gradients = Gradients(loss, way, say=lambda line: None)
+                torch.manual_seed(1)
+                if part:
+                    objective, good, stop = gradients(mine, stop=distributed.rank() == 1)
+                    assert good and stop and gradients.way == ("plain" if name == "vqvae" else way)
+                else:
+                    together, dist.is_initialized = dist.is_initialized, lambda: False
+                    objective, good, _ = gradients(mine)
+                    dist.is_initialized = together
+                every = [p.grad for p in loss.parameters()] + list(loss.buffers())
+                found.append([objective, *(value.clone() for value in every)])
+                loss.zero_grad()
+        for other in found[1:]:
+            for a, b in zip(found[0], other):
+                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+        assert len(mine["x"]) == (4, 3)[distributed.rank()]
+        print(name, estimator, "agree")
+"""
+
+
+def together(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [*TORCHRUN, *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def test_gradients_are_those_of_one_process_on_the_joint_batch(tmp_path: Path) -> None:
+    script = tmp_path / "compared.py"
+    script.write_text(COMPARED)
+    pairs = [
+        "vae:mean_field",
+        "ssvae:enum",
+        "gmvae:iwae",
+        "vae:iwae_dreg",
+        "fsvae:trace",
+        "ppca:trace",
+        "vqvae:trace",
+    ]
+    done = together(str(script), *pairs)
+    assert done.stdout.splitlines() == [f"{pair.replace(':', ' ')} agree" for pair in pairs]
+
+
+def arguments(data: Path, run: Path, steps: int) -> list[str]:
+    small = ["--hidden", "8", "--z-dim", "2", "--batch-size", "15", "--steps", str(steps)]
+    own = ["--model", "vae", *small, "--data", str(data), "--run-dir", str(run)]
+    return ["-m", "inference.svi", *own, "--compile", "graph"]
+
+
+def test_a_run_on_two_processes(small_npz: Path, tmp_path: Path) -> None:
+    """It leaves one folder, goes on bit for bit on as many processes, and runs on with one."""
+    said = together(*arguments(small_npz, tmp_path / "whole", 40)).stdout
+    assert "2 processes" in said and said.count("results, curves and pictures") == 1
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert config["processes"] == 2 and config["batch_size"] == 15
+    assert [line["step"] for line in lines(tmp_path / "whole") if line["split"] == "test"] == list(
+        range(0, 41, 2)
+    )
+    together(*arguments(small_npz, tmp_path / "part", 20))
+    state = checkpoint(tmp_path / "part")
+    first, second = (kept["cpu"] for kept in state["generators"])
+    assert not torch.equal(first, second)  # their draws differ
+    together("-m", "inference.svi", "--resume", str(tmp_path / "part"), "--steps", "40")
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "part"))
+    measured = together("-m", "inference.evaluate", str(tmp_path / "part"), "--json").stdout
+    alone = [sys.executable, "-m", "inference.evaluate", str(tmp_path / "part"), "--json"]
+    done = subprocess.run(alone, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert json.loads(measured) == json.loads(done.stdout)  # however many they are
+    alone = [sys.executable, "-m", "inference.svi", "--resume", str(tmp_path / "part"), "--steps", "50"]
+    subprocess.run(alone, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
+    assert checkpoint(tmp_path / "part")["step"] == 50
+    assert len(checkpoint(tmp_path / "part")["generators"]) == 1
+
+
+def test_a_sweep_is_shared_out(small_npz: Path, tmp_path: Path) -> None:
+    small = ["--hidden", "8", "--batch-size", "15", "--steps", "10", "--data", str(small_npz)]
+    grid = ["--model", "vae", "--over", "z-dim=1,2", "--seeds", "0,1", *small]
+    grid += ["--jobs", "1", "--out", str(tmp_path / "sweep")]
+    said = together("-m", "inference.sweep", *grid).stdout
+    assert len(json.loads((tmp_path / "sweep" / "results.json").read_text())) == 2
+    assert len(list((tmp_path / "sweep").glob("*/*/results.json"))) == 4
+    assert said.count("table.md") == 1 and said.count("/4 ") == 2  # the first of the two says its own
+
+
+def test_a_killed_process_ends_the_run_with_a_word(small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*TORCHRUN, *arguments(small_npz, run, 1_000_000)]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists() or len(lines(run)) < 4:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        victim = next(pid for pid in children(process.pid) if environment(pid).get("RANK") == "1")
+        os.kill(victim, signal.SIGKILL)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    assert "error: process 0 of 2 lost the connection to another one (" in said
+    assert "continue the run from its last checkpoint with --resume" in said
+    assert "inference/svi.py" not in said  # no traceback of ours
+    assert Run.open(run).load_checkpoint() is not None
+
+
+def children(pid: int) -> list[int]:
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return found + [grandchild for child in found for grandchild in children(child)]
+
+
+def environment(pid: int) -> dict[str, str]:
+    parts = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(part.split("=", 1) for part in parts if "=" in part)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "backend"),
+    [
+        ("cpu", 2, "gloo"),  # on a machine with GPUs too
+        ("auto", 0, "gloo"),
+        ("auto", 2, "cpu:gloo,cuda:nccl"),
+        ("cuda", 2, "cpu:gloo,cuda:nccl"),
+    ],
+)
+def test_the_backend_follows_the_device(
+    device: str, gpus: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps have a timeout of minutes; only `gathered`, on the CPU, waits for days."""
+    made: list[tuple[str, timedelta]] = []
+    chosen: list[int] = []
+    for key, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda name, timeout: made.append((name, timeout)))
+    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: made.append((backend, timeout)))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with distributed.together(device):
+        pass
+    assert [name for name, _ in made] == [backend, "gloo"]
+    assert made[0][1] <= timedelta(hours=1) and made[1][1] >= timedelta(days=1)
+    assert chosen == ([1] if "nccl" in backend else [])  # a run on the CPU leaves the GPU alone
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By every process, before any of them waits for another. NCCL takes one process per GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for rank in ("0", "1"):
+        for key, value in {"WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(key, value)
+        refused = "2 processes on a machine with 1 CUDA devices: start one process per device, or give"
+        with pytest.raises(BadInput, match=refused), distributed.together("cuda"):
+            pass
+
+
+def test_the_device_of_a_resumed_run_is_its_own(small_npz: Path, tmp_path: Path) -> None:
+    """It is known before the processes speak to each other."""
+    run = tmp_path / "run"
+    assert svi.main([*arguments(small_npz, run, 2)[2:], "--device", "cpu"]) == 0
+    assert svi.device_of(parse(["--resume", str(run)])) == "cpu"
+    assert svi.device_of(parse(["--resume", str(run), "--device", "auto"])) == "auto"
+    assert svi.device_of(parse(["--model", "vae"])) == "auto"
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (dist.DistBackendError("NCCL error in: remote process exited"), True),
+        (dist.DistNetworkError("socket closed"), True),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), True),
+        (RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+    ],
+)
+def test_only_a_lost_connection_is_a_lost_process(
+    error: RuntimeError, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", fail)
+    monkeypatch.setattr(dist, "all_gather_object", fail)
+    for exchange in (
+        lambda: distributed.average(3, torch.ones(()), [], [], False),
+        lambda: distributed.gathered(1),
+    ):
+        with pytest.raises(RuntimeError) as caught:
+            exchange()
+        assert isinstance(caught.value, BrokenOff) == lost
+        assert str(error) in str(caught.value)
+
+
+def test_no_two_processes_draw_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = set()
+    for rank in range(8):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        seeds |= {distributed.seed_of(seed, step) for seed in range(10) for step in (0, 500, 1000)}
+    assert len(seeds) == 8 * 10 * 3
+
+
+def test_a_batch_is_shared_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """97 images are 49 and 48, and an epoch shows every image once."""
+    data = Dataset(
+        "random", torch.zeros(195, 1, 2, 2, dtype=torch.uint8), None, torch.zeros(1, 1, 2, 2), None
+    )
+    data.x_train[:] = torch.arange(195)[:, None, None, None].to(torch.uint8)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    seen = []
+    for rank, images in ((0, 49), (1, 48)):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        batches = Batches(data, VAE, 97, 0, torch.empty(0, dtype=torch.long), torch.device("cpu"))
+        batches.pixels = lambda x: x
+        assert batches.images == images and batches.per_epoch == 2  # the last image joins the second batch
+        parts = [batches(step)["x"] for step in range(2)]
+        assert [len(part) for part in parts] == [images, 49]
+        seen.append(torch.cat(parts).flatten())
+    assert sorted(torch.cat(seen)[::4].tolist()) == list(range(195))

@@ -1,0 +1,117 @@
+"""Run folders from strangers: no command writes through a link that they planted, or waits for a FIFO."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inference import evaluate, exact, report, svi
+from inference.errors import BadInput
+from tests.support import TINY
+
+SECRET = b"the victim's own words"
+# What each command writes into a run's folder, apart from what it reads first.
+WRITTEN = ["report.html", "posterior.nc", *(f"figures/{name}.png" for name in ("k_hat", "curves", "samples"))]
+READ = ["config.json", "metrics.jsonl", "checkpoint.pt", "results.json", "lock"]
+COMMANDS: dict[str, Callable[[Path], int]] = {
+    "report": lambda run: report.main([str(run)]),
+    "resume": lambda run: svi.main(["--resume", str(run), "--steps", "42"]),
+    "evaluate": lambda run: evaluate.main([str(run), "--particles", "1"]),
+    "exact": lambda run: exact.main([str(run), "--images", "2"]),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, not to be changed."""
+    run = tmp_path_factory.mktemp("links") / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A folder of the victim's with a file in it."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "file").write_bytes(SECRET)
+    return folder
+
+
+def plant(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def untouched(victim: Path) -> bool:
+    return os.listdir(victim) == ["file"] and (victim / "file").read_bytes() == SECRET
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_is_written_through_a_link(command: str, trained: Path, tmp_path: Path, victim: Path) -> None:
+    """Links at every name that is written, and at every temporary name of before; the command succeeds."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    for name in WRITTEN:
+        plant(run / name, victim / "file")
+    for name in [*WRITTEN, *READ]:
+        plant(run / f"{name}.tmp", victim / "file")
+    if command in ("report", "exact"):  # a picture that is a link is not read either
+        shutil.rmtree(run / "figures")
+    assert COMMANDS[command](run) == 0
+    assert untouched(victim)
+    report_page = run / "report.html"
+    assert report_page.exists() and not (command == "report" and report_page.is_symlink())
+
+
+@pytest.mark.parametrize("command", ["report", "resume", "evaluate"])
+@pytest.mark.parametrize("name", [*READ, "figures"])
+def test_a_link_that_would_be_read_is_refused(
+    name: str, command: str, trained: Path, tmp_path: Path, victim: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    if name == "figures":
+        shutil.rmtree(run / "figures")
+    target = victim if name == "figures" else victim / "file"
+    if name != "lock" and name != "figures":  # a good copy of the file, which stays what it is
+        shutil.copy(run / name, target)
+    before = (victim / "file").read_bytes()
+    plant(run / name, target)
+    if (name, command) in {("checkpoint.pt", "report")}:
+        assert COMMANDS[command](run) == 0  # it reports what can be read, and why the rest cannot
+        assert "checkpoint.pt is not a regular file" in (run / "report.html").read_text("utf-8")
+    elif (name, command) in {("results.json", "resume"), ("metrics.jsonl", "evaluate")}:
+        assert COMMANDS[command](run) == 0  # which does not read it
+    else:
+        with pytest.raises(BadInput, match=name.replace(".", r"\.")):
+            COMMANDS[command](run)
+    assert (victim / "file").read_bytes() == before and os.listdir(victim) == ["file"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoint.pt", "results.json"])
+def test_a_fifo_ends_a_command_and_does_not_hold_it(name: str, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    command = "evaluate" if name != "metrics.jsonl" else "report"
+    with pytest.raises(BadInput, match=r"is not a regular file"):
+        COMMANDS[command](run)
+
+
+def test_a_prior_behind_a_link_is_left_alone(trained: Path, tmp_path: Path) -> None:
+    """The other folder is a run that somebody else owns: no report of it is written there."""
+    run, other = shutil.copytree(trained, tmp_path / "run"), shutil.copytree(trained, tmp_path / "other")
+    (other / "report.html").write_bytes(SECRET)
+    (run / "prior").symlink_to(other)
+    assert report.main([str(run)]) == 0
+    assert (other / "report.html").read_bytes() == SECRET
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / ".checkpoint.pt.0123456789abcdef.tmp").write_bytes(b"half")
+    (run / "notes.tmp").write_bytes(b"the user's own")
+    assert report.main([str(run)]) == 0
+    assert sorted(path.name for path in run.iterdir() if path.suffix == ".tmp") == ["notes.tmp"]

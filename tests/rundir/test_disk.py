@@ -1,0 +1,153 @@
+"""Files that show what happened to them, memory that is asked for before it is taken, folders held by one."""
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference import svi
+from inference.cli.options import TRAINING, checked, configuration, parse
+from inference.data import datasets
+from inference.data.datasets import Dataset
+from inference.errors import BadInput
+from inference.rundir import files
+from inference.rundir.files import pack, unpack, write_whole
+from inference.rundir.run import Run
+from inference.training.checkpoint import decisive
+from ppl_models import MODELS
+from tests.support import TINY
+
+
+def test_a_checkpoint_knows_its_own_sum_and_torch_reads_it(tmp_path: Path) -> None:
+    path, state = tmp_path / "x.pt", {"a": torch.arange(5.0), "b": [1, "two"]}
+    write_whole(path, pack(state))
+    assert torch.equal(torch.load(path, weights_only=True)["a"], state["a"])
+    assert unpack(path)["b"] == [1, "two"] and [file.name for file in tmp_path.iterdir()] == ["x.pt"]
+    whole = path.read_bytes()
+    for place in (0, 100, len(whole) // 2, len(whole) - 80, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(BadInput, match=r"x\.pt is damaged"):
+            unpack(path)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    write_whole(path, b"before")
+    monkeypatch.setattr(Path, "read_bytes", lambda self: b"something else")  # what the disk gives back
+    with pytest.raises(OSError, match="what was read back"):
+        write_whole(path, b"after")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_does_not_fit_says_how_much_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what the headers of the arrays say: none of them is read."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (2**20, 32, 32)}
+    )
+    path, gigabyte = tmp_path / "large.npz", bytes(2**30)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("x_train.npy", header.getvalue() + gigabyte)
+    monkeypatch.setattr(files.psutil, "virtual_memory", lambda: type("M", (), {"available": 2**31})())
+    monkeypatch.setattr(np, "load", None)
+    with pytest.raises(BadInput, match=r"large\.npz needs 3\.0 GiB of memory, and 2\.0 are free"):
+        datasets.load(str(path), tmp_path)
+    with pytest.raises(BadInput, match=r"vae of this size needs \d+\.\d GiB of memory, and 2\.0 are free"):
+        svi.main(
+            ["--model", "vae", "--data", "digits", "--hidden", "40000", "--run-dir", str(tmp_path / "x")]
+        )
+    with pytest.raises(BadInput, match="flow of this size has more than 10000 tensors"):
+        svi.main(["--model", "flow", "--layers", "100000", "--run-dir", str(tmp_path / "x")])
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_is_held_by_one(small_npz: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
+    assert svi.main(arguments) == 0
+    with Run.open(run), pytest.raises(BadInput, match="is in use by another command"):
+        svi.main(["--resume", str(run)])
+    assert svi.main(["--resume", str(run)]) == 0
+
+
+def test_where_nothing_can_be_written_nothing_is_left(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run would have named its folder itself."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(BadInput, match=r"cannot write to runs/vae/.*No space"):
+        svi.main(["--model", "vae", *TINY, "--data", str(small_npz)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_and_a_checkpoint_belong_together(small_npz: Path, tmp_path: Path) -> None:
+    """Also where nothing but a number was changed, as by a flipped bit."""
+    run = tmp_path / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"lr": 0.002}))
+    with pytest.raises(BadInput, match=r"config\.json and checkpoint\.pt do not belong together"):
+        svi.main(["--resume", str(run)])
+    for key, value in (("steps", "many"), ("lr", -1), ("seed", None), ("warmup", []), ("eval_every", 0)):
+        (run / "config.json").write_text(json.dumps(config | {key: value}))
+        with pytest.raises(BadInput, match=r"config\.json is damaged"):
+            svi.main(["--resume", str(run)])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_configuration_read_back_decides_the_same(name: str) -> None:
+    cls = MODELS[name]
+    kind = torch.float32 if cls.pixels == "points" else torch.uint8
+    x, y = torch.zeros(20, *cls.padded(cls.example), dtype=kind), torch.arange(20) % 10
+    config = configuration(parse(["--model", name]), Dataset("any", x, y, x, y))
+    assert decisive(checked(TRAINING | json.loads(json.dumps(config)))) == decisive(config)
+
+
+def test_a_line_of_metrics_is_written_at_once(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows the file never sees half of one."""
+    write, seen = os.write, []
+
+    def watch(file: int, content: bytes) -> int:
+        if b'"split"' in content:
+            seen.append(bytes(content))
+        return write(file, content)
+
+    monkeypatch.setattr(os, "write", watch)
+    run = tmp_path / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    assert b"".join(seen) == (run / "metrics.jsonl").read_bytes() and len(seen) == 22
+    assert all(json.loads(line)["step"] >= 0 for line in seen)
+
+
+def test_a_device_or_a_folder_is_not_replaced(tmp_path: Path) -> None:
+    """What a user names as a place for a picture may be one: with enough rights it could be renamed over."""
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("fifo.png", "folder.png"):
+        with pytest.raises(OSError, match="not a regular file"):
+            write_whole(tmp_path / name, b"x")
+    assert (tmp_path / "fifo.png").is_fifo() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_link_is_replaced_and_its_target_is_left(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"before")
+    for name in ("x", "x.tmp"):
+        (tmp_path / name).symlink_to(tmp_path / "victim")
+    write_whole(tmp_path / "x", b"after")
+    assert (tmp_path / "victim").read_bytes() == b"before" and (tmp_path / "x.tmp").is_symlink()
+    assert (tmp_path / "x").read_bytes() == b"after" and not (tmp_path / "x").is_symlink()
+    with pytest.raises(OSError, match=r"symbolic links|not a regular file"):
+        files.open_append(tmp_path / "x.tmp")

@@ -1,0 +1,162 @@
+"""Run folders of other versions: what can be read is read, the rest is refused without a word of damage."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inference import evaluate, report, svi
+from inference.errors import BadInput
+from inference.rundir.files import pack, unpack
+from inference.rundir.run import Run
+from inference.rundir.schema import FORMAT
+from tests.support import TINY, checkpoint, lines, same
+
+COMMIT = "b919792c0ffee000000000000000000000000000"
+FORBIDDEN = re.compile("damaged|anew|delete|remove|lost")
+
+
+@pytest.fixture(scope="module")
+def trained(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, not to be changed."""
+    run = tmp_path_factory.mktemp("formats") / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    return run
+
+
+def edit(path: Path, *without: str, **changes: Any) -> None:
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if key not in without}))
+
+
+def refused(command: str, run: Path) -> str:
+    commands = {
+        "resume": lambda: svi.main(["--resume", str(run), "--steps", "50"]),
+        "evaluate": lambda: evaluate.main([str(run), "--particles", "1"]),
+        "report": lambda: report.main([str(run)]),
+    }
+    with pytest.raises(BadInput) as caught:
+        commands[command]()
+    assert not FORBIDDEN.search(str(caught.value)) and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_new_run_says_its_format(trained: Path) -> None:
+    assert json.loads((trained / "config.json").read_text())["format"] == FORMAT >= 2
+
+
+def test_a_run_of_before_the_number_is_read_resumed_evaluated_and_reported(
+    trained: Path, tmp_path: Path
+) -> None:
+    """As commit c2a7637 writes it: the same but for the number. It goes on bit for bit."""
+    run, other = shutil.copytree(trained, tmp_path / "a"), shutil.copytree(trained, tmp_path / "b")
+    edit(run / "config.json", "format")
+    for folder in (run, other):
+        assert svi.main(["--resume", str(folder), "--steps", "44"]) == 0
+    assert same(checkpoint(run), checkpoint(other)) and len(lines(run)) == len(lines(other))
+    assert "format" not in json.loads((run / "config.json").read_text())
+    assert evaluate.main([str(run), "--particles", "1"]) == 0
+    assert "iwae_1" in json.loads((run / "results.json").read_text())["test"]
+    assert report.main([str(run)]) == 0
+    Run.restore(run)
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "report"])
+def test_a_run_of_a_later_format_is_refused(command: str, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    edit(run / "config.json", format=FORMAT + 1, commit=COMMIT)
+    said = refused(command, run)
+    assert (
+        f"format {FORMAT + 1}" in said
+        and f"up to {FORMAT}" in said
+        and f"Commit {COMMIT} wrote this run" in said
+    )
+
+
+@pytest.mark.parametrize("key", ["particles", "pixels", "eval_every", "checksum"])
+@pytest.mark.parametrize("commit", [COMMIT, None, "<b>evil</b>"])
+def test_a_configuration_without_a_later_key_is_of_another_version(
+    key: str, commit: str | None, trained: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    edit(run / "config.json", key, "format", "compile", commit=commit)
+    writer = f"Commit {COMMIT}" if commit == COMMIT else "Another version of this project"
+    for command in ("resume", "evaluate", "report"):
+        said = refused(command, run)
+        assert repr(key) in said and f"{writer} wrote this run, and that version can read it" in said
+
+
+def old_checkpoint(run: Path) -> None:
+    """As commit b919792 wrote it: one generator, no `compile` in the configuration."""
+    edit(run / "config.json", "format", "compile", commit=COMMIT)
+    state = unpack(run / "checkpoint.pt")
+    state["generator"] = state.pop("generators")[0]["cpu"]
+    (run / "checkpoint.pt").write_bytes(pack(state))
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_and_still_reported(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    old_checkpoint(run)
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    for command in ("resume", "evaluate"):
+        assert f"no 'generators'. Commit {COMMIT} wrote this run" in refused(command, run)
+    assert {path: path.read_bytes() for path in before} == before
+    assert report.main([str(run)]) == 0
+    page = (run / "report.html").read_text("utf-8")
+    assert f"Commit {COMMIT} wrote this run" in page and 'id="results"' in page
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate"])
+def test_a_configuration_without_compile_and_a_checkpoint_with_its_digest(
+    command: str, trained: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    edit(run / "config.json", "format", "compile", commit=COMMIT)
+    assert f"Commit {COMMIT} wrote this run" in refused(command, run)
+
+
+def test_a_checkpoint_of_before_the_checksum_is_refused(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    torch.save(unpack(run / "checkpoint.pt"), run / "checkpoint.pt")
+    for command in ("resume", "evaluate"):
+        assert "has no checksum, so an older version" in refused(command, run)
+
+
+@pytest.mark.parametrize("key", ["skipped", "seconds", "device"])
+def test_results_without_a_later_key_are_of_another_version(key: str, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    edit(run / "results.json", key)
+    edit(run / "config.json", commit=COMMIT)
+    for command in ("evaluate", "report"):
+        said = refused(command, run)
+        assert f"results.json has no {key!r}" in said and f"Commit {COMMIT} wrote this run" in said
+
+
+def test_parameters_that_do_not_fit_the_model_are_of_another_version(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    state = unpack(run / "checkpoint.pt")
+    state["parameters"] = {f"old.{name}": value for name, value in state["parameters"].items()}
+    (run / "checkpoint.pt").write_bytes(pack(state))
+    edit(run / "config.json", commit=COMMIT)
+    assert f"does not fit vae. Commit {COMMIT} wrote this run" in refused("evaluate", run)
+    assert report.main([str(run)]) == 0
+    assert "does not fit vae" in (run / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("step", "3"), ("seconds", None), ("skipped", -1), ("parameters", []), ("generators", 1)],
+)
+def test_a_checkpoint_with_a_value_of_another_type_is_refused(
+    key: str, value: object, trained: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "checkpoint.pt").write_bytes(pack(unpack(run / "checkpoint.pt") | {key: value}))
+    with pytest.raises(BadInput, match=rf"checkpoint\.pt is damaged: {key} is "):
+        svi.main(["--resume", str(run)])

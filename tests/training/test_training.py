@@ -1,0 +1,183 @@
+"""What may be asked of the training loop: rates that climb and fall, clipping, averages, precision."""
+
+import json
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from torch.optim import Adam
+from torch.testing import assert_close
+
+from inference import svi
+from inference.cli.options import TRAINING, defaults
+from inference.data import datasets
+from inference.data.batches import Batches, HeldOut
+from inference.errors import BadInput
+from inference.rundir.run import Run
+from inference.svi import fit
+from inference.training.schedules import KLWeight
+from ppl_models import MODELS
+from ppl_models.nets.mlp import MLP
+from tests.support import TINY, checkpoint, same
+
+VAE = ["--model", "vae", *TINY]
+
+
+def test_the_rate_climbs_and_falls() -> None:
+    config = {**TRAINING, "lr": 0.1, "steps": 100}
+    assert [svi.rate(step, config) for step in (0, 50, 99)] == [0.1] * 3
+    climbing = config | {"lr_warmup": 10}
+    assert_close([svi.rate(step, climbing) for step in (0, 4, 9, 50)], [0.01, 0.05, 0.1, 0.1])
+    both = climbing | {"schedule": "cosine"}
+    assert_close([svi.rate(step, both) for step in (50, 100)], [0.05, 0.0])
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
+    """At each step of Adam: the length of the gradient, and the parameters after it."""
+    seen: dict[str, list] = {"norms": [], "parameters": [], "rates": []}
+    step = Adam.step
+
+    def watch(self: Adam) -> None:
+        parameters = self.param_groups[0]["params"]
+        seen["norms"].append(sum((p.grad**2).sum() for p in parameters).sqrt().item())
+        seen["rates"].append(self.param_groups[0]["lr"])
+        step(self)
+        seen["parameters"].append([p.detach().clone() for p in parameters])
+
+    monkeypatch.setattr(Adam, "step", watch)
+    return seen
+
+
+def test_gradients_are_clipped(small_npz: Path, tmp_path: Path, watched: dict[str, list]) -> None:
+    run = ["--data", str(small_npz), "--run-dir"]
+    assert svi.main([*VAE, *run, str(tmp_path / "free")]) == 0
+    free = watched["norms"].copy()
+    watched["norms"].clear()
+    assert svi.main([*VAE, *run, str(tmp_path / "clipped"), "--clip", "2"]) == 0
+    assert free[0] > 2.1
+    assert watched["norms"][0] == pytest.approx(2, rel=1e-4) and max(watched["norms"]) < 2.001
+
+
+def test_the_average_is_what_is_judged(small_npz: Path, tmp_path: Path, watched: dict[str, list]) -> None:
+    run = tmp_path / "run"
+    options = ["--ema", "0.5", "--lr-warmup", "10"]
+    assert svi.main([*VAE, *options, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    assert_close(watched["rates"][:12], [min((i + 1) / 10, 1) * 1e-3 for i in range(12)])
+    average, *others = watched["parameters"]
+    for n, now in enumerate(others, start=1):
+        decay = min(0.5, (1 + n) / (10 + n))  # 2/11 after the second step, and 0.5 from the ninth on
+        average = [decay * a + (1 - decay) * p for a, p in zip(average, now, strict=True)]
+    _, _, _, model = Run.restore(run)
+    for p, a in zip(model.parameters(), average, strict=True):
+        assert_close(p.detach(), a)
+    last = checkpoint(run)["parameters"]
+    assert all(torch.equal(a, b) for a, b in zip(last.values(), others[-1], strict=True))
+    # and the figures are of it, not of the last step's
+    said = json.loads((run / "results.json").read_text())["test"]["kl"]["value"]
+    twin = tmp_path / "twin"
+    assert svi.main([*VAE, "--lr-warmup", "10", "--data", str(small_npz), "--run-dir", str(twin)]) == 0
+    assert said != json.loads((twin / "results.json").read_text())["test"]["kl"]["value"]
+
+
+def test_an_average_goes_on_bit_for_bit(small_npz: Path, tmp_path: Path) -> None:
+    options = [*VAE, "--ema", "0.9", "--clip", "5", "--data", str(small_npz), "--run-dir"]
+    assert svi.main([*options, str(tmp_path / "whole")]) == 0
+    assert svi.main([*options, str(tmp_path / "parts"), "--steps", "15"]) == 0
+    assert svi.main(["--resume", str(tmp_path / "parts"), "--steps", "40"]) == 0
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
+
+
+def test_bfloat16_is_of_the_networks_in_training_alone(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside of them, while they train; what they give back, and what is measured, has full precision."""
+    inside, outside = set(), set()
+    forward = MLP.forward
+
+    def watch(self: MLP, *inputs: torch.Tensor) -> torch.Tensor:
+        hook = self.layers[0].register_forward_hook(
+            lambda *given: inside.add((self.training, given[2].dtype))
+        )
+        out = forward(self, *inputs)
+        hook.remove()
+        outside.add(out.dtype)
+        return out
+
+    monkeypatch.setattr(MLP, "forward", watch)
+    options = ["--precision", "bfloat16", "--data", str(small_npz), "--run-dir", str(tmp_path / "run")]
+    assert svi.main([*VAE, *options]) == 0
+    assert outside == {torch.float32}
+    assert {(True, torch.bfloat16), (False, torch.float32)} == inside
+    test = json.loads((tmp_path / "run" / "results.json").read_text())["test"]
+    assert test["negative_elbo"]["value"] < 36 * 0.6931  # below even odds: it has learnt
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    for option, complaint in (
+        (["--ema", "1"], "1 is not from 0 to below 1"),
+        (["--clip", "-1"], "-1 is not a number, zero or more"),
+        (["--precision", "float16"], "unknown --precision 'float16': did you mean bfloat16"),
+    ):
+        with pytest.raises(BadInput, match=complaint):
+            svi.main(["--model", "vae", "--data", "digits", "--run-dir", str(tmp_path / "x"), *option])
+    assert not (tmp_path / "x").exists()
+
+
+GMVAE = ["--model", "gmvae", "--components", "5", *TINY]
+
+
+@pytest.mark.parametrize("mode", ["plain", "graph"])
+def test_the_prior_trains_when_the_kl_weight_starts_at_zero(
+    mode: str, small_npz: Path, tmp_path: Path
+) -> None:
+    """At step 0 no gradient reaches the components. They learn from step 1 on, in a resumed run as well."""
+    options = [*GMVAE, "--warmup", "10", "--compile", mode, "--data", str(small_npz), "--run-dir"]
+    assert svi.main([*options, str(tmp_path / "parts"), "--steps", "20"]) == 0
+    _, _, _, model = Run.restore(tmp_path / "parts")
+    state = checkpoint(tmp_path / "parts")
+    steps = {
+        name: state["optimizer"]["state"][index]["step"].item()
+        for index, (name, _) in enumerate(model.named_parameters())
+    }
+    assert steps.pop("components") == 19.0 and set(steps.values()) == {20.0}
+    assert svi.main(["--resume", str(tmp_path / "parts"), "--steps", "40"]) == 0
+    assert svi.main([*options, str(tmp_path / "whole")]) == 0
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
+
+
+def test_fit_trains_in_training_mode_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    """Batch norm learns from the first step on, whatever mode the model is in, and nothing stays changed."""
+    data, _ = datasets.load("digits", tmp_path)
+    cls, cpu = MODELS["ae"], torch.device("cpu")
+    data = data.padded(cls.side)
+    config = {**defaults(cls, data.shape), "model": "ae", "data": "digits", "steps": 2, "eval_every": 2}
+    config |= {"pixels": "0 to 1", "particles": 1, "compile": "plain"}
+    batches = Batches(data, cls, 20, 0, torch.empty(0, dtype=torch.long), cpu)
+    model = cls(data.shape).eval()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    pyro.param("mine", torch.ones(()))
+    assert fit(model, batches, HeldOut(data, cls, cpu), config, Run.create(tmp_path / "run", config)) == 0
+    averages = [name for name, value in before.items() if value.is_floating_point()]
+    assert averages and not any(torch.equal(before[name], model.get_buffer(name)) for name in averages)
+    assert not model.training
+    assert list(pyro.get_param_store()) == ["mine"]
+
+
+def test_the_kl_weight_is_a_number_again_after_training(small_npz: Path, tmp_path: Path) -> None:
+    seen = []
+    kept = KLWeight.__exit__
+
+    class Watched(KLWeight):
+        def __exit__(self, *given: object) -> None:
+            seen.append(self.model.beta)
+            kept(self, *given)
+            seen.append(self.model.beta)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(svi, "KLWeight", Watched)
+        options = ["--beta", "0.5", "--warmup", "10", "--data", str(small_npz)]
+        assert svi.main([*VAE, *options, "--run-dir", str(tmp_path / "run")]) == 0
+    during, after = seen
+    assert torch.is_tensor(during) and during == 0.5 and type(after) is float and after == 0.5

@@ -29,7 +29,7 @@ from inference.data.batches import HeldOut
 from inference.data.datasets import Dataset
 from inference.elbo.estimators import ImportanceWeighted
 from inference.errors import run_command
-from inference.metrics.importance import weigh
+from inference.metrics.importance import importance_sample
 from inference.rundir.files import check_memory
 from ppl_models import VAE
 from tools.table import write_between
@@ -54,12 +54,14 @@ def main(arguments: list[str]) -> int:
     model = VAE(SHAPE).eval()
     x = torch.randint(256, (given.images, *SHAPE), dtype=torch.uint8)
     test = HeldOut(Dataset("random", x, None, x, None), VAE, torch.device("cpu"))
-    weigh(model, HeldOut(Dataset("random", x, None, x[:10], None), VAE, torch.device("cpu")), [DRAWS])
+    importance_sample(
+        model, HeldOut(Dataset("random", x, None, x[:10], None), VAE, torch.device("cpu")), [DRAWS]
+    )
 
     chosen = torch.get_float32_matmul_precision()
     before = product_rate(chosen), product_rate("highest")
     began = time.perf_counter()
-    weigh(model, test, [DRAWS])
+    importance_sample(model, test, [DRAWS])
     seconds = time.perf_counter() - began
     rate, usual = (
         (a + product_rate(precision)) / 2 for a, precision in zip(before, (chosen, "highest"), strict=True)
@@ -85,7 +87,7 @@ def main(arguments: list[str]) -> int:
 def grown(model: VAE, test: HeldOut, draws: int) -> float:
     """MiB by which this process grows at its peak while it weighs so many draws an image."""
     peak = peak_from_now()
-    weigh(model, test, [draws])
+    importance_sample(model, test, [draws])
     return peak()
 
 

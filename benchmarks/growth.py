@@ -96,7 +96,7 @@ def _measure(words: str, size: int) -> tuple[float, float]:
     axis = AXES[words]
     torch.manual_seed(0)
     model = axis.model(size)
-    step = suite(model, "kernels", axis.estimator, axis.particles(size))
+    step = suite(model, "inductor", axis.estimator, axis.particles(size))
     batch = example_inputs(model, axis.batch(size))
     make = turn(step, batch)
     make(2)

@@ -5,7 +5,7 @@ import venv
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, run
 
-from inference.errors import BadInput
+from inference.errors import UserError
 from tools.table import ROOT
 
 PEERS = Path(__file__).with_name("peers")
@@ -19,12 +19,12 @@ class Peer:
         self.process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True)
 
     def ask(self, word: str) -> float:
-        """The answer to one line. Raises BadInput where the peer has broken down."""
+        """The answer to one line. Raises UserError where the peer has broken down."""
         assert self.process.stdin and self.process.stdout
         print(word, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
-            raise BadInput(f"the peer broke down at {word!r}: remove .peers, and it is made anew")
+            raise UserError(f"the peer broke down at {word!r}: remove .peers, and it is made anew")
         return float(answer)
 
     def steps(self, steps: int) -> float:

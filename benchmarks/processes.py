@@ -68,7 +68,7 @@ def rate(model: str, batch: int, processes: int, data: Path, run_dir: Path) -> f
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     own = ["--model", model, "--data", str(data), "--batch-size", str(batch), "--steps", str(STEPS)]
     command = [sys.executable, *(launch if processes > 1 else []), "-m", "inference.svi", *own]
-    command += ["--compile", "kernels", "--run-dir", str(run_dir)]
+    command += ["--compile", "inductor", "--run-dir", str(run_dir)]
     environment = os.environ | {"OMP_NUM_THREADS": str(CORES // processes)}
     run(command, env=environment, check=True, stdout=DEVNULL, stderr=DEVNULL)
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

@@ -25,7 +25,7 @@ from inference.errors import run_command
 from inference.rundir.files import check_memory
 from ppl_models import CodePixelCNN, CodeTransformer, PixelVAE
 from ppl_models.code_prior import categorical
-from ppl_models.distributions import PlaceByPlace
+from ppl_models.distributions import AutoregressiveGrid
 from ppl_models.nets.pixelcnn import Causal
 from tools.table import write_between
 
@@ -35,15 +35,15 @@ CODES, GRID, IMAGE = 128, (1, 8, 8), (1, 28, 28)
 FEWER = 10  # images of 784 pixels at a time, for a hundred maps of 64 codes
 
 
-def contenders() -> Iterator[tuple[str, PlaceByPlace, int]]:
+def contenders() -> Iterator[tuple[str, AutoregressiveGrid, int]]:
     """A model's name, what it draws one place after another, and how many for a hundred maps of codes."""
     for name, prior in PRIORS.items():
         torch.manual_seed(0)
-        yield name, PlaceByPlace(prior(GRID, codes=CODES).eval().network, categorical, GRID), 1
+        yield name, AutoregressiveGrid(prior(GRID, codes=CODES).eval().network, categorical, GRID), 1
     torch.manual_seed(0)
     model = PixelVAE(IMAGE).eval()
     condition = model.decoder(torch.randn(1, model.z_dim)).detach()[0]
-    yield "pixel_vae", PlaceByPlace(model.pixelcnn, model.family, IMAGE, condition), FEWER
+    yield "pixel_vae", AutoregressiveGrid(model.pixelcnn, model.family, IMAGE, condition), FEWER
 
 
 class Naive(Causal):
@@ -87,16 +87,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def ways(image: PlaceByPlace, images: int) -> list[PlaceByPlace]:
+def ways(image: AutoregressiveGrid, images: int) -> list[AutoregressiveGrid]:
     """So many images, with what was worked out kept, and naively."""
     networks = (image.network, Naive(image.network))
     return [
-        PlaceByPlace(network, image.family, image.event_shape, image.condition).expand([images])
+        AutoregressiveGrid(network, image.family, image.event_shape, image.condition).expand([images])
         for network in networks
     ]
 
 
-def drawn(image: PlaceByPlace, images: int) -> list[Tensor]:
+def drawn(image: AutoregressiveGrid, images: int) -> list[Tensor]:
     """What both ways draw from the same seed in float64: (images, *shape) each."""
     image.network.double()
     image.condition = None if image.condition is None else image.condition.double()
@@ -107,7 +107,7 @@ def drawn(image: PlaceByPlace, images: int) -> list[Tensor]:
     return found
 
 
-def times(image: PlaceByPlace, images: int, rounds: int) -> tuple[list[float], list[float]]:
+def times(image: AutoregressiveGrid, images: int, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds that each way takes, in turn, after a round that does not count."""
     found: tuple[list[float], list[float]] = [], []
     for _ in range(rounds + 1):

@@ -41,7 +41,7 @@ from inference.backend.device import fast_float32
 from inference.cli.options import Parser, positive
 from inference.compare import example_inputs
 from inference.elbo.estimators import ESTIMATORS, Loss
-from inference.errors import BadInput, run_command, unknown
+from inference.errors import UserError, run_command, unknown
 from inference.rundir.files import write_whole
 from inference.training.gradients import Gradients
 from ppl_models import MODELS
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
         if name not in WRITTEN:
             raise unknown("model", name, WRITTEN)
     if given.rounds < 2:
-        raise BadInput("--rounds 1 gives no spread: take 2 or more")
+        raise UserError("--rounds 1 gives no spread: take 2 or more")
     python = peers()
     products = {"torch": product()}
     if python:
@@ -155,13 +155,13 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def contenders(name: str, way: str = "kernels", compiled: bool = True) -> dict[str, Step]:
-    """Every way in torch to make a training step of a model: how it is written -> the step."""
+def contenders(name: str, mode: str = "inductor", compiled: bool = True) -> dict[str, Step]:
+    """Every mode in torch to make a training step of a model: how it is written -> the step."""
     pyro.clear_param_store()  # where plain SVI keeps its parameters, under the same names for every model
     torch.manual_seed(0)
-    steps: dict[str, Step] = {SUITE: suite(made(name), way)}
+    steps: dict[str, Step] = {SUITE: suite(made(name), mode)}
     if name == "gmvae":  # what its prior costs
-        steps["the suite's `vae`"] = suite(made("vae"), way)
+        steps["the suite's `vae`"] = suite(made("vae"), mode)
     for written, build in WRITTEN[name].items():
         steps[written] = plain(*build())
         if compiled:
@@ -173,14 +173,14 @@ def contenders(name: str, way: str = "kernels", compiled: bool = True) -> dict[s
 def made(name: str) -> LatentVariableModel:
     """The model on images of MNIST's size, of 32 x 32 in colour, or on maps of 8 x 8 codes."""
     cls = MODELS[name]
-    return cls(cls.padded((3, 32, 32) if name in COLOUR else cls.example), 10)
+    return cls(cls.padded((3, 32, 32) if name in COLOUR else cls.example_shape), 10)
 
 
 def suite(
-    model: LatentVariableModel, way: str, estimator: str | None = None, particles: int | None = None
+    model: LatentVariableModel, mode: str, estimator: str | None = None, particles: int | None = None
 ) -> Step:
     """The step of `inference.svi.fit`."""
-    gradients = Gradients(Loss(model, estimator or model.estimators[0], particles), way)
+    gradients = Gradients(Loss(model, estimator or model.estimators[0], particles), mode)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def step(**batch: Tensor) -> None:

@@ -22,7 +22,7 @@ from benchmarks.step import WRITTEN, plain
 from inference.backend.device import fast_float32
 from inference.cli.options import TRAINING, Parser
 from inference.data.batches import Batches, HeldOut
-from inference.errors import BadInput, run_command
+from inference.errors import UserError, run_command
 from inference.evaluate import evaluate
 from inference.rundir.run import Run
 from inference.svi import DRAWS
@@ -39,16 +39,16 @@ def main(arguments: list[str]) -> int:
     run, config, data, model = Run.restore(given.run, given.data_dir)
     results = run.results()
     if config["model"] not in WRITTEN:
-        raise BadInput(f"{config['model']} is not written by hand: take a run of {', '.join(WRITTEN)}")
+        raise UserError(f"{config['model']} is not written by hand: take a run of {', '.join(WRITTEN)}")
     changed = [
         key
         for key, usual in TRAINING.items()
         if key not in ("validation", "compile") and config[key] != usual
     ]
     if changed:
-        raise BadInput(f"by hand there is no {changed[0].replace('_', '-')}: take a run without it")
+        raise UserError(f"by hand there is no {changed[0].replace('_', '-')}: take a run without it")
     if "x_labelled" in model.inputs:
-        raise BadInput(f"{config['model']} takes labelled images beside its batches: not to be had by hand")
+        raise UserError(f"{config['model']} takes labelled images beside its batches: not to be had by hand")
 
     cls, (written, build) = type(model), next(iter(WRITTEN[config["model"]].items()))
     pyro.set_rng_seed(config["seed"])
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     theirs = [value for net in nets for value in net.state_dict().values()]
     ours = list(model.state_dict().values())
     if [value.shape for value in ours] != [value.shape for value in theirs]:
-        raise BadInput(f"{written}, {config['model']} has other sizes: take a run of its defaults")
+        raise UserError(f"{written}, {config['model']} has other sizes: take a run of its defaults")
     for value, first in zip(theirs, ours, strict=True):
         value.copy_(first)
     torch.set_rng_state(drawn)

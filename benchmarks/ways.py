@@ -25,7 +25,7 @@ from inference.backend.device import fast_float32
 from inference.cli.options import Parser
 from inference.compare import example_inputs
 from inference.errors import run_command
-from inference.training.gradients import WAYS
+from inference.training.gradients import MODES
 
 BATCH, ROUNDS, STEPS = 97, 5, 20
 NAMES = ("vae", "ssvae", "ppca", "flow", "conv_vae", "code_transformer")
@@ -49,7 +49,7 @@ def row(name: str) -> str:
     """A model's times, and the step from which on a way is ahead of the one before it."""
     torch.manual_seed(0)
     batch, steps, making = example_inputs(made(name), BATCH), {}, {}
-    for way in WAYS:
+    for way in MODES:
         steps[way] = suite(made(name), way)
         began = time.perf_counter()
         steps[way](**batch)
@@ -59,7 +59,7 @@ def row(name: str) -> str:
     raced = race(turns, ROUNDS, STEPS // 10 if slow else STEPS)
     times = {way: statistics.median(each) for way, each in raced.items()}
     cells = [f"`{name}`", f"{times['plain']:.2f}"]
-    for before, way in itertools.pairwise(WAYS):
+    for before, way in itertools.pairwise(MODES):
         saved = (times[before] - times[way]) / 1e3
         since = f"{max((making[way] - making[before]) / saved, 0):.0f}" if saved > 0 else "never"
         cells += [f"{times[way]:.2f}", f"{making[way] - making['plain']:.1f}", since]

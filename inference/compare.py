@@ -33,10 +33,10 @@ from torch.nn import Parameter
 
 from inference.backend.device import double_precision
 from inference.cli.options import Parser, positive, seed
-from inference.data.batches import PIXELS, HeldOut, labelled
+from inference.data.batches import OBSERVATIONS, HeldOut, labelled
 from inference.data.datasets import Dataset
 from inference.elbo.estimators import ESTIMATORS, checked_by_pyro, penalties
-from inference.errors import BadInput, run_command, unknown
+from inference.errors import UserError, run_command, unknown
 from inference.rundir.run import Run
 from ppl_models import MODELS
 from ppl_models.base import KL, LatentVariableModel, latents_of
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     if given.model not in (None, *MODELS):
         raise unknown("model", given.model, MODELS)
     if given.run and given.model:
-        raise BadInput("--run names the model already: leave out --model")
+        raise UserError("--run names the model already: leave out --model")
     with double_precision():
         if given.run:
             results = of_run(given.run, given.data_dir, given.batch_size, given.seed)
@@ -86,7 +86,7 @@ def of_model(name: str, estimator: str, batch: int, seed: int) -> dict[str, Any]
     pyro.set_rng_seed(seed)
     cls = MODELS[name]
     options = {"beta": 1.0} if ESTIMATORS[estimator].particles > 1 and "beta" in cls.options() else {}
-    model = cls(cls.padded(cls.example), 10, **options)
+    model = cls(cls.padded(cls.example_shape), 10, **options)
     model.train(batch > 1)  # batch norm needs two
     return {"model": name, **compare(model, example_inputs(model, batch), estimator)}
 
@@ -110,7 +110,7 @@ def of_trained(
     inputs, _, _ = next(HeldOut(first, type(model), torch.device("cpu")).chunks(batch))
     if "x_labelled" in model.inputs and data.y_train is not None:
         labels = labelled(data, config["options"]["labels"], config["seed"], config.get("labelled"))
-        seen = PIXELS[model.pixels].test(data.x_train[labels])
+        seen = OBSERVATIONS[model.observation].test(data.x_train[labels])
         inputs |= {"x_labelled": seen.to(inputs["x"]), "y_labelled": data.y_train[labels]}
     results = []
     for estimator in model.estimators:
@@ -125,11 +125,11 @@ def example_inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
     dtype, classes = next(model.parameters()).dtype, model.classes
 
     def images(n: int) -> Tensor:
-        if model.pixels == "points":
+        if model.observation == "points":
             return torch.randn(n, *model.shape, dtype=dtype)
         below = model.codes if isinstance(model, CodePrior) else 256
         levels = torch.randint(below, (n, *model.shape), dtype=torch.uint8)
-        return PIXELS[model.pixels].train(levels).to(dtype)
+        return OBSERVATIONS[model.observation].train(levels).to(dtype)
 
     makers = {
         "x": lambda: images(batch),
@@ -148,7 +148,7 @@ def compare(model: LatentVariableModel, inputs: dict[str, Tensor], estimator: st
     element by element.
 
     Raises:
-        BadInput: `mean_field` is asked, and the guide's latents come in another order than the model's.
+        UserError: `mean_field` is asked, and the guide's latents come in another order than the model's.
     """
     importance, kl = ESTIMATORS[estimator].particles > 1, ESTIMATORS[estimator].kl
     elbo = ESTIMATORS[estimator].elbo(PARTICLES if importance else 1)

@@ -11,27 +11,27 @@ from types import FrameType
 from inference.backend.allocator import keep_freed_memory
 
 
-class BadInput(ValueError):
+class UserError(ValueError):
     """What was given is wrong: one line says what, and what to do. Commands print it and exit with 2."""
 
     def __init__(self, message: str):
         super().__init__(message.replace("\n", "\\n"))  # of a name that has some
 
 
-class BrokenOff(RuntimeError):
+class TrainingAborted(RuntimeError):
     """A run cannot go on: the message says why, and what to do. Commands print it and exit with 1."""
 
 
-class Diverged(BrokenOff):
+class TrainingDiverged(TrainingAborted):
     """Training ran away."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
-    """A `BadInput` for a name that is not among the known ones, with the nearest of them suggested."""
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """A `UserError` for a name that is not among the known ones, with the nearest of them suggested."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
-    return BadInput(f"unknown {kind} {name!r}: {hint}")
+    return UserError(f"unknown {kind} {name!r}: {hint}")
 
 
 def exit_on_interrupt() -> None:
@@ -66,10 +66,10 @@ def _run(main: Callable[[list[str]], int | None]) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main(sys.argv[1:]) or 0)
-    except BadInput as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenOff as error:
+    except TrainingAborted as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # the reader of our output has gone: `... | head`

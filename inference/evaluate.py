@@ -32,12 +32,12 @@ from inference.backend.device import choose_device, fast_float32
 from inference.cli.options import Parser, positive
 from inference.data.batches import HeldOut
 from inference.data.datasets import Dataset
-from inference.errors import BadInput, run_command
+from inference.errors import UserError, run_command
 from inference.metrics import importance
 from inference.metrics.linear_probe import probe
-from inference.metrics.sample_classifier import legible
+from inference.metrics.sample_classifier import conditional_sample_accuracy
 from inference.plots import images
-from inference.rundir.run import Onlooker, Run
+from inference.rundir.run import ReadOnlyRun, Run
 from inference.training.progress import table
 from ppl_models.base import LatentVariableModel, draw_latents, latents_of
 
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
     add("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)
-    with distributed.together(given.device):
+    with distributed.process_group(given.device):
         print(results_of(given))
     return 0
 
@@ -89,14 +89,14 @@ def measured(given: argparse.Namespace, device: torch.device) -> dict[str, dict[
     run, config, data, model = Run.restore(given.run, given.data_dir)
     particles = sorted(set(given.particles))
     if not given.images:
-        with Onlooker(run.folder, config) if distributed.rank() else run as run:
+        with ReadOnlyRun(run.folder, config) if distributed.rank() else run as run:
             return whole(run, model.to(device), data, particles, given.memory)
-    why = none_to_weigh(model.to(device), data, run.results())
+    why = why_no_importance_weights(model.to(device), data, run.results())
     if why:
-        raise BadInput(f"{config['model']} {why}, and has no importance weights: leave out --images")
+        raise UserError(f"{config['model']} {why}, and has no importance weights: leave out --images")
     y = None if data.y_test is None else data.y_test[: given.images]
     few = HeldOut(replace(data, x_test=data.x_test[: given.images], y_test=y), type(model), device)
-    return importance.weigh(model, few, particles, given.memory).figures
+    return importance.importance_sample(model, few, particles, given.memory).figures
 
 
 def whole(
@@ -104,17 +104,17 @@ def whole(
 ) -> dict[str, dict[str, float]]:
     """The figures of a run's whole test set, with those that it had; all are written into the run."""
     results, test = run.results(), HeldOut(data, type(model), next(model.parameters()).device)
-    why = none_to_weigh(model, data, results)
+    why = why_no_importance_weights(model, data, results)
     found = probe(model, data)
     if {"reconstruction", "negative_log_p"} & results["test"].keys():  # a classifier alone generates nothing
-        found |= legible(model, data)
+        found |= conditional_sample_accuracy(model, data)
     if not why:
-        weighed = importance.weigh(model, test, particles, memory)
-        found |= weighed.figures
+        sampled_result = importance.importance_sample(model, test, particles, memory)
+        found |= sampled_result.figures
         if not distributed.rank():
             run.figures.mkdir(exist_ok=True)
-            images.pareto(weighed.k_hat, importance.THRESHOLD, run.figures / "k_hat.png")
-            importance.write_netcdf(weighed, test.y, run.folder / "posterior.nc")
+            images.pareto(sampled_result.k_hat, importance.THRESHOLD, run.figures / "k_hat.png")
+            importance.write_netcdf(sampled_result, test.y, run.folder / "posterior.nc")
     elif not distributed.rank():
         print(f"{run.config['model']} {why}: no importance weights", file=sys.stderr)
     results["test"] |= found
@@ -124,7 +124,7 @@ def whole(
     return results["test"]
 
 
-def none_to_weigh(model: LatentVariableModel, data: Dataset, results: dict[str, Any]) -> str:
+def why_no_importance_weights(model: LatentVariableModel, data: Dataset, results: dict[str, Any]) -> str:
     """Why there are no importance weights to be had of a run, in words; nothing where there are."""
     if "negative_elbo" not in results["test"]:
         return "has no bound here"
@@ -153,7 +153,7 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
     devices = [test.x.device] if test.x.is_cuda else []
     with torch.random.fork_rng(devices), pyro.validation_enabled(False):
         for number, (inputs, grey, y) in enumerate(test.chunks(CHUNK)):
-            if number % distributed.world() != distributed.rank():
+            if number % distributed.world_size() != distributed.rank():
                 continue
             torch.manual_seed(number)
             latents = draw_latents(model, **inputs)
@@ -176,7 +176,7 @@ def evaluate(model: LatentVariableModel, test: HeldOut, draws: int = 1) -> dict[
             for name, values in figures.items():
                 per_image.setdefault(name, {})[number] = values.double().cpu()
     model.train(was_training)
-    of_all = distributed.gathered((per_image, counts))
+    of_all = distributed.all_gather((per_image, counts))
     found = {}
     for name in of_all[0][0]:
         chunks = {number: part for images, _ in of_all for number, part in images.get(name, {}).items()}

@@ -31,8 +31,8 @@ from inference.backend.device import double_precision
 from inference.cli.options import Parser, positive
 from inference.data.batches import HeldOut
 from inference.data.datasets import Dataset
-from inference.errors import BadInput, run_command
-from inference.metrics.importance import draw_pool, weigh
+from inference.errors import UserError, run_command
+from inference.metrics.importance import importance_sample, sample_pool
 from inference.rundir.run import Run
 from ppl_models import MODELS, PPCA
 from ppl_models.base import LatentVariableModel
@@ -61,11 +61,11 @@ def main(arguments: list[str]) -> int:
     with run:
         results = run.results()
         if "negative_log_p" in results["test"]:
-            raise BadInput(
+            raise UserError(
                 f"{config['model']} has no latents: its own figures are of log p(x), see inference.svi"
             )
         if "negative_elbo" not in results["test"]:
-            raise BadInput(
+            raise UserError(
                 f"{config['model']} has no prior that it was trained with: nothing here is log p(x)"
             )
         with double_precision():
@@ -83,24 +83,26 @@ def measure(model: LatentVariableModel, data: Dataset, images: int) -> dict[str,
     Of a linear model also `mean_field`: the bounds with the best guide of that kind, which is far from the
     posterior where the columns of W are not orthogonal, and the KL that the ELBO lacks.
     Every figure is of the same images, so that `mc_se`, the Monte-Carlo error, is all that a difference of
-    two of them has. Raises BadInput where log p(x) is not to be had.
+    two of them has. Raises UserError where log p(x) is not to be had.
     """
     test = HeldOut(replace(data, x_test=data.x_test[:images], y_test=None), type(model), torch.device("cpu"))
     x = next(test.chunks(images))[0]["x"]
     with torch.random.fork_rng([]), pyro.validation_enabled(False):
         torch.manual_seed(0)
         log_p, how = known(model, x)
-    figures, more = weigh(model, test, PARTICLES).figures, {}
+    figures, more = importance_sample(model, test, PARTICLES).figures, {}
     figures["negative_log_p"] = {"value": -log_p.mean().item(), "se": (log_p.std() / len(x) ** 0.5).item()}
     if isinstance(model, PPCA):
         figures |= of_ppca(model, x, HeldOut(replace(data, x_test=data.x_train), PPCA, x.device))
         other = with_best_guide(model, "mean_field")
-        more["mean_field"] = weigh(other, test, PARTICLES).figures | {"gap": {"value": gap(other, x)}}
+        more["mean_field"] = importance_sample(other, test, PARTICLES).figures | {
+            "gap": {"value": gap(other, x)}
+        }
     return {"images": len(x), "how": how, "test": figures, **more}
 
 
 def known(model: LatentVariableModel, x: Tensor) -> tuple[Tensor, str]:
-    """log p(x) of images (batch, *shape), (batch,), and how it was had. Raises BadInput if it cannot be."""
+    """log p(x) of images (batch, *shape), (batch,), and how it was had. Raises UserError if it cannot be."""
     closed = model.log_likelihood(x)
     if closed is not None:
         return closed, "closed form"
@@ -131,10 +133,10 @@ def quadrature(model: LatentVariableModel, x: Tensor) -> Quadrature:
     The sum over such a grid converges faster than any power of its step, for a smooth integrand that falls
     off before the grid's ends. The grid spans the prior's draws and the guide's, and is widened until what
     lies on its edge is nothing; its points are doubled along each axis until that changes nothing. Raises
-    BadInput where there is not one z of one or two dimensions, or the points would be too many.
+    UserError where there is not one z of one or two dimensions, or the points would be too many.
     """
     name, dims, finite = _latents(model)
-    draws = draw_pool(model, {"x": x}, 100, 10_000).latents[name].double()
+    draws = sample_pool(model, {"x": x}, 100, 10_000).latents[name].double()
     around = torch.cat([draws.reshape(-1, dims), model.prior(10_000)[name]])
     low, high = around.amin(0), around.amax(0)
     points, last, change = POINTS, None, math.inf
@@ -151,7 +153,7 @@ def quadrature(model: LatentVariableModel, x: Tensor) -> Quadrature:
                 values = math.prod(len(support) for support in finite.values())
                 return Quadrature(log_p, points, box, change, ", ".join(finite), values)
         last, points = log_p, 2 * points
-    raise BadInput(
+    raise UserError(
         f"a grid of {points // 2} points along each axis is too coarse for this z: "
         "p(x | z) is too narrow for quadrature; see inference.evaluate for bounds"
     )
@@ -168,7 +170,7 @@ def _latents(model: LatentVariableModel) -> tuple[str, int, dict[str, Tensor]]:
                 continuous[name] = site["value"].numel()
     if len(continuous) != 1 or max(continuous.values()) > 2:
         found = ", ".join(f"{name} of {size}" for name, size in continuous.items()) or "none"
-        raise BadInput(
+        raise UserError(
             "log p(x) is not to be had: quadrature takes one z of at most 2 dimensions, "
             f"the latents are {found}; train with --z-dim 2"
         )
@@ -216,7 +218,7 @@ def of_ppca(model: PPCA, x: Tensor, train: HeldOut) -> dict[str, dict[str, float
     """
     exact = with_best_guide(model, "full")
     with torch.random.fork_rng([]):
-        log_weights = draw_pool(exact, {"x": x}, 100, 10_000).log_weights
+        log_weights = sample_pool(exact, {"x": x}, 100, 10_000).log_weights
     x_train = torch.cat([inputs["x"] for inputs, _, _ in train.chunks(10_000)])
     best = copy.deepcopy(exact)
     best.solve(x_train)
@@ -249,7 +251,7 @@ def page(config: dict[str, Any], exact: dict[str, Any]) -> str:
     test = exact["test"]
     names = {f"iwae_{m}": f"-IWAE-{m}" for m in PARTICLES} | {"negative_log_p": "-log p(x)"}
     names["iwae_1"] = "-ELBO"
-    what = "point" if MODELS[config["model"]].pixels == "points" else "image"
+    what = "point" if MODELS[config["model"]].observation == "points" else "image"
     n = exact["images"]
     lines = [f"{config['model']} on {config['data']}, {n} test {what}s, float64, nats per {what}"]
     for name, label in names.items():

@@ -26,7 +26,7 @@ from torch.nn.functional import one_hot
 
 from inference.cli.options import Parser
 from inference.compare import example_inputs
-from inference.errors import BadInput, run_command, unknown
+from inference.errors import UserError, run_command, unknown
 from inference.plots.canvas import subplots
 from inference.plots.diagram import apart, draw_graph, extent, given, places, symbol
 from inference.plots.relations import Relations, relations
@@ -38,7 +38,7 @@ INCHES = 0.8  # of a unit of length
 
 
 def main(arguments: list[str]) -> int:
-    """Draw a model's diagram into a file. Raises BadInput where that cannot be."""
+    """Draw a model's diagram into a file. Raises UserError where that cannot be."""
     parser = Parser(prog="python -m inference.graph", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, metavar="NAME", help=f"one of {', '.join(MODELS)}")
     about = f"where to, with one of {', '.join(FORMATS)} (default: NAME.png)"
@@ -48,15 +48,15 @@ def main(arguments: list[str]) -> int:
         raise unknown("model", asked.model, MODELS)
     out = asked.out or Path(f"{asked.model}.png")
     if out.suffix.lower() not in FORMATS:
-        raise BadInput(
+        raise UserError(
             f"{out}: a diagram is written as {', '.join(FORMATS)}; give the file one of these endings"
         )
     cls = MODELS[asked.model]
-    model = cls(cls.padded(cls.example), 10).eval()
+    model = cls(cls.padded(cls.example_shape), 10).eval()
     try:
         draw(model, out)
     except OSError as error:
-        raise BadInput(f"cannot write {out} ({error.strerror or error}): name another with --out") from None
+        raise UserError(f"cannot write {out} ({error.strerror or error}): name another with --out") from None
     print(out)
     return 0
 

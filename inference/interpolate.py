@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from inference.cli.options import Parser, seed
-from inference.data.batches import PIXELS
+from inference.data.batches import OBSERVATIONS
 from inference.data.datasets import Dataset
-from inference.errors import BadInput, run_command
+from inference.errors import UserError, run_command
 from inference.plots.images import save_grid
 from inference.rundir.run import Run
 from ppl_models.base import LatentVariableModel
@@ -54,9 +54,11 @@ def main(arguments: list[str]) -> int:
     rows, names = [], []
     for folder, (_, config, data, model) in zip(given.runs, restored, strict=True):
         if config["checksum"] != restored[0][1]["checksum"]:
-            raise BadInput(f"{folder} has other data than {given.runs[0]}: give runs on the same data")
+            raise UserError(f"{folder} has other data than {given.runs[0]}: give runs on the same data")
         if model.has_label:
-            raise BadInput(f"{folder} is a run of {config['model']}: half way between two labels is no image")
+            raise UserError(
+                f"{folder} is a run of {config['model']}: half way between two labels is no image"
+            )
         beta = config["options"].get("beta")
         names.append(config["model"] + ("" if beta is None else f", beta {beta:g}"))
         rows.append([walk(model, data, pair, given.seed) for pair in given.labels])
@@ -66,7 +68,7 @@ def main(arguments: list[str]) -> int:
     try:
         save_grid(torch.cat(images), len(STEPS) + 2, given.out, title, rows=labels)
     except OSError as error:
-        raise BadInput(f"cannot write {given.out} ({error.strerror}): name another with --out") from None
+        raise UserError(f"cannot write {given.out} ({error.strerror}): name another with --out") from None
     print(given.out)
     return 0
 
@@ -74,20 +76,22 @@ def main(arguments: list[str]) -> int:
 def walk(model: LatentVariableModel, data: Dataset, pair: tuple[int, int], number: int) -> Tensor:
     """An image of each label, drawn by the seed `number`, and five decodings between, 0 to 1: (7, *shape).
 
-    Raises BadInput where the data have no such labels.
+    Raises UserError where the data have no such labels.
     """
     if data.y_train is None:
-        raise BadInput(f"{data.name} has no labels to choose images by: give runs on labelled data")
+        raise UserError(f"{data.name} has no labels to choose images by: give runs on labelled data")
     generator, labels = np.random.RandomState(number), data.y_train.numpy()
     ends = []
     for label in pair:
         members = np.flatnonzero(labels == label)
         if not len(members):
-            raise BadInput(f"{data.name} has no training image of label {label}: choose others with --labels")
+            raise UserError(
+                f"{data.name} has no training image of label {label}: choose others with --labels"
+            )
         ends.append(data.x_train[generator.choice(members)])
-    x = PIXELS[model.pixels].test(torch.stack(ends)).to(torch.get_default_dtype())
-    decoded = model.decode(model.between(model.encode(x), STEPS))
-    return PIXELS[model.pixels].shown(torch.cat([x[:1], decoded, x[1:]]))
+    x = OBSERVATIONS[model.observation].test(torch.stack(ends)).to(torch.get_default_dtype())
+    decoded = model.decode(model.interpolate(model.encode(x), STEPS))
+    return OBSERVATIONS[model.observation].shown(torch.cat([x[:1], decoded, x[1:]]))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from inference.cli.options import Parser, positive, seed
-from inference.errors import BadInput, run_command, unknown
+from inference.errors import UserError, run_command, unknown
 from inference.graph import FORMATS
 from inference.plots.canvas import subplots
 from inference.plots.diagram import LINE, SHADE
@@ -35,7 +35,7 @@ RADIUS, ACROSS = 0.3, 2.6  # of a unit; between two layers
 
 
 def main(arguments: list[str]) -> int:
-    """Draw a MADE's masks into a file. Raises BadInput where that cannot be."""
+    """Draw a MADE's masks into a file. Raises UserError where that cannot be."""
     parser = Parser(prog="python -m inference.masks", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     for name, default, about in (
@@ -57,15 +57,15 @@ def main(arguments: list[str]) -> int:
     if asked.order not in orders:
         raise unknown("order", asked.order, orders)
     if asked.out.suffix.lower() not in FORMATS:
-        raise BadInput(f"{asked.out}: give the file one of the endings {', '.join(FORMATS)}")
+        raise UserError(f"{asked.out}: give the file one of the endings {', '.join(FORMATS)}")
     size = {"hidden": asked.hidden, "layers": asked.layers, "order": asked.order, "masks": asked.masks}
     try:
         with torch.random.fork_rng([]):
             torch.manual_seed(asked.seed)
-            network = MADE((1, 1, asked.pixels), **size).network
+            network = MADE((1, 1, asked.observation), **size).network
         draw(network, asked.out)
     except OSError as error:
-        raise BadInput(
+        raise UserError(
             f"cannot write {asked.out} ({error.strerror or error}): name another with --out"
         ) from None
     print(asked.out)

@@ -25,7 +25,7 @@ from pyro.util import get_rng_state, set_rng_state
 
 from inference.cli.options import Parser
 from inference.data.datasets import Dataset
-from inference.errors import BadInput, run_command
+from inference.errors import UserError, run_command
 from inference.html import explorer, index
 from inference.html.curves import curves
 from inference.html.page import HEADLINES, brief, count, exact, label, page, part, section, unit
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where a run's data set is now")
     given = parser.parse_args(arguments)
     if not given.folder.is_dir():
-        raise BadInput(f"{given.folder} is no folder: name a run's, or one that runs are in")
+        raise UserError(f"{given.folder} is no folder: name a run's, or one that runs are in")
     if not (given.folder / "config.json").exists():
         print(index.write(given.folder))
         return 0
@@ -90,13 +90,13 @@ def leave(run: Run, data: Dataset, data_dir: Path | None = None) -> int:
             try:
                 with Run.open(first):
                     renew(first, None, data_dir)
-            except BadInput as error:
+            except UserError as error:
                 print(f"warning: {first / NAME} is left as it is: {error}", file=sys.stderr)
 
     if run.save(both):
         return 0
     again = f"python -m inference.report {shlex.quote(str(run.folder))}"
-    words = f"could not take its report ({run.trouble}): make room, and then {again}"
+    words = f"could not take its report ({run.last_write_error}): make room, and then {again}"
     print(f"error: {run.folder} {words}", file=sys.stderr)
     return 1
 
@@ -131,13 +131,13 @@ def generators_kept() -> Iterator[None]:
 
 @generators_kept()
 def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = None) -> Material:
-    """Everything that a run's folder tells. Raises BadInput where it is damaged, or has nothing to tell."""
+    """Everything that a run's folder tells. Raises UserError where it is damaged, or has nothing to tell."""
     run = Run.open(folder)
-    config, metrics, missing = run.config, run.measured(), ""
+    config, metrics, missing = run.config, run.read_metrics(), ""
     if not {"shape", "classes"} <= config.keys():
         raise other_version(f"{folder / 'config.json'} has no 'shape' or no 'classes'", config)
     if not metrics:
-        raise BadInput(f"{folder} has nothing to report yet, it has measured nothing: --resume it first")
+        raise UserError(f"{folder} has nothing to report yet, it has measured nothing: --resume it first")
     cls, untrained = MODELS[config["model"]], ""
     shape = cls.padded(tuple(config["shape"]))
     try:
@@ -147,22 +147,22 @@ def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = No
         model = cls(shape, config["classes"], **config["options"])
     except (IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{folder}: {config['model']} cannot be made: {reason:.200}") from None
+        raise UserError(f"{folder}: {config['model']} cannot be made: {reason:.200}") from None
     try:
         state = run.load_checkpoint()
         if state:
             model.load_state_dict(judged(state))
         else:
             untrained = f"{folder} has no checkpoint.pt yet"
-    except BadInput as error:
+    except UserError as error:
         untrained = str(error)
     except (AttributeError, TypeError, ValueError, RuntimeError):
         untrained = str(other_version(f"{folder}: checkpoint.pt does not fit {config['model']}", config))
     done = (folder / "results.json").exists() and metrics[-1]["step"] >= config["steps"]
     if data is None:
         try:
-            data = run.data(data_dir).padded(cls.side)
-        except BadInput as error:
+            data = run.data(data_dir).padded(cls.image_size)
+        except UserError as error:
             missing = str(error)
     return Material(run, metrics, run.results() if done else None, model.eval(), untrained, data, missing)
 

@@ -34,18 +34,18 @@ from inference.cli.options import DATA_DIR, check_warmup, configuration, eval_ev
 from inference.data import datasets
 from inference.data.batches import Batches, HeldOut
 from inference.elbo.estimators import Loss
-from inference.errors import BadInput, Diverged, run_command
+from inference.errors import TrainingDiverged, UserError, run_command
 from inference.evaluate import evaluate
 from inference.metrics.linear_probe import active_units
 from inference.plots import images
 from inference.rundir import schema
 from inference.rundir.provenance import provenance
-from inference.rundir.run import Onlooker, Run
-from inference.training.checkpoint import decisive, generators, take_up
+from inference.rundir.run import ReadOnlyRun, Run
+from inference.training.checkpoint import config_digest, generators, restore_state
 from inference.training.gradients import Gradients
 from inference.training.precision import bfloat16_networks
 from inference.training.progress import Progress, StopSignals, table
-from inference.training.schedules import KLWeight, average_of, rate
+from inference.training.schedules import KLWeight, make_ema, rate
 from inference.training.setup import prepare
 from inference.training.two_stage import draw, second_stage
 from ppl_models import MODELS
@@ -60,7 +60,7 @@ DRAWS = 10  # of the latents, an image, for the figures at the end
 def main(arguments: list[str]) -> int:
     """Train as the arguments say. Returns the exit status: 0, 1 where training broke off, 130 if stopped."""
     given = parse(arguments)
-    with distributed.together(device_of(given)):
+    with distributed.process_group(device_of(given)):
         return stages(given, arguments)
 
 
@@ -74,7 +74,9 @@ def device_of(given: argparse.Namespace) -> str:
 def stages(given: argparse.Namespace, arguments: list[str]) -> int:
     """One run, or both of a system that is trained in two stages. Returns the exit status."""
     if hasattr(given, "from"):
-        status, _ = train(distributed.once(lambda: second_stage(given, vars(given)["from"])), arguments)
+        status, _ = train(
+            distributed.broadcast_from_main(lambda: second_stage(given, vars(given)["from"])), arguments
+        )
         return status
     status, run = train(given, arguments)
     if not hasattr(given, "prior"):
@@ -85,13 +87,13 @@ def stages(given: argparse.Namespace, arguments: list[str]) -> int:
         return status
     kept = {key: value for key, value in vars(given).items() if key in ("prior", "seed", "resume")}
     prior = argparse.Namespace(**kept, device=run.config["device"])
-    status, _ = train(distributed.once(lambda: second_stage(prior, run.folder)), arguments)
+    status, _ = train(distributed.broadcast_from_main(lambda: second_stage(prior, run.folder)), arguments)
     return status
 
 
 def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
     """One run, new or resumed, as the options say: the exit status, and the run."""
-    kind = Onlooker if distributed.rank() else Run
+    kind = ReadOnlyRun if distributed.rank() else Run
     with ExitStack() as held:
         run, state = None, None
         if given.resume:
@@ -99,20 +101,20 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
             state = run.load_checkpoint()
             config = run.config
             if given.model not in (None, config["model"]):
-                raise BadInput(
+                raise UserError(
                     f"{given.resume} is a run of {config['model']}, not of {given.model}: drop --model"
                 )
             if hasattr(given, "steps"):
                 config |= {"steps": given.steps, "eval_every": eval_every(given.steps)}
             if state and config["steps"] < state["step"]:
-                raise BadInput(f"{given.resume} is at step {state['step']} already: give --steps no less")
+                raise UserError(f"{given.resume} is at step {state['step']} already: give --steps no less")
             if not state or state["step"] < config["steps"]:
                 check_warmup(config)
             config["device"] = getattr(given, "device", config["device"])
             data = run.data(getattr(given, "data_dir", None))
         else:
-            named = getattr(given, "data", MODELS[given.model].usual_data)
-            with distributed.one_before_others():
+            named = getattr(given, "data", MODELS[given.model].default_dataset)
+            with distributed.local_main_first():
                 data, line = datasets.load(named, getattr(given, "data_dir", DATA_DIR), MODELS[given.model])
             if line:
                 print(line)
@@ -128,7 +130,7 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
                 ) from None
         test = HeldOut(data, MODELS[config["model"]], batches.x.device)
         if run:
-            run.go_on_after(state["step"] if state else -1)
+            run.truncate_metrics_after(state["step"] if state else -1)
             run.write("config.json", config)
         else:
             command = shlex.join(["python", "-m", "inference.svi", *arguments])
@@ -137,8 +139,8 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
                 config |= {"from": str(vars(given)["from"].resolve())}
             named = getattr(given, "run_dir", None)
             run = None if distributed.rank() else held.enter_context(Run.create(named, config))
-            folder = distributed.gathered(run and run.folder)[0]
-            run = run or Onlooker(folder, config)
+            folder = distributed.all_gather(run and run.folder)[0]
+            run = run or ReadOnlyRun(folder, config)
         with fast_float32(batches.x.device):
             status = fit(model, batches, test, config, run, state)
     if status == 0 and not distributed.rank():
@@ -162,14 +164,14 @@ def fit(
     optimizer = torch.optim.Adam(loss.parameters(), lr=config["lr"], fused=True)
     step, steps, before, device = 0, config["steps"], 0.0, test.x.device
     skipped = in_a_row = 0  # steps whose loss or gradient was not finite
-    averaged = average_of(model, config["ema"])
+    averaged = make_ema(model, config["ema"])
     judged = cast(LatentVariableModel, averaged.module) if averaged else model
     held_out = {"test": test, **test.others}
     last: dict[str, Any] = {}  # checkpoint
     if distributed.rank():
-        torch.manual_seed(distributed.seed_of(config["seed"], step))
+        torch.manual_seed(distributed.process_seed(config["seed"], step))
     if state:
-        take_up(state, optimizer, averaged, device, config["seed"])
+        restore_state(state, optimizer, averaged, device, config["seed"])
         step, before, skipped, in_a_row = state["step"], state["seconds"], state["skipped"], state["in_a_row"]
     start, began = step, time.perf_counter()
 
@@ -177,10 +179,10 @@ def fit(
         return round(before + time.perf_counter() - began, 3)
 
     def checkpoint() -> bool:
-        last.update({"model": config["model"], "decisive": decisive(config)})
+        last.update({"model": config["model"], "decisive": config_digest(config)})
         last.update({"step": step, "seconds": seconds(), "skipped": skipped, "in_a_row": in_a_row})
         last.update({"parameters": model.state_dict(), "optimizer": optimizer.state_dict()})
-        last.update({"generators": distributed.gathered(generators(device))})
+        last.update({"generators": distributed.all_gather(generators(device))})
         if averaged:
             last.update({"averaged": averaged.state_dict()})
         return run.save_checkpoint(last)
@@ -196,15 +198,15 @@ def fit(
         progress.report(step, found["test"])
 
     parts = ", ".join(f"{len(part)} {name}" for name, part in held_out.items())
-    what = "points" if model.pixels == "points" else f"images of {'x'.join(map(str, test.x.shape[2:]))}"
+    what = "points" if model.observation == "points" else f"images of {'x'.join(map(str, test.x.shape[2:]))}"
     count = sum(p.numel() for p in model.parameters())
-    where = f"{device}" + (f", {distributed.world()} processes" if distributed.world() > 1 else "")
+    where = f"{device}" + (f", {distributed.world_size()} processes" if distributed.world_size() > 1 else "")
     print(
         f"{config['model']} on {config['data']}: {len(batches.x)} training, {parts} {what}, "
         f"{count} parameters, {config['elbo']} estimator, {where}. Run: {run.folder}"
     )
-    if model.remark():
-        print(model.remark())
+    if model.note():
+        print(model.note())
     # The networks may run in bfloat16 in training; densities, and everything that is measured, stay in
     # float32.
     bfloat16 = config["precision"] == "bfloat16"
@@ -215,7 +217,7 @@ def fit(
         gradients = Gradients(loss, config["compile"], batches.images, precision, progress.say)
         if not state:
             measure()
-        stopped = distributed.any_of(bool(asked))
+        stopped = distributed.any_process(bool(asked))
         while step < steps and not stopped:
             batch = batches(step)
             first = step == 0  # Pyro checks the first step, and the others do not pay for it
@@ -235,9 +237,9 @@ def fit(
             else:
                 skipped, in_a_row = skipped + 1, in_a_row + 1
                 if skipped == 1 or in_a_row == PATIENCE:
-                    progress.say(f"step {step + 1} is skipped: {what_is_not_finite(objective, model, batch)}")
+                    progress.say(f"step {step + 1} is skipped: {describe_nonfinite(objective, model, batch)}")
                 if in_a_row == PATIENCE:
-                    raise Diverged(
+                    raise TrainingDiverged(
                         f"{PATIENCE} steps in a row had to be skipped, up to step {step + 1}: try a lower "
                         f"--lr, --clip 1 or --lr-warmup. {run.folder} keeps its last good checkpoint"
                     )
@@ -256,7 +258,7 @@ def fit(
         at = f"step {step} of {steps}" + ("" if saved else ", and only what came before is saved")
         print(f"stopped at {at}; go on with: {again}")
         return 130
-    draws = DRAWS_OF_POINTS if model.pixels == "points" else DRAWS
+    draws = DRAWS_OF_POINTS if model.observation == "points" else DRAWS
     final = {name: evaluate(judged, part, draws) for name, part in held_out.items()}
     if distributed.rank():
         return 0
@@ -270,13 +272,14 @@ def fit(
     units = active_units(judged, test)
     if units is not None:
         results["active_units"] = units
-    if run.trouble:
+    if run.last_write_error:
         run.save_checkpoint(last)
-    saved = not run.trouble and run.save(lambda: run.write("results.json", results))
+    saved = not run.last_write_error and run.save(lambda: run.write("results.json", results))
     print(table(results["test"]))
     if not (saved and run.save(lambda: images.draw_all(judged, batches, test, run))):
         print(
-            f"error: {run.folder} could not take all results ({run.trouble}): make room, and then {again}",
+            f"error: cannot write all results to {run.folder} ({run.last_write_error}). "
+            f"Free space, then run {again}",
             file=sys.stderr,
         )
         return 1
@@ -295,7 +298,7 @@ def training_mode(model: LatentVariableModel) -> Iterator[None]:
         model.train(before)
 
 
-def what_is_not_finite(objective: Tensor, model: LatentVariableModel, batch: dict[str, Tensor]) -> str:
+def describe_nonfinite(objective: Tensor, model: LatentVariableModel, batch: dict[str, Tensor]) -> str:
     """In words: which terms of the bound on a batch, or else which parameters' gradients."""
     if objective.isfinite():
         names = [
@@ -307,11 +310,11 @@ def what_is_not_finite(objective: Tensor, model: LatentVariableModel, batch: dic
 
 
 def check_finite(values: dict[str, float], step: int, run: Run) -> None:
-    """Raise Diverged where a value on held-out data is not finite, before anything is kept of it."""
+    """Raise TrainingDiverged where a value on held-out data is not finite, before anything is kept of it."""
     for name, value in values.items():
         if not math.isfinite(value):
             kept = f"{run.folder} keeps its last good checkpoint"
-            raise Diverged(f"{name} is {value} at step {step}: try a lower --lr. {kept}")
+            raise TrainingDiverged(f"{name} is {value} at step {step}: try a lower --lr. {kept}")
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from inference.backend import distributed
 from inference.backend.device import choose_device
 from inference.cli.options import DATA_DIR, Parser, configuration, flag, parse, plain, positive, seed
 from inference.data import datasets
-from inference.errors import BadInput, run_command, unknown
+from inference.errors import UserError, run_command, unknown
 from inference.html import index
 from inference.plots.sweep import draw, over_seeds, table, words
 from inference.rundir.files import open_append, write_whole
@@ -66,7 +66,7 @@ class Job(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Run the grid. Returns the exit status: 0, 1 where a run failed, 130 if stopped."""
-    with distributed.together():
+    with distributed.process_group():
         return sweep(*plan(arguments))
 
 
@@ -79,12 +79,12 @@ def sweep(asked: argparse.Namespace, jobs: list[Job]) -> int:
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"cannot write to {asked.out} ({error.strerror}): name another with --out") from None
+        raise UserError(f"cannot write to {asked.out} ({error.strerror}): name another with --out") from None
     failed: list[str] = []
     count, threads, mine = (
         len(jobs),
         max(CORES // asked.jobs, 1),
-        todo[distributed.rank() :: distributed.world()],
+        todo[distributed.rank() :: distributed.world_size()],
     )
     free = places(asked.jobs, asked.gpus)
     print(f"{count} runs, {asked.jobs} at a time with {threads} of {CORES} cores each: {asked.out}")
@@ -100,13 +100,13 @@ def sweep(asked: argparse.Namespace, jobs: list[Job]) -> int:
                     print(f"{ended}/{count} {job.folder} failed: {complaint}", flush=True)
                 else:
                     print(f"{ended}/{count} {job.name}: {words(job.test())}", flush=True)
-            if distributed.any_of(bool(stopped)):
+            if distributed.any_process(bool(stopped)):
                 done = sum(bool(job.test()) for job in jobs)
                 print(f"stopped with {done} of {count} runs done; the same command goes on")
                 return 130
         finally:
             stopped.stopped = True  # whatever has broken this off, no run is left behind
-    failed = [name for part in distributed.gathered(failed) for name in part]
+    failed = [name for part in distributed.all_gather(failed) for name in part]
     if not distributed.rank():
         summarise(asked, jobs)
     if failed:
@@ -115,7 +115,7 @@ def sweep(asked: argparse.Namespace, jobs: list[Job]) -> int:
 
 
 def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
-    """The sweep's options, and its runs by value and seed. Raises BadInput where one could not begin."""
+    """The sweep's options, and its runs by value and seed. Raises UserError where one could not begin."""
     parser = Parser(prog="python -m inference.sweep", description=__doc__)
     add = parser.add_argument
     add("--model", metavar="NAME", help=f"what to train: {', '.join(MODELS)}")
@@ -134,20 +134,20 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
         if key not in known:
             raise unknown(f"setting of {asked.model}", key, known)
         if keys.count(key) > 1:
-            raise BadInput(f"{key} is swept over twice: give all its values in one --over")
+            raise UserError(f"{key} is swept over twice: give all its values in one --over")
     for own in ("--seed", "--run-dir", "--resume", *map(flag, keys)):
         if own in {argument.partition("=")[0] for argument in rest}:
-            raise BadInput(f"{own} cannot be passed on, the sweep gives it to each run itself: leave it out")
+            raise UserError(f"{own} cannot be passed on, the sweep gives it to each run itself: leave it out")
     asked.out = asked.out or Path("runs", "sweeps", "-".join([asked.model, *keys]))
     if (asked.out / "config.json").exists():
-        raise BadInput(f"{asked.out} is the folder of a single run: name another with --out")
+        raise UserError(f"{asked.out} is the folder of a single run: name another with --out")
 
     every = itertools.product(*([f"{flag(key)}={value}" for value in values] for key, values in asked.over))
     points = [(list(point), parse([*model, *rest, *point])) for point in every]
     given = points[0][1]
     asked.data_dir = getattr(given, "data_dir", None)
     cls = MODELS[asked.model]
-    data, line = datasets.load(getattr(given, "data", cls.usual_data), asked.data_dir or DATA_DIR, cls)
+    data, line = datasets.load(getattr(given, "data", cls.default_dataset), asked.data_dir or DATA_DIR, cls)
     if line:
         print(line)
     chosen = [] if "data" in given else ["--data", data.name]  # for all runs the same, whatever comes
@@ -162,7 +162,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
             value = ",".join(f"{key}={plain(value)}" for key, value in over.items())
             folder = asked.out / value / f"seed={number}"
             if folder in jobs:
-                raise BadInput(f"{value} is in the grid twice: give each value once")
+                raise UserError(f"{value} is in the grid twice: give each value once")
             begin = [*model, *point, *rest, *chosen, "--seed", str(number), "--run-dir", str(folder)]
             go_on = ["--resume", str(folder), *elsewhere]
             jobs[folder] = Job(over, folder, config | {"seed": number}, begin, go_on)
@@ -190,19 +190,19 @@ def _seeds(text: str) -> list[int]:
 def stage(job: Job) -> str:
     """How far a run is: "new", "begun" or "done".
 
-    Raises BadInput where its folder holds anything else, or a run of other settings.
+    Raises UserError where its folder holds anything else, or a run of other settings.
     """
     if not job.folder.exists() or not used(job.folder):
         return "new"
     if not (job.folder / "config.json").exists():
-        raise BadInput(f"{job.folder} is no run of a sweep: move it away, or name another folder with --out")
+        raise UserError(f"{job.folder} is no run of a sweep: move it away, or name another folder with --out")
     found = Run.open(job.folder).config
     may_differ = ("data_dir", "device", "eval_every", "options")  # the options are compared one by one
     wanted = {key: value for key, value in job.config.items() if key not in may_differ}
     for key, value in (wanted | job.config["options"]).items():
         was = (found | found["options"]).get(key, value)
         if was != value:
-            raise BadInput(f"{job.folder} is a run with {key} {was}, not {value}: name another with --out")
+            raise UserError(f"{job.folder} is a run with {key} {was}, not {value}: name another with --out")
     return "done" if (job.folder / "results.json").exists() else "begun"
 
 
@@ -243,7 +243,9 @@ def train(
 def _train(job: Job, threads: int, stopped: StopSignals, place: dict[str, str]) -> str | None:
     arguments = job.go_on if stage(job) == "begun" else job.begin
     command = [sys.executable, "-m", "inference.svi", *arguments]
-    environment = distributed.alone() | place | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment = (
+        distributed.single_process_env() | place | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    )
     log = job.folder.with_name(f"{job.folder.name}.log")  # beside the run, whose folder must be empty
     log.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(open_append(log), "a") as file:

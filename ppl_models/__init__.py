@@ -2,7 +2,7 @@
 
 from ppl_models.ae import AE
 from ppl_models.af_vae import AFVAE
-from ppl_models.base import Bound, LatentVariableModel
+from ppl_models.base import ELBOTerms, LatentVariableModel
 from ppl_models.beta_vae import BetaVAE
 from ppl_models.code_prior import CodePixelCNN, CodeTransformer
 from ppl_models.conv_vae import ConvVAE
@@ -54,10 +54,10 @@ __all__ = [
     "VAE2D",
     "VQVAE",
     "BetaVAE",
-    "Bound",
     "CodePixelCNN",
     "CodeTransformer",
     "ConvVAE",
+    "ELBOTerms",
     "Flow",
     "GatedVAE",
     "LatentVariableModel",

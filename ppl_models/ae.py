@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel, weighted
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
 from ppl_models.nets.conv import ImageDecoder28, ImageEncoder28
 
 SCALE = 1 / math.sqrt(2 * math.pi)  # the normal with -log N(x; m, SCALE^2) = pi (x - m)^2, without a constant
@@ -31,9 +31,9 @@ class AE(LatentVariableModel):
     """
 
     estimators = ("trace",)
-    pixels, side = "unit", 28
+    observation, image_size = "unit", 28
     defaults = {"steps": 9_380, "batch_size": 64, "lr": 1e-3}  # 10 epochs of MNIST
-    small = {"steps": 1_000}
+    small_image_defaults = {"steps": 1_000}
 
     def __init__(
         self,
@@ -50,20 +50,20 @@ class AE(LatentVariableModel):
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            with weighted(0):
+            with scale_kl(0):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
-            with weighted(self.weight):
+            with scale_kl(self.weight):
                 pyro.sample("x", dist.Normal(self.decoder(z), SCALE).to_event(3), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)), weighted(0):
+        with pyro.plate("data", len(x)), scale_kl(0):
             pyro.sample("z", dist.Delta(self.encoder(x), event_dim=1))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         mean = self.decoder(latents["z"])
-        return Bound(
+        return ELBOTerms(
             reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), SCALE),
             kl_z=None,
             weights={"reconstruction": self.weight},
-            asides={"mean_squared_error": ((x - mean) ** 2).mean((-1, -2, -3))},
+            metrics={"mean_squared_error": ((x - mean) ** 2).mean((-1, -2, -3))},
         )

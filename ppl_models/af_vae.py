@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound
+from ppl_models.base import KL, ELBOTerms
 from ppl_models.distributions import AutoregressiveMap
 from ppl_models.gated_vae import GatedVAE, in_bits
 from ppl_models.nets.heads import loc_scale
@@ -59,7 +59,7 @@ class AFVAE(GatedVAE):
             z = pyro.sample("z", AutoregressiveMap(cast(list[PixelCNN], self.flows), self.z_shape))
             pyro.sample("x", dist.Normal(*self._decode(z)).to_event(3), obs=x)
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         e = z = latents["z"]
         loc, scale = loc_scale(self.encoder(x).flatten(-3))
         log_det = 0.0

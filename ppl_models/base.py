@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot
 KL = Literal["closed", "sampled"]
 
 
-class Bound:
+class ELBOTerms:
     """The terms of a negative evidence lower bound, one number an image, in nats.
 
     `terms` holds `reconstruction` = -log p(x | latents) and one divergence a latent (`kl_z`, `kl_y`, ...),
@@ -35,7 +35,7 @@ class Bound:
         *,
         weights: Mapping[str, float] | None = None,
         penalties: Mapping[str, Tensor] | None = None,
-        asides: Mapping[str, Tensor] | None = None,
+        metrics: Mapping[str, Tensor] | None = None,
         **terms: Tensor | None,
     ):
         given = {name: term for name, term in terms.items() if term is not None}
@@ -43,7 +43,7 @@ class Bound:
         self.complete = bool(terms) and len(given) == len(terms)
         self.penalties = dict(penalties or {})
         self.weights = dict(weights or {})
-        self.asides = dict(asides or {})
+        self.metrics = dict(metrics or {})
 
     @property
     def kl(self) -> Tensor | None:
@@ -80,17 +80,17 @@ class Bound:
         Where nothing is latent, `negative_log_p` in place of the bound and its terms.
         """
         if self.complete and self.kl is None:  # nothing is latent: it is no bound, but the thing itself
-            return {"negative_log_p": self.terms["reconstruction"], **self.asides, **self.penalties}
+            return {"negative_log_p": self.terms["reconstruction"], **self.metrics, **self.penalties}
         first = {
             "negative_elbo": self.negative_elbo,
             "reconstruction": self.terms.get("reconstruction"),
             "kl": self.kl,
         }
         sums = {name: value for name, value in first.items() if value is not None}
-        return sums | self.terms | self.asides | self.penalties
+        return sums | self.terms | self.metrics | self.penalties
 
 
-def weighted(beta: float | Tensor) -> AbstractContextManager:
+def scale_kl(beta: float | Tensor) -> AbstractContextManager:
     """Weighs a latent's divergence by beta: to stand around its site, in the model and in the guide.
 
     Around one of the two only it would weigh half a divergence, or none. A scale of zero is refused by Pyro,
@@ -155,22 +155,24 @@ class LatentVariableModel(nn.Module):
     estimators: ClassVar[tuple[str, ...]] = ("trace",)
     # How levels become x: "binary", drawn as zeros and ones; "unit", 0 to 1; "centred", -1 to 1;
     # "dequantised", the same with noise of a level's width. "points" and "codes" are no images.
-    pixels: str = "binary"
-    usual_data: ClassVar[str | None] = None  # where no data set is named; None is MNIST, or else digits
-    example: ClassVar[tuple[int, ...]] = (1, 28, 28)  # the shape of images where none are at hand
-    side: ClassVar[int | None] = None  # images are zero-padded to side x side; None takes them as they are
-    interpolations: ClassVar[int] = 10  # how many pairs of test images are joined in a picture
-    priors: ClassVar[tuple[str, ...]] = ()  # what can be learned on its codes afterwards, as `code_NAME`
+    observation: str = "binary"
+    default_dataset: ClassVar[str | None] = None  # where no data set is named; None is MNIST, or else digits
+    example_shape: ClassVar[tuple[int, ...]] = (1, 28, 28)  # the shape of images where none are at hand
+    image_size: ClassVar[int | None] = (
+        None  # images are zero-padded to side x side; None takes them as they are
+    )
+    interpolation_pairs: ClassVar[int] = 10  # how many pairs of test images are joined in a picture
+    code_priors: ClassVar[tuple[str, ...]] = ()  # what can be learned on its codes afterwards, as `code_NAME`
     has_mean: ClassVar[bool] = True  # whether p(x | latents) has a mean image: if not, it is drawn from
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, so that samples have a class
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
-    small: ClassVar[dict[str, Any]] = {}  # what changes on images of at most 16 x 16
+    small_image_defaults: ClassVar[dict[str, Any]] = {}  # what changes on images of at most 16 x 16
 
     def __init__(self, shape: tuple[int, ...], classes: int = 0):
         super().__init__()
         self._prefix = next(_PREFIXES)
         self.shape, self.classes = tuple(shape), classes
-        self.pixels = self.pixels_of(self.shape)
+        self.observation = self.observation_of(self.shape)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -209,7 +211,7 @@ class LatentVariableModel(nn.Module):
         """The approximate posterior, q(latents | x)."""
         raise NotImplementedError
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> ELBOTerms:
         """The negative ELBO by hand, from the guide's own samples.
 
         Latents have the shapes that Pyro gives them: (particles, batch, event) with particles, and one more
@@ -233,7 +235,7 @@ class LatentVariableModel(nn.Module):
         """How many places of the latents are each entry of a codebook, (codes,); None where there is none."""
         return None
 
-    def remark(self) -> str | None:
+    def note(self) -> str | None:
         """What is worth saying of the model's options when training begins, in one line."""
         return None
 
@@ -300,7 +302,7 @@ class LatentVariableModel(nn.Module):
         return self.decode(self.encode(x, y), y)
 
     @torch.no_grad()
-    def between(self, codes: Mapping[str, Tensor], share: Tensor) -> dict[str, Tensor]:
+    def interpolate(self, codes: Mapping[str, Tensor], share: Tensor) -> dict[str, Tensor]:
         """Codes on the line from the first half of a batch to its second, at each share of the way.
 
         Name -> (pairs * steps, ...), pair by pair, for codes (2 * pairs, ...) and share (steps,).
@@ -334,16 +336,16 @@ class LatentVariableModel(nn.Module):
         return poutine.trace(program).get_trace(x, **inputs)
 
     @classmethod
-    def pixels_of(cls, shape: tuple[int, ...]) -> str:
+    def observation_of(cls, shape: tuple[int, ...]) -> str:
         """What levels become in images of that shape: see `pixels`."""
-        return cls.pixels
+        return cls.observation
 
     @classmethod
     def padded(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of images (channels, height, width) as the model takes them; of points (2,)."""
-        if cls.pixels == "points":
+        if cls.observation == "points":
             return (2,)
-        return tuple(shape) if cls.side is None else (shape[0], cls.side, cls.side)
+        return tuple(shape) if cls.image_size is None else (shape[0], cls.image_size, cls.image_size)
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel, weighted
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
 from ppl_models.nets.conv import ImageDecoder28, ImageEncoder28
 from ppl_models.nets.heads import loc_log_scale
 
@@ -34,9 +34,9 @@ class BetaVAE(LatentVariableModel):
     """
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
-    pixels, side = "unit", 28
+    observation, image_size = "unit", 28
     defaults = {"steps": 18_760, "batch_size": 64, "lr": 1e-3}  # 20 epochs of MNIST
-    small = {"steps": 1_000}
+    small_image_defaults = {"steps": 1_000}
 
     def __init__(
         self,
@@ -56,31 +56,31 @@ class BetaVAE(LatentVariableModel):
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            with weighted(self.beta):
+            with scale_kl(self.beta):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
-            with weighted(self.weight):
+            with scale_kl(self.weight):
                 pyro.sample("x", dist.Normal(self.decoder(z), self.scale).to_event(3), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             loc, scale = loc_log_scale(self.encoder(x))
-            with weighted(self.beta):
+            with scale_kl(self.beta):
                 pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         z = latents["z"]
         loc, scale = loc_log_scale(self.encoder(x))
         mean = self.decoder(z)
-        return Bound(
+        return ELBOTerms(
             reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), self.scale),
             kl_z=densities.kl_normal_standard(loc, scale)
             if kl == "closed"
             else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0),
             weights={"reconstruction": self.weight, "kl_z": self.beta},
-            asides={"mean_squared_error": ((x - mean) ** 2).mean((-1, -2, -3))},
+            metrics={"mean_squared_error": ((x - mean) ** 2).mean((-1, -2, -3))},
         )
 
-    def remark(self) -> str | None:
+    def note(self) -> str | None:
         """The decoder's scale that beta stands for, to be said when training begins."""
         if self.beta == 0:
             return "beta 0: no Gaussian scale of the decoder stands for it"

@@ -8,8 +8,8 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
-from ppl_models.distributions import PlaceByPlace
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel
+from ppl_models.distributions import AutoregressiveGrid
 from ppl_models.nets.pixelcnn import Causal, PixelCNN
 from ppl_models.nets.transformer import CausalTransformer
 
@@ -23,22 +23,22 @@ class CodePrior(LatentVariableModel):
     """The model, guide and bound of both priors: what differs is the network."""
 
     estimators = ("trace",)
-    pixels, example = "codes", (1, 8, 8)
+    observation, example_shape = "codes", (1, 8, 8)
     has_mean = False
     network: Causal
     codes: int
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            pyro.sample("x", PlaceByPlace(self.network, categorical, self.shape), obs=x)
+            pyro.sample("x", AutoregressiveGrid(self.network, categorical, self.shape), obs=x)
 
     def guide(self, x: Tensor) -> None:
         pass
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         log_p = densities.log_softmax(self.network(x).movedim(-3, -1))  # (batch, height, width, codes)
         each = log_p.gather(-1, x.movedim(-3, -1).long()).flatten(1)
-        return Bound(reconstruction=-each.sum(-1), asides={"nats_per_code": -each.mean(-1)})
+        return ELBOTerms(reconstruction=-each.sum(-1), metrics={"nats_per_code": -each.mean(-1)})
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(x) of codes (batch, 1, height, width): (batch,)."""

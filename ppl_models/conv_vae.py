@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel
 from ppl_models.distributions import NormalImage
 from ppl_models.nets.conv import ImageDecoder32, ImageEncoder32
 from ppl_models.nets.heads import loc_log_scale
@@ -34,9 +34,9 @@ class ConvVAE(LatentVariableModel):
     """
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
-    pixels, side = "centred", 32
+    observation, image_size = "centred", 32
     defaults = {"steps": 4_690, "batch_size": 128, "lr": 1e-3}  # 10 epochs of MNIST
-    small = {"steps": 500}
+    small_image_defaults = {"steps": 500}
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class ConvVAE(LatentVariableModel):
             loc, scale = loc_log_scale(self.encoder(x))
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         z = latents["z"]
         loc, scale = loc_log_scale(self.encoder(x))
         mean = self.decoder(z)
@@ -70,8 +70,8 @@ class ConvVAE(LatentVariableModel):
             else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0)
         )
         error = ((x - mean) ** 2).sum((-1, -2, -3))
-        return Bound(
+        return ELBOTerms(
             reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), SCALE),
             kl_z=kl_z,
-            asides={"squared_error": error, "squared_error_and_kl": error + kl_z},
+            metrics={"squared_error": error, "squared_error_and_kl": error + kl_z},
         )

@@ -11,7 +11,7 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel
 from ppl_models.distributions import SplineCoupling
 
 CACHES = {"_cache_log_detJ", "_cached_log_scale"}  # what Pyro's transforms remember beside points
@@ -35,8 +35,8 @@ class Flow(LatentVariableModel):
     """
 
     estimators = ("trace",)
-    pixels = "points"
-    usual_data = "smiley"
+    observation = "points"
+    default_dataset = "smiley"
     has_mean = False
     defaults = {"steps": 4_000, "batch_size": 128, "lr": 3e-3, "schedule": "cosine"}
 
@@ -89,7 +89,7 @@ class Flow(LatentVariableModel):
     def guide(self, x: Tensor) -> None:
         pass
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -103,7 +103,9 @@ class Flow(LatentVariableModel):
             log_p = densities.normal(e, 0.0, 1.0) + torch.stack(rows, dim=-2).slogdet().logabsdet
         if not keep:
             log_p = log_p.detach()
-        return Bound(reconstruction=-log_p, asides={"bits_per_dim": -log_p / (math.log(2) * x.shape[-1])})
+        return ELBOTerms(
+            reconstruction=-log_p, metrics={"bits_per_dim": -log_p / (math.log(2) * x.shape[-1])}
+        )
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(x) of points (batch, d): (batch,)."""

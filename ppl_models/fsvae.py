@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel
 from ppl_models.distributions import NormalImage
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
@@ -35,10 +35,10 @@ class FSVAE(LatentVariableModel):
 
     inputs = ("x", "y")
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
-    pixels = "unit"
+    observation = "unit"
     has_label = True
     defaults = {"steps": 50_000, "batch_size": 100, "lr": 1e-3}
-    small = {"hidden": 200, "steps": 3_000}
+    small_image_defaults = {"hidden": 200, "steps": 3_000}
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class FSVAE(LatentVariableModel):
             loc, scale = loc_scale(self.encoder(x.flatten(1), one_hot(y, self.classes).to(x)))
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], y: Tensor, *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], y: Tensor, *, kl: KL = "closed") -> ELBOTerms:
         z, x = latents["z"], x.flatten(1)
         label = one_hot(y, self.classes).to(x)
         loc, scale = loc_scale(self.encoder(x, label))
@@ -74,4 +74,4 @@ class FSVAE(LatentVariableModel):
             if kl == "closed"
             else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0)
         )
-        return Bound(reconstruction=-densities.normal(x, self.decoder(z, label), SCALE), kl_z=kl_z)
+        return ELBOTerms(reconstruction=-densities.normal(x, self.decoder(z, label), SCALE), kl_z=kl_z)

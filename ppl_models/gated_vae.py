@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel
 from ppl_models.nets.gated import GatedDecoder, GatedEncoder
 from ppl_models.nets.heads import loc_scale
 
@@ -40,13 +40,13 @@ class GatedVAE(LatentVariableModel):
     """
 
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace", "iwae", "iwae_dreg")
-    pixels, side = "dequantised", 32
-    interpolations = 5
+    observation, image_size = "dequantised", 32
+    interpolation_pairs = 5
     defaults = {
         **{"steps": 3_000, "batch_size": 64, "lr": 2e-3, "lr_warmup": 200, "schedule": "cosine"},
         **{"clip": 1_000.0, "ema": 0.999, "validation": 0.1},
     }
-    small = {"steps": 200, "lr_warmup": 20}
+    small_image_defaults = {"steps": 200, "lr_warmup": 20}
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class GatedVAE(LatentVariableModel):
             loc, scale = loc_scale(self.encoder(x), dim=-3)
             pyro.sample("z", dist.Normal(loc, scale).to_event(3))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         z = latents["z"]
         loc, scale = loc_scale(self.encoder(x).flatten(-3))
         mean, noise = (part.flatten(-3) for part in self._decode(z))
@@ -89,7 +89,7 @@ class GatedVAE(LatentVariableModel):
         return in_bits(reconstruction, kl_z, x.shape[-1])
 
 
-def in_bits(reconstruction: Tensor, kl_z: Tensor, values: int) -> Bound:
+def in_bits(reconstruction: Tensor, kl_z: Tensor, values: int) -> ELBOTerms:
     """The bound of dequantised images with so many values each, in bits per dimension as well."""
     bits = (reconstruction + kl_z) / (math.log(2) * values) - math.log2(LEVEL)
-    return Bound(reconstruction=reconstruction, kl_z=kl_z, asides={"bits_per_dim": bits})
+    return ELBOTerms(reconstruction=reconstruction, kl_z=kl_z, metrics={"bits_per_dim": bits})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel, weighted
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
 from ppl_models.distributions import BernoulliImage, MixtureOfNormals
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
@@ -33,7 +33,7 @@ class GMVAE(LatentVariableModel):
     """
 
     estimators = ("trace", "iwae", "iwae_dreg")
-    small = {"hidden": 128, "components": 50, "steps": 5_000}
+    small_image_defaults = {"hidden": 128, "components": 50, "steps": 5_000}
 
     def __init__(
         self,
@@ -54,21 +54,21 @@ class GMVAE(LatentVariableModel):
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            with weighted(self.beta):
+            with scale_kl(self.beta):
                 z = pyro.sample("z", MixtureOfNormals(*loc_scale(self.components)))
             pyro.sample("x", BernoulliImage(self.decoder(z), self.shape), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             loc, scale = loc_scale(self.encoder(x.flatten(1)))
-            with weighted(self.beta):
+            with scale_kl(self.beta):
                 pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         x, z = x.flatten(1), latents["z"]
         loc, scale = loc_scale(self.encoder(x))
         log_prior = densities.mixture_of_normals(z, *loc_scale(self.components))
-        return Bound(
+        return ELBOTerms(
             reconstruction=-densities.bernoulli(x, self.decoder(z)),
             kl_z=densities.normal(z, loc, scale) - log_prior,
             weights={"kl_z": self.beta},

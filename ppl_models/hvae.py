@@ -8,7 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel, weighted
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
 from ppl_models.conv_vae import SCALE
 from ppl_models.distributions import NormalImage
 from ppl_models.nets.heads import loc_log_scale
@@ -40,9 +40,9 @@ class HVAE(LatentVariableModel):
     """
 
     estimators = ("mean_field", "trace", "iwae")
-    pixels, side = "centred", 32
+    observation, image_size = "centred", 32
     defaults = {"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 1_500}
-    small = {"steps": 500, "warmup": 100}
+    small_image_defaults = {"steps": 500, "warmup": 100}
 
     def __init__(
         self,
@@ -59,19 +59,19 @@ class HVAE(LatentVariableModel):
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            with weighted(self.beta):
+            with scale_kl(self.beta):
                 z1 = pyro.sample("z1", dist.Normal(x.new_zeros(Z, 2, 2), 1.0).to_event(3))
                 z2 = pyro.sample("z2", dist.Normal(self.prior_net(z1), 1.0).to_event(3))
             pyro.sample("x", NormalImage(self.decoder(z2), SCALE), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)), weighted(self.beta):
+        with pyro.plate("data", len(x)), scale_kl(self.beta):
             loc1, scale1 = loc_log_scale(self.encoder1(x), dim=-3)
             z1 = pyro.sample("z1", dist.Normal(loc1, scale1).to_event(3))
             loc2, scale2 = loc_log_scale(self.encoder2(x, z1), dim=-3)
             pyro.sample("z2", dist.Normal(self.prior_net(z1) + loc2, scale2).to_event(3))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         z1, z2 = latents["z1"], latents["z2"]
         loc1, scale1 = loc_log_scale(self.encoder1(x).flatten(-3))
         loc2, scale2 = loc_log_scale(self.encoder2(x, z1).flatten(-3))
@@ -84,17 +84,17 @@ class HVAE(LatentVariableModel):
             kl_z1 = densities.normal(z1, loc1, scale1) - densities.normal(z1, 0.0, 1.0)
             kl_z2 = densities.normal(z2, expected + loc2, scale2) - densities.normal(z2, expected, 1.0)
         error = ((x - mean) ** 2).sum((-1, -2, -3))
-        return Bound(
+        return ELBOTerms(
             reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), SCALE),
             kl_z1=kl_z1,
             kl_z2=kl_z2,
             weights={"kl_z1": self.beta, "kl_z2": self.beta},
-            asides={"squared_error": error, "squared_error_and_kl": error + kl_z1 + kl_z2},
+            metrics={"squared_error": error, "squared_error_and_kl": error + kl_z1 + kl_z2},
         )
 
-    def between(self, codes: Mapping[str, Tensor], share: Tensor) -> dict[str, Tensor]:
+    def interpolate(self, codes: Mapping[str, Tensor], share: Tensor) -> dict[str, Tensor]:
         """Codes on the way: z1 on a line, and on another what z2 is beside that which its prior expects."""
         expected = self.prior_net(codes["z1"])
-        on_the_way = super().between({"z1": codes["z1"], "residual": codes["z2"] - expected}, share)
+        on_the_way = super().interpolate({"z1": codes["z1"], "residual": codes["z2"] - expected}, share)
         z1 = on_the_way["z1"]
         return {"z1": z1, "z2": self.prior_net(z1) + on_the_way["residual"]}

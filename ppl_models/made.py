@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel
 from ppl_models.distributions import AutoregressiveImage
 from ppl_models.nets.masked import MaskedMLP
 
@@ -33,7 +33,7 @@ class MADE(LatentVariableModel):
     estimators = ("trace",)
     has_mean = False
     defaults = {"steps": 40_000, "batch_size": 97, "lr": 1e-3, "schedule": "cosine"}
-    small = {"hidden": 200, "steps": 3_000}
+    small_image_defaults = {"hidden": 200, "steps": 3_000}
     turn: Tensor
 
     def __init__(
@@ -66,10 +66,10 @@ class MADE(LatentVariableModel):
     def guide(self, x: Tensor) -> None:
         pass
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         x = x.flatten(1)
         each = torch.stack([densities.bernoulli(x, self.network(x, index)) for index in self.sets()])
-        return Bound(reconstruction=math.log(len(each)) - each.logsumexp(0))
+        return ELBOTerms(reconstruction=math.log(len(each)) - each.logsumexp(0))
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(x) of images (batch, *shape): (batch,)."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
-from ppl_models.distributions import BernoulliImage, LogisticMixtureImage, PlaceByPlace
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel
+from ppl_models.distributions import AutoregressiveGrid, BernoulliImage, LogisticMixtureImage
 from ppl_models.distributions.logistic_mixture import outputs
 from ppl_models.nets.conv import QuarterDecoder, QuarterEncoder
 from ppl_models.nets.heads import loc_scale
@@ -50,7 +50,7 @@ class PixelVAE(LatentVariableModel):
         **{"steps": 10_000, "batch_size": 64, "lr": 2e-3, "lr_warmup": 200, "schedule": "cosine"},
         "ema": 0.999,
     }
-    small = {"steps": 500, "lr_warmup": 20}
+    small_image_defaults = {"steps": 500, "lr_warmup": 20}
 
     def __init__(
         self,
@@ -66,14 +66,14 @@ class PixelVAE(LatentVariableModel):
         if shape[1] % 4 or shape[2] % 4:
             raise ValueError(f"the images' sides must be multiples of 4, not {shape[1]}x{shape[2]}")
         channels = shape[0]
-        self.z_dim, self.free_bits, self.colour = z_dim, free_bits, self.pixels == "centred"
+        self.z_dim, self.free_bits, self.colour = z_dim, free_bits, self.observation == "centred"
         out = outputs(channels, COMPONENTS) if self.colour else channels
         self.encoder = QuarterEncoder(shape, 2 * z_dim)
         self.decoder = QuarterDecoder(z_dim, width, shape)
         self.pixelcnn = PixelCNN(channels, width, out, receptive_field, condition=width)
 
     @classmethod
-    def pixels_of(cls, shape: tuple[int, ...]) -> str:
+    def observation_of(cls, shape: tuple[int, ...]) -> str:
         """Zeros and ones in one channel, levels in colour."""
         return "binary" if shape[0] == 1 else "centred"
 
@@ -86,7 +86,7 @@ class PixelVAE(LatentVariableModel):
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
-            image = PlaceByPlace(self.pixelcnn, self.family, self.shape, self.decoder(z))
+            image = AutoregressiveGrid(self.pixelcnn, self.family, self.shape, self.decoder(z))
             pyro.sample("x", image, obs=x)
 
     def guide(self, x: Tensor) -> None:
@@ -97,7 +97,7 @@ class PixelVAE(LatentVariableModel):
                 kl = torch.distributions.kl_divergence(q.base_dist, dist.Normal(0.0, 1.0)).sum(-1).mean()
                 pyro.factor("free_bits", relu(self.free_bits - kl).expand(len(x)), has_rsample=True)
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         z = latents["z"]
         loc, scale = loc_scale(self.encoder(x))
         raw = self.pixelcnn(x, self.decoder(z))
@@ -109,5 +109,5 @@ class PixelVAE(LatentVariableModel):
         kl_z = closed if kl == "closed" else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0)
         penalties = {"free_bits": relu(self.free_bits - closed.mean())} if self.free_bits else {}
         bits = (reconstruction + kl_z) / (math.log(2) * math.prod(self.shape))
-        asides = {"bits_per_dim": bits} if self.colour else {}
-        return Bound(reconstruction=reconstruction, kl_z=kl_z, penalties=penalties, asides=asides)
+        metrics = {"bits_per_dim": bits} if self.colour else {}
+        return ELBOTerms(reconstruction=reconstruction, kl_z=kl_z, penalties=penalties, metrics=metrics)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel
 
 
 class PPCA(LatentVariableModel):
@@ -38,9 +38,9 @@ class PPCA(LatentVariableModel):
     """
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
-    pixels = "unit"
+    observation = "unit"
     defaults = {"steps": 20_000, "batch_size": 97, "lr": 1e-2, "schedule": "cosine"}
-    small = {"z_dim": 5, "steps": 5_000}
+    small_image_defaults = {"z_dim": 5, "steps": 5_000}
 
     def __init__(
         self,
@@ -78,10 +78,10 @@ class PPCA(LatentVariableModel):
             loc = self.encoder(x.flatten(1))
             pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=self.scale_tril))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         x, z = x.flatten(1), latents["z"]
         loc, scale_tril = self.encoder(x), self.scale_tril
-        return Bound(
+        return ELBOTerms(
             reconstruction=-densities.normal(x, self.decoder(z), self.log_scale.exp()),
             kl_z=densities.kl_multivariate_normal_standard(loc, scale_tril)
             if kl == "closed"

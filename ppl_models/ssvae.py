@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel
 from ppl_models.distributions import BernoulliImage
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
@@ -41,7 +41,7 @@ class SSVAE(LatentVariableModel):
     estimators = ("enum",)
     has_label = True
     defaults = {"steps": 30_000, "batch_size": 97, "lr": 1e-3}
-    small = {"z_dim": 10, "hidden": 128, "steps": 5_000, "labels": 20, "class_weight": 10.0}
+    small_image_defaults = {"z_dim": 10, "hidden": 128, "steps": 5_000, "labels": 20, "class_weight": 10.0}
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class SSVAE(LatentVariableModel):
         y_labelled: Tensor | None = None,
         *,
         kl: KL = "closed",
-    ) -> Bound:
+    ) -> ELBOTerms:
         terms: dict[str, Any] = {}
         penalties = {}
         if x_labelled is not None and y_labelled is not None and self.class_weight > 0:
@@ -118,7 +118,7 @@ class SSVAE(LatentVariableModel):
                 "kl_y": densities.kl_categorical_uniform(log_q),
             }
         weights = {**dict.fromkeys(terms, self.gen_weight), "classification": self.class_weight}
-        return Bound(**terms, weights=weights, penalties=penalties)
+        return ELBOTerms(**terms, weights=weights, penalties=penalties)
 
     def classify(self, x: Tensor) -> Tensor:
         """Logits of q(y | x), (batch, classes)."""

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel, weighted
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
 from ppl_models.distributions import BernoulliImage
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
@@ -31,7 +31,7 @@ class VAE(LatentVariableModel):
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
 
-    small = {"z_dim": 10, "hidden": 128, "steps": 5_000}
+    small_image_defaults = {"z_dim": 10, "hidden": 128, "steps": 5_000}
 
     def __init__(
         self,
@@ -50,20 +50,20 @@ class VAE(LatentVariableModel):
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            with weighted(self.beta):
+            with scale_kl(self.beta):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
             pyro.sample("x", BernoulliImage(self.decoder(z), self.shape), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             loc, scale = loc_scale(self.encoder(x.flatten(1)))
-            with weighted(self.beta):
+            with scale_kl(self.beta):
                 pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         x, z = x.flatten(1), latents["z"]
         loc, scale = loc_scale(self.encoder(x))
-        return Bound(
+        return ELBOTerms(
             reconstruction=-densities.bernoulli(x, self.decoder(z)),
             kl_z=densities.kl_normal_standard(loc, scale)
             if kl == "closed"

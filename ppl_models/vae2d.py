@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from ppl_models import densities
-from ppl_models.base import KL, Bound, LatentVariableModel, weighted
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
 from ppl_models.nets.heads import loc_log_scale
 from ppl_models.nets.mlp import MLP
 
@@ -34,8 +34,8 @@ class VAE2D(LatentVariableModel):
     """
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
-    pixels = "points"
-    usual_data = "gauss-full-1"
+    observation = "points"
+    default_dataset = "gauss-full-1"
     defaults = {"steps": 8_000, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"}
 
     def __init__(
@@ -64,17 +64,17 @@ class VAE2D(LatentVariableModel):
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            with weighted(self.beta):
+            with scale_kl(self.beta):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(*self._decode(z)).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             loc, scale = loc_log_scale(self.encoder(x))
-            with weighted(self.beta):
+            with scale_kl(self.beta):
                 pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         z = latents["z"]
         loc, scale = loc_log_scale(self.encoder(x))
         mean, noise = self._decode(z)
@@ -85,9 +85,9 @@ class VAE2D(LatentVariableModel):
             else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0)
         )
         bits = (reconstruction + kl_z) / (math.log(2) * x.shape[-1])
-        return Bound(
+        return ELBOTerms(
             reconstruction=reconstruction,
             kl_z=kl_z,
             weights={"kl_z": self.beta},
-            asides={"bits_per_dim": bits},
+            metrics={"bits_per_dim": bits},
         )

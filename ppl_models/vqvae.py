@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_models import densities
 from ppl_models.ae import SCALE
-from ppl_models.base import KL, Bound, LatentVariableModel, weighted
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
 from ppl_models.distributions import NormalImage, UniformCodes
 from ppl_models.nets.codebook import Codebook
 from ppl_models.nets.residual import WIDTH, ResidualDecoder, ResidualEncoder
@@ -44,10 +44,10 @@ class VQVAE(LatentVariableModel):
     """
 
     estimators = ("trace",)
-    pixels, side = "centred", 32
-    priors = ("pixelcnn", "transformer")
+    observation, image_size = "centred", 32
+    code_priors = ("pixelcnn", "transformer")
     defaults = {"steps": 4_000, "batch_size": 128, "lr": 1e-3, "clip": 1.0}
-    small = {"steps": 200}
+    small_image_defaults = {"steps": 200}
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class VQVAE(LatentVariableModel):
         self.codebook = Codebook(codes, WIDTH, codebook == "average")
 
     def model(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)), weighted(self.weight):
+        with pyro.plate("data", len(x)), scale_kl(self.weight):
             z = pyro.sample("z", UniformCodes(self.codebook, GRID))
             pyro.sample("x", NormalImage(self.decoder(z), SCALE), obs=x)
 
@@ -77,9 +77,9 @@ class VQVAE(LatentVariableModel):
                 self.codebook.learn(e)
             c = self.codebook(e)
             for name, (weight, error) in self._penalties(e, c).items():
-                with weighted(weight):
+                with scale_kl(weight):
                     pyro.factor(name, error, has_rsample=True)
-            with weighted(self.weight):
+            with scale_kl(self.weight):
                 pyro.sample("z", dist.Delta(e + (c - e).detach(), event_dim=3))
 
     def _penalties(self, e: Tensor, c: Tensor) -> dict[str, tuple[float, Tensor]]:
@@ -89,14 +89,14 @@ class VQVAE(LatentVariableModel):
             errors["codebook"] = (1.0, ((c - e.detach()) ** 2).mean((-1, -2, -3)))
         return errors
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         z, e = latents["z"], self.encoder(x)
         c, mean = self.codebook(e), self.decoder(z)
         penalties = {"commitment": (c.detach() - e).square().mean()}
         if not self.codebook.average:
             penalties["codebook"] = (c - e.detach()).square().mean()
         squares, apart = ((x - mean) ** 2).mean((-1, -2, -3)), ((c - e) ** 2).mean((-1, -2, -3))
-        return Bound(
+        return ELBOTerms(
             reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), SCALE),
             kl_z=z.new_full(z.shape[:-3], math.prod(GRID) * math.log(len(self.codebook.entries))),
             weights={
@@ -104,7 +104,7 @@ class VQVAE(LatentVariableModel):
                 **{"commitment": self.commitment, "codebook": 1.0},
             },
             penalties=penalties,
-            asides={"mean_squared_error": squares, "loss": squares + 2 * apart},
+            metrics={"mean_squared_error": squares, "loss": squares + 2 * apart},
         )
 
     def code_counts(self, latents: Mapping[str, Tensor]) -> Tensor:

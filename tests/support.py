@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inference import svi
-from inference.metrics.importance import draw_pool
+from inference.metrics.importance import sample_pool
 from ppl_models.base import LatentVariableModel
 from tools import table
 
@@ -52,7 +52,7 @@ def bounds(
 ) -> tuple[Tensor, Tensor]:
     """IWAE-m of each m on average over the images, and its Monte-Carlo error; m divides the draws."""
     with torch.no_grad(), pyro.validation_enabled(False):
-        log_w = draw_pool(model, {"x": x}, draws, 2_000).log_weights
+        log_w = sample_pool(model, {"x": x}, draws, 2_000).log_weights
     means, errors = [], []
     for m in particles:
         groups = log_w.unflatten(0, (-1, m)).logsumexp(1).mean(-1) - math.log(m)  # (groups,), over images

@@ -14,7 +14,7 @@ import torch
 from benchmarks import COST, bound, growth, step, training
 from inference import svi
 from inference.compare import example_inputs
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.plots import images
 from ppl_models import MODELS
 from ppl_models.base import draw_latents
@@ -39,7 +39,7 @@ def test_by_hand_is_the_same_loss(name: str, written: str, float64: None) -> Non
             for first in (model.decoder.layers[0], nets[-1][0]):
                 first.weight[:, : model.z_dim] = 0
     if name == "vqvae":  # entries stay where they are
-        model.codebook.begun.fill_(True)
+        model.codebook.initialized.fill_(True)
     batch = example_inputs(model, 6)
     torch.manual_seed(1)
     ours = model.bound(**batch, latents=draw_latents(model, **batch), kl="closed")
@@ -64,7 +64,7 @@ def test_every_rival_trains_every_parameter(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.nn.Linear, "__init__", watched)
     for before in step.WRITTEN:  # an earlier model leaves nothing behind in Pyro's store
         made.clear()
-        rivals = step.contenders(before, way="plain", compiled=False)
+        rivals = step.contenders(before, mode="eager", compiled=False)
         if before == name:
             break
         rivals[step.SVI](**example_inputs(step.made(before), 5))
@@ -104,7 +104,7 @@ def test_a_training_by_hand_goes_the_same_way(tmp_path: Path, capsys: pytest.Cap
 def test_a_training_by_hand_refuses_what_it_cannot_repeat(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     assert svi.main([*colours(tmp_path), "--clip", "1", "--run-dir", run]) == 0
-    with pytest.raises(BadInput, match="by hand there is no clip"):
+    with pytest.raises(UserError, match="by hand there is no clip"):
         training.main([run])
 
 
@@ -117,7 +117,7 @@ def test_the_table_of_steps_is_made_from_its_json() -> None:
 @pytest.mark.parametrize("rival", [step.SUITE, step.SVI])
 def test_the_suite_and_plain_svi_are_timed_without_validation(rival: str) -> None:
     make, batch = (
-        step.contenders("vae", way="plain", compiled=False)[rival],
+        step.contenders("vae", mode="eager", compiled=False)[rival],
         example_inputs(step.made("vae"), 5),
     )
     seen: list[set[object]] = []
@@ -140,12 +140,12 @@ def test_the_suite_and_plain_svi_are_timed_without_validation(rival: str) -> Non
 def test_a_model_that_is_not_written_by_hand_is_refused(
     tmp_path: Path, small_npz: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(BadInput, match="unknown model 'factor_analysis': choose from vae, gmvae"):
+    with pytest.raises(UserError, match="unknown model 'factor_analysis': choose from vae, gmvae"):
         step.main(["--model", "factor_analysis"])
     run = str(tmp_path / "run")
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", run]) == 0
     monkeypatch.delitem(step.WRITTEN, "vae")
-    with pytest.raises(BadInput, match="vae is not written by hand: take a run of gmvae, ssvae"):
+    with pytest.raises(UserError, match="vae is not written by hand: take a run of gmvae, ssvae"):
         training.main([run])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.errors import BadInput
+from inference.errors import UserError
 from ppl_models import MODELS
 from tests.support import DOCUMENTED
 from tools import table
@@ -186,7 +186,7 @@ def test_a_page_keeps_all_but_what_is_between_its_marks(tmp_path: Path) -> None:
     table.write_between(page, marks, "new\nlines")
     assert page.read_text() == "before\n<!-- here -->\nnew\nlines\n<!-- to here -->\nafter\n"
     page.write_text("no marks\n")
-    with pytest.raises(BadInput, match=r"page.md has lost its marks: put back <!-- here -->"):
+    with pytest.raises(UserError, match=r"page.md has lost its marks: put back <!-- here -->"):
         table.write_between(page, marks, "new")
     assert page.read_text() == "no marks\n"
 
@@ -204,9 +204,9 @@ def test_published_files_are_results_and_nothing_else() -> None:
 
 
 def test_nothing_published_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"no results in .*: run this in the project's folder, or copy"):
+    with pytest.raises(UserError, match=r"no results in .*: run this in the project's folder, or copy"):
         table.published(tmp_path)
-    with pytest.raises(BadInput, match=r"cannot read .*page\.md: run this in the project's folder"):
+    with pytest.raises(UserError, match=r"cannot read .*page\.md: run this in the project's folder"):
         table.write_between(tmp_path / "page.md", table.MARKS, "new")
 
 

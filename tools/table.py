@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from inference.cli.options import TRAINING, Parser, defaults, plain
 from inference.elbo.estimators import ESTIMATORS
-from inference.errors import BadInput, run_command
+from inference.errors import UserError, run_command
 from inference.rundir.files import write_whole
 from ppl_models import MODELS
 from tools.references import REFERENCES
@@ -123,10 +123,10 @@ def main(arguments: list[str]) -> int:
 
 
 def published(folder: Path = ROOT / "runs" / "published") -> list[dict[str, Any]]:
-    """All published results. Raises BadInput where there are none."""
+    """All published results. Raises UserError where there are none."""
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     if not results:
-        raise BadInput(
+        raise UserError(
             f"no results in {folder}: run this in the project's folder, or copy a run's results.json to "
             f"{folder} under a name of its own"
         )
@@ -153,7 +153,7 @@ def parts(results: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Column
     """What is measured alike: a title, the columns, and the runs that have one of them, seeds together."""
 
     def seen(result: dict[str, Any]) -> str:
-        return MODELS[result["model"]].pixels_of(tuple(result["config"]["shape"]))
+        return MODELS[result["model"]].observation_of(tuple(result["config"]["shape"]))
 
     binary = [result for result in results if seen(result) == "binary"]
     coded = [result for result in results if {"usage", "nats_per_code"} & result["test"].keys()]
@@ -290,15 +290,15 @@ def _cell(runs: list[dict[str, Any]], column: Column) -> str:
 
 
 def write_between(page: Path, marks: tuple[str, str], content: str) -> None:
-    """Put `content` between two marks of a page. Raises BadInput if the page or the marks are gone."""
+    """Put `content` between two marks of a page. Raises UserError if the page or the marks are gone."""
     try:
         text = page.read_text()
     except OSError:
-        raise BadInput(f"cannot read {page}: run this in the project's folder") from None
+        raise UserError(f"cannot read {page}: run this in the project's folder") from None
     head, found, rest = text.partition(marks[0])
     _, ended, tail = rest.partition(marks[1])
     if not found or not ended:
-        raise BadInput(f"{page.name} has lost its marks: put back {marks[0]} and {marks[1]}")
+        raise UserError(f"{page.name} has lost its marks: put back {marks[0]} and {marks[1]}")
     write_whole(page, f"{head}{marks[0]}\n{content}\n{marks[1]}{tail}".encode())
 
 

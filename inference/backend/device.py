@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
-from inference.errors import BadInput, unknown
+from inference.errors import UserError, unknown
 
 TOLERANCE = 1e-5  # error of a float32 product relative to its largest element; float32's own is below 1e-6
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS is deterministic with a workspace of one of two sizes
@@ -86,12 +86,12 @@ def double_precision() -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name: auto, cpu or cuda. Raises BadInput if it is unknown or not available.
+    """The device of that name: auto, cpu or cuda. Raises UserError if it is unknown or not available.
 
     It does not create a CUDA context.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise unknown("device", name, ["auto", "cpu", "cuda"])
     if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: no CUDA device is available. Leave --device out, or give cpu")
+        raise UserError("--device cuda: no CUDA device is available. Leave --device out, or give cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

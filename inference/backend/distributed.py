@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from inference.backend.device import choose_device
-from inference.errors import BadInput, BrokenOff, Diverged
+from inference.errors import TrainingAborted, TrainingDiverged, UserError
 
 T = TypeVar("T")
 STEP = timedelta(minutes=30)  # how long a process waits for the others in a training step
@@ -33,18 +33,18 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextmanager
-def together(device: str = "cpu") -> Iterator[None]:
+def process_group(device: str = "cpu") -> Iterator[None]:
     """Be one of torchrun's processes inside the context; only rank 0 prints to standard output.
 
     `device`, as `choose_device` takes it, is where the processes compute. Gloo exchanges objects and CPU
     tensors. On CUDA each process takes the GPU of its local rank, and NCCL exchanges CUDA tensors. Raises
-    BadInput if a machine has fewer GPUs than processes.
+    UserError if a machine has fewer GPUs than processes.
     """
     global patient
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
@@ -54,7 +54,7 @@ def together(device: str = "cpu") -> Iterator[None]:
     if on_cuda:
         mine, processes = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
         if processes > mine:
-            raise BadInput(
+            raise UserError(
                 f"{processes} processes on a machine with {mine} CUDA devices: start one process per device, "
                 "or give --device cpu"
             )
@@ -64,7 +64,7 @@ def together(device: str = "cpu") -> Iterator[None]:
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
             yield
-    except Diverged:  # which all see alike, and one says
+    except TrainingDiverged:  # which all see alike, and one says
         if rank():
             sys.exit(1)
         raise
@@ -74,17 +74,17 @@ def together(device: str = "cpu") -> Iterator[None]:
 
 
 @contextmanager
-def one_before_others() -> Iterator[None]:
+def local_main_first() -> Iterator[None]:
     """What is within, such as a download, the first process of each machine does, and then the others."""
-    others = world() > 1 and os.environ["LOCAL_RANK"] != "0"
+    others = world_size() > 1 and os.environ["LOCAL_RANK"] != "0"
     if others:
-        gathered(None)
+        all_gather(None)
     yield
     if not others:
-        gathered(None)
+        all_gather(None)
 
 
-def alone() -> dict[str, str]:
+def single_process_env() -> dict[str, str]:
     """The environment of this process for one that it begins, which is none of torchrun's."""
     own = {f"{part}{what}" for part in ("", "LOCAL_", "GROUP_", "ROLE_") for what in ("RANK", "WORLD_SIZE")}
     own |= {"ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"}
@@ -92,17 +92,17 @@ def alone() -> dict[str, str]:
     return {key: value for key, value in kept if key not in own and not key.startswith("TORCHELASTIC_")}
 
 
-def share(index: Tensor) -> Tensor:
+def local_share(index: Tensor) -> Tensor:
     """This process's part of a joint batch; the parts differ by one image at most."""
-    return index.tensor_split(world())[rank()]
+    return index.tensor_split(world_size())[rank()]
 
 
-def seed_of(seed: int, step: int) -> int:
+def process_seed(seed: int, step: int) -> int:
     """A seed for this process's draws from a step on: its own, as two must not draw the same."""
     return (seed + 1_000_003 * rank() + 15_485_863 * step) % 2**63
 
 
-def average(
+def average_gradients(
     images: int, objective: Tensor, parameters: Sequence[Tensor], buffers: Sequence[Tensor], stop: bool
 ) -> tuple[Tensor, bool]:
     """The mean of the objective over all processes, weighted by their images, and whether one is to stop.
@@ -123,21 +123,21 @@ def average(
     return means[0][0], bool(flat[1])
 
 
-def any_of(wish: bool) -> bool:
+def any_process(wish: bool) -> bool:
     """Whether any process wishes it."""
-    return any(gathered(wish))
+    return any(all_gather(wish))
 
 
-def once(action: Callable[[], T]) -> T:
+def broadcast_from_main(action: Callable[[], T]) -> T:
     """What the first process does, and finds: told to all."""
-    return gathered(None if rank() else action())[0]
+    return all_gather(None if rank() else action())[0]
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """What every process has to give, by rank: any object, known to all."""
-    if world() == 1:
+    if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world()
+    found: list[Any] = [None] * world_size()
     with _told():
         dist.all_gather_object(found, value, group=patient)
     return found
@@ -145,14 +145,14 @@ def gathered(value: Any) -> list[Any]:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Raises BrokenOff if the connection to another process is lost; every other error passes."""
+    """Raises TrainingAborted if the connection to another process is lost; every other error passes."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST):
             raise
         reason = str(error).partition("\n")[0]
-        raise BrokenOff(
-            f"process {rank()} of {world()} lost the connection to another one ({reason}): "
+        raise TrainingAborted(
+            f"process {rank()} of {world_size()} lost the connection to another one ({reason}): "
             "continue the run from its last checkpoint with --resume"
         ) from None

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from inference.data import points
-from inference.data.batches import PIXELS, read_indices
+from inference.data.batches import OBSERVATIONS, read_indices
 from inference.data.datasets import NAMES, SMALL, Dataset
 from inference.elbo.estimators import ESTIMATORS
-from inference.errors import BadInput, unknown
-from inference.training.gradients import WAYS, usual_way
+from inference.errors import UserError, unknown
+from inference.training.gradients import MODES, default_mode
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
 DATA_DIR = Path("data")  # unless another is named
 PRECISIONS = ("float32", "bfloat16")  # of the networks while they train
-PRIORS = tuple(dict.fromkeys(prior for model in MODELS.values() for prior in model.priors))
-COMPILE = ("auto", *WAYS)
+PRIORS = tuple(dict.fromkeys(prior for model in MODELS.values() for prior in model.code_priors))
+COMPILE = ("auto", *MODES)
 SCHEDULES = ("constant", "cosine")  # of the learning rate; cosine takes it to zero at the last step
 # The least gradient norm to clip to. Adam divides by the root of its second moment plus 1e-8. With this norm
 # and a million parameters a gradient's elements are about 1e-9, and a step is still a tenth of --lr; with a
@@ -38,27 +38,27 @@ TRAINING = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that takes no abbreviations, and raises BadInput where argparse prints and exits."""
+    """An argument parser without abbreviations that raises UserError instead of exiting."""
 
     def __init__(self, **keywords: Any):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **keywords)
 
     def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; see --help")
+        raise UserError(f"{message}; see --help")
 
     def flags(self) -> set[str]:
         """Every option that may be given."""
         return set(self._option_string_actions)
 
     def parse_args(self, arguments: list[str]) -> argparse.Namespace:  # type: ignore[override]
-        """The options given. Raises BadInput for one that is not known, with the nearest that is."""
+        """The options given. Raises UserError for one that is not known, with the nearest that is."""
         given, rest = self.parse_known_args(arguments)
         for argument in rest:
             name = argument.partition("=")[0]
             if name.startswith("--") and name not in self.flags():
                 raise unknown("option", name, sorted(self.flags()))
         if rest:
-            raise BadInput(f"{rest[0]} belongs to no option; see --help")
+            raise UserError(f"{rest[0]} belongs to no option; see --help")
         return given
 
 
@@ -128,7 +128,7 @@ def seed(text: str) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The options given: what is not given is not in the namespace, but for --model and --resume.
 
-    Prints help and exits where asked. Raises BadInput for anything that cannot be used.
+    Prints help and exits where asked. Raises UserError for anything that cannot be used.
     """
     name = _model_of(arguments)
     parser = _parser(name)
@@ -137,9 +137,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         typed = argument.partition("=")[0]
         others = [other for other, cls in MODELS.items() if typed in map(flag, cls.options())]
         if others and typed not in parser.flags():
-            raise BadInput(f"{typed} is an option of {', '.join(others)}, not of {name}: leave it out")
+            raise UserError(f"{typed} is an option of {', '.join(others)}, not of {name}: leave it out")
         if typed in elsewhere:
-            raise BadInput(f"{typed} does not apply to {name}: leave it out")
+            raise UserError(f"{typed} does not apply to {name}: leave it out")
     given = parser.parse_args(arguments)
     if hasattr(given, "elbo") and name and given.elbo not in MODELS[name].estimators:
         raise unknown(f"--elbo for {name}", given.elbo, MODELS[name].estimators)
@@ -151,18 +151,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if getattr(given, key, known[0]) not in known:
             raise unknown(f"--{key}", vars(given)[key], known)
     if name is None and given.resume is None:
-        raise BadInput(f"no model: name one with --model, of {', '.join(MODELS)}")
+        raise UserError(f"no model: name one with --model, of {', '.join(MODELS)}")
     if given.resume is not None:
         extra = given.__dict__.keys() - {"model", "resume", "data_dir", "device", "steps"}
         if extra:
-            raise BadInput(
+            raise UserError(
                 f"{flag(min(extra))} cannot change on --resume, the run's config.json decides: leave it out"
             )
     if hasattr(given, "labelled"):
         if hasattr(given, "labels"):
-            raise BadInput("--labelled already says how many images are labelled: leave out --labels")
+            raise UserError("--labelled already says how many images are labelled: leave out --labels")
         if getattr(given, "validation", 0):
-            raise BadInput(
+            raise UserError(
                 "--labelled counts the images of the whole training set, and --validation takes some of them "
                 "away: leave out --validation"
             )
@@ -182,11 +182,11 @@ def _model_of(arguments: list[str]) -> str | None:
         raise unknown("--prior", prior, PRIORS)
     if "from" in named:
         if prior is None or model is not None:
-            raise BadInput("--from takes a finished run, --prior NAME and the prior's options, no --model")
+            raise UserError("--from takes a finished run, --prior NAME and the prior's options, no --model")
         return f"code_{prior}"
-    if prior is not None and (model is None or prior not in MODELS[model].priors):
-        having = " or ".join(key for key, cls in MODELS.items() if cls.priors)
-        raise BadInput(f"--prior goes with --model {having}, or with --from RUN_DIR: leave it out")
+    if prior is not None and (model is None or prior not in MODELS[model].code_priors):
+        having = " or ".join(key for key, cls in MODELS.items() if cls.code_priors)
+        raise UserError(f"--prior goes with --model {having}, or with --from RUN_DIR: leave it out")
     return model
 
 
@@ -275,7 +275,7 @@ def _data_help(cls: type[LatentVariableModel]) -> str:
     plane = ", ".join(points.NAMES)
     if cls is LatentVariableModel:
         return f"{images}; of points {plane}"
-    return f"{plane} (default: {cls.usual_data})" if cls.pixels == "points" else images
+    return f"{plane} (default: {cls.default_dataset})" if cls.observation == "points" else images
 
 
 def _title(cls: type[LatentVariableModel]) -> str:
@@ -301,7 +301,7 @@ def defaults(cls: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str
     """Every training setting and model option with its default on images of that shape, by name."""
     settings = {"elbo": cls.estimators[0], **TRAINING, "seed": 0, "device": "auto", **cls.defaults}
     settings |= {key: option.default for key, option in cls.options().items()}
-    return settings | (cls.small if math.prod(shape[1:]) <= SMALL else {})
+    return settings | (cls.small_image_defaults if math.prod(shape[1:]) <= SMALL else {})
 
 
 def plain(value: Any) -> str:
@@ -312,28 +312,28 @@ def plain(value: Any) -> str:
 def checked(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration read from a file, every value of it as the command line would have taken it.
 
-    Raises BadInput where the command line would refuse one, or where it is of another kind.
+    Raises UserError where the command line would refuse one, or where it is of another kind.
     """
     cls = MODELS[config["model"]]
     kinds = {"options": dict, "eval_every": int, "data": str, "data_dir": str, "checksum": str}
     for key, kind in kinds.items():
         if not isinstance(config[key], kind):
-            raise BadInput(f"{key} is {config[key]!r}")
+            raise UserError(f"{key} is {config[key]!r}")
     labelled = config.get("labelled", [])
     if not (isinstance(labelled, list) and all(type(index) is int for index in labelled)):
-        raise BadInput("labelled is not a list of whole numbers")
+        raise UserError("labelled is not a list of whole numbers")
     if config["options"].keys() != cls.options().keys():
-        raise BadInput(f"options of {config['model']} are {', '.join(cls.options())}")
+        raise UserError(f"options of {config['model']} are {', '.join(cls.options())}")
     names = (*TRAINING, "steps", "batch_size", "lr", "elbo", "particles", "seed", "device")
     settings = {key: config[key] for key in names if key in config} | config["options"]
     known = _parser(config["model"]).flags()
     for key, value in settings.items():
         if flag(key) not in known and value != {"particles": 1, **TRAINING}[key]:
-            raise BadInput(f"{key} is {value!r}, which {config['model']} does not take")
+            raise UserError(f"{key} is {value!r}, which {config['model']} does not take")
     arguments = [f"{flag(key)}={value}" for key, value in settings.items() if flag(key) in known]
     found = vars(parse(["--model", config["model"], *arguments]))
     if not found["steps"] >= config["eval_every"] >= 1:
-        raise BadInput(f"eval_every is {config['eval_every']}")
+        raise UserError(f"eval_every is {config['eval_every']}")
     config |= {key: found[key] for key in names if key in found}
     return config | {"options": {key: found[key] for key in config["options"]}}
 
@@ -349,19 +349,19 @@ def eval_every(steps: int) -> int:
 
 
 def check_warmup(config: dict[str, Any]) -> None:
-    """Raise BadInput if a run ends before its learning rate or its beta reaches the value asked for."""
+    """Raise UserError if a run ends before its learning rate or its beta reaches the value asked for."""
     # The rate reaches it in the warm-up's last step, and beta in the step after the warm-up.
     least = {"lr_warmup": config["lr_warmup"], "warmup": config["warmup"] and config["warmup"] + 1}
     for key, steps in least.items():
         if config["steps"] < steps:
             found = f"{flag(key)} {config[key]} does not end within {config['steps']} steps"
-            raise BadInput(f"{found}: give --steps {steps} or more, or a shorter {flag(key)}")
+            raise UserError(f"{found}: give --steps {steps} or more, or a shorter {flag(key)}")
 
 
 def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
     """The whole configuration of a new run: what was given, and defaults that suit the data.
 
-    A model's default warm-ups are reduced to a quarter of the steps. Raises BadInput for a warm-up given that
+    A model's default warm-ups are reduced to a quarter of the steps. Raises UserError if a given warm-up
     does not end within the steps.
     """
     cls = MODELS[given.model]
@@ -372,7 +372,7 @@ def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
             settings[key] = min(settings[key], settings["steps"] // 4)
     settings["particles"] = getattr(given, "particles", ESTIMATORS[settings["elbo"]].particles)
     if settings["compile"] == "auto":  # decided here once, and recorded
-        settings["compile"] = usual_way(settings["steps"])
+        settings["compile"] = default_mode(settings["steps"])
     if ESTIMATORS[settings["elbo"]].particles > 1 and not hasattr(given, "warmup"):
         settings["warmup"] = 0  # which takes no weights
     check_warmup(settings)
@@ -389,7 +389,7 @@ def configuration(given: argparse.Namespace, data: Dataset) -> dict[str, Any]:
         "shape": list(data.shape),
         "classes": data.classes,
         "scale": data.scale,
-        "pixels": PIXELS[cls.pixels_of(data.shape)].label,
+        "pixels": OBSERVATIONS[cls.observation_of(data.shape)].label,
         "options": {key: settings.pop(key) for key in cls.options()},
         **settings,
         **labelled,

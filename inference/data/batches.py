@@ -11,27 +11,27 @@ from torch import Tensor
 
 from inference.backend import distributed
 from inference.data.datasets import Dataset
-from inference.errors import BadInput
+from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
 
 
 def read_indices(path: Path) -> list[int]:
     """Read the whole numbers of a text file, one per line, in the order of the file; # starts a comment.
 
-    Raises BadInput if the file cannot be read or a line holds anything else.
+    Raises UserError if the file cannot be read or a line holds anything else.
     """
     try:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise BadInput(f"cannot read {path} ({reason}): name a text file with one index per line") from None
+        raise UserError(f"cannot read {path} ({reason}): name a text file with one index per line") from None
     indices = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         try:
             indices += [int(text)] if text else []
         except ValueError:
-            raise BadInput(
+            raise UserError(
                 f"line {number} of {path} is {text[:20]!r}, not an index: write one whole number per line"
             ) from None
     return indices
@@ -41,26 +41,26 @@ def labelled(data: Dataset, labels: int, seed: int, indices: list[int] | None = 
     """Indices of the training images whose labels the model sees, (labels,).
 
     The seed draws equally many of each class, unless `indices` names them; these keep their order and
-    repeats. Raises BadInput if the data have no labels or too few of a class, if an index is not that of a
+    repeats. Raises UserError if the data have no labels or too few of a class, if an index is not that of a
     training image, or if `indices` lack a class.
     """
     if data.y_train is None:
-        raise BadInput(f"{data.name} has no labels: a semi-supervised model needs y_train and y_test")
+        raise UserError(f"{data.name} has no labels: a semi-supervised model needs y_train and y_test")
     if indices is not None:
         last = len(data.x_train) - 1
         for index in indices:
             if not 0 <= index <= last:
-                raise BadInput(
+                raise UserError(
                     f"{data.name} has no training image {index}: give labelled images from 0 to {last}"
                 )
         missing = set(range(data.classes)) - set(data.y_train[indices].tolist())
         if missing:
-            raise BadInput(f"no labelled image has class {min(missing)}: add at least one of each class")
+            raise UserError(f"no labelled image has class {min(missing)}: add at least one of each class")
         return torch.tensor(indices)
     each, left = divmod(labels, data.classes)
     if each == 0 or left:
         near = max(round(labels / data.classes), 1) * data.classes
-        raise BadInput(
+        raise UserError(
             f"{labels} labels cannot be shared equally by {data.classes} classes: try --labels {near}"
         )
     generator = np.random.RandomState(seed)
@@ -68,12 +68,12 @@ def labelled(data: Dataset, labels: int, seed: int, indices: list[int] | None = 
     for y in range(data.classes):
         members = np.flatnonzero(data.y_train.numpy() == y)
         if len(members) < each:
-            raise BadInput(f"class {y} has {len(members)} images, {each} labels asked: lower --labels")
+            raise UserError(f"class {y} has {len(members)} images, {each} labels asked: lower --labels")
         chosen.append(generator.choice(members, each, replace=False))
     return torch.from_numpy(np.concatenate(chosen))
 
 
-def binarise(x: Tensor) -> Tensor:
+def binarize(x: Tensor) -> Tensor:
     """Grey levels 0..255 to zeros and ones, a pixel one with probability x / 255, drawn anew at each call.
 
     A uniform draw from 0..254 lies below x with exactly that probability, and bytes are cheaper than floats.
@@ -82,7 +82,7 @@ def binarise(x: Tensor) -> Tensor:
     return (x > below).to(torch.get_default_dtype())
 
 
-def binarise_once(x: Tensor) -> Tensor:
+def fixed_binarization(x: Tensor) -> Tensor:
     """Test images as zeros and ones, fixed for good: one binomial draw a pixel by NumPy's RandomState(0)."""
     draws = np.random.RandomState(0).binomial(1, x.cpu().numpy() / 255)
     return torch.from_numpy(draws.astype(np.uint8)).to(x.device)
@@ -98,23 +98,23 @@ def centred(x: Tensor) -> Tensor:
     return 2 * unit(x) - 1
 
 
-def dequantise(x: Tensor) -> Tensor:
+def dequantize(x: Tensor) -> Tensor:
     """Levels 0..255 to -1..1, each drawn anew at each call from the 1/128 that it stands for."""
     return (x + torch.rand(x.shape, dtype=torch.get_default_dtype(), device=x.device)) / 128 - 1
 
 
-def dequantise_once(x: Tensor) -> Tensor:
+def fixed_dequantization(x: Tensor) -> Tensor:
     """The same of test images, fixed for good: NumPy's RandomState(0) draws the uniform noise."""
     noise = np.random.RandomState(0).uniform(size=x.shape).astype(np.float32)
     return (x + torch.from_numpy(noise).to(x.device)) / 128 - 1
 
 
-def as_they_are(x: Tensor) -> Tensor:
+def identity(x: Tensor) -> Tensor:
     """Points and codes, in the default precision."""
     return x.to(torch.get_default_dtype())
 
 
-class Pixels(NamedTuple):
+class ObservationKind(NamedTuple):
     """How levels 0..255 become what a model observes, and how what it generates is seen."""
 
     train: Callable[[Tensor], Tensor]  # in training
@@ -133,19 +133,19 @@ def _shifted(x: Tensor) -> Tensor:
 
 
 NOISE = "drawn anew in training, the test set once by RandomState(0)"
-PIXELS = {
-    "binary": Pixels(binarise, binarise_once, unit, _same, f"0 or 1: {NOISE}"),
-    "unit": Pixels(unit, unit, unit, _same, "0 to 1"),
-    "centred": Pixels(centred, centred, centred, _shifted, "-1 to 1"),
-    "dequantised": Pixels(
-        dequantise,
-        dequantise_once,
+OBSERVATIONS = {
+    "binary": ObservationKind(binarize, fixed_binarization, unit, _same, f"0 or 1: {NOISE}"),
+    "unit": ObservationKind(unit, unit, unit, _same, "0 to 1"),
+    "centred": ObservationKind(centred, centred, centred, _shifted, "-1 to 1"),
+    "dequantised": ObservationKind(
+        dequantize,
+        fixed_dequantization,
         centred,
         _shifted,
         f"-1 to 1, with uniform noise of a level's width: {NOISE}",
     ),
-    "codes": Pixels(as_they_are, as_they_are, as_they_are, _same, "codes as they are"),
-    "points": Pixels(as_they_are, as_they_are, as_they_are, _same, "points as they are"),
+    "codes": ObservationKind(identity, identity, identity, _same, "codes as they are"),
+    "points": ObservationKind(identity, identity, identity, _same, "points as they are"),
 }
 
 
@@ -154,7 +154,7 @@ class Batches:
 
     An epoch is a random order of the images, by its number and the seed.
     The place in the epoch is therefore the step itself; only the noise of the pixels comes from torch's
-    generator. Raises BadInput where there are fewer images than a batch has.
+    generator. Raises UserError where there are fewer images than a batch has.
     """
 
     def __init__(
@@ -167,16 +167,16 @@ class Batches:
         device: torch.device,
     ):
         if size > len(data.x_train):
-            raise BadInput(f"{len(data.x_train)} training images, a batch of {size}: lower --batch-size")
+            raise UserError(f"{len(data.x_train)} training images, a batch of {size}: lower --batch-size")
         self.x = data.x_train.to(device)
         self.y = None if data.y_train is None else data.y_train.to(device)
         self.size, self.seed, self.labels = size, seed, labels.to(device)
-        self.inputs, self.pixels = model.inputs, PIXELS[model.pixels_of(data.shape)].train
+        self.inputs, self.observation = model.inputs, OBSERVATIONS[model.observation_of(data.shape)].train
         # The last batch is what is left over. It joins the batch before where it has less than two images a
         # process, as batch norm needs two.
-        self.per_epoch = max(-(-(len(self.x) - 2 * distributed.world() + 1) // size), 1)
+        self.per_epoch = max(-(-(len(self.x) - 2 * distributed.world_size() + 1) // size), 1)
         usual = size if self.per_epoch > 1 else len(self.x)
-        self.images = len(distributed.share(torch.arange(usual)))  # in a usual batch, of this process
+        self.images = len(distributed.local_share(torch.arange(usual)))  # in a usual batch, of this process
         self.epoch, self.order = -1, torch.empty(0)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
@@ -190,12 +190,12 @@ class Batches:
             self.order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
             self.epoch = epoch
         end = len(self.x) if place == self.per_epoch - 1 else (place + 1) * self.size
-        index = distributed.share(self.order[place * self.size : end])
-        batch = {"x": self.pixels(self.x[index])}
+        index = distributed.local_share(self.order[place * self.size : end])
+        batch = {"x": self.observation(self.x[index])}
         if self.y is not None and "y" in self.inputs:
             batch |= {"y": self.y[index]}
         if self.y is not None and "x_labelled" in self.inputs:
-            batch |= {"x_labelled": self.pixels(self.x[self.labels]), "y_labelled": self.y[self.labels]}
+            batch |= {"x_labelled": self.observation(self.x[self.labels]), "y_labelled": self.y[self.labels]}
         return batch
 
 
@@ -204,8 +204,8 @@ class HeldOut:
 
     def __init__(self, data: Dataset, model: type[LatentVariableModel], device: torch.device):
         self.data, self.model, self.device = data, model, device
-        self.grey, self.pixels = data.x_test.to(device), PIXELS[model.pixels_of(data.shape)]
-        self.x = self.pixels.test(self.grey)
+        self.raw, self.observation = data.x_test.to(device), OBSERVATIONS[model.observation_of(data.shape)]
+        self.x = self.observation.test(self.raw)
         self.y = None if data.y_test is None else data.y_test.to(device)
         self.inputs = model.inputs
 
@@ -231,4 +231,4 @@ class HeldOut:
             inputs = {"x": self.x[part].to(torch.get_default_dtype())}
             if y is not None and "y" in self.inputs:
                 inputs |= {"y": y}
-            yield inputs, self.pixels.levels(self.grey[part]), y
+            yield inputs, self.observation.levels(self.raw[part]), y

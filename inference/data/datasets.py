@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from inference.errors import BadInput, unknown
+from inference.errors import UserError, unknown
 from inference.rundir.files import check_memory
 from ppl_models.base import LatentVariableModel
 
@@ -89,7 +89,7 @@ class Dataset:
     def with_validation(self, share: float, seed: int) -> "Dataset":
         """The same with a share of the training set, drawn by seed, as a validation part; as it is where 0.
 
-        The training set keeps floor(n (1 - share)), and both parts their order. Raises BadInput where a part
+        The training set keeps floor(n (1 - share)), and both parts their order. Raises UserError where a part
         would be empty.
         """
         if share == 0:
@@ -97,7 +97,7 @@ class Dataset:
         n = len(self.x_train)
         kept = int(n * (1 - Fraction(str(share))))  # exactly: in floating point 100 (1 - 0.9) is below 10
         if not 0 < kept < n:
-            raise BadInput(
+            raise UserError(
                 f"a validation share of {share} of {n} training images leaves one part empty: "
                 "give another --validation"
             )
@@ -115,13 +115,13 @@ class Dataset:
     def padded(self, side: int | None) -> "Dataset":
         """The same with images zero-padded on all sides to side x side; as it is where None.
 
-        Raises BadInput where the images are larger.
+        Raises UserError where the images are larger.
         """
         if side is None:
             return self
         height, width = self.shape[1:]
         if max(height, width) > side:
-            raise BadInput(
+            raise UserError(
                 f"{self.name} has images of {height}x{width}, the model takes at most {side}x{side}: "
                 "choose another model, or make them smaller"
             )
@@ -155,7 +155,7 @@ def load(
         The data set, and one line for the user, or None.
 
     Raises:
-        BadInput: if the name is not known, or the data cannot be read or downloaded.
+        UserError: if the name is not known, or the data cannot be read or downloaded.
     """
     from inference.data import npz, points
 
@@ -172,7 +172,7 @@ def load(
     if name in points.NAMES:
         return points.load(name), None
     if name not in NAMES and Path(name).exists():
-        raise BadInput(f"{name} is not an .npz file: save the images as arrays, with {npz.SPLIT}")
+        raise UserError(f"{name} is not an .npz file: save the images as arrays, with {npz.SPLIT}")
     if name not in NAMES:
         raise unknown("data", name, [*NAMES, *points.NAMES, "path/to/file.npz"])
     return (_digits() if name == "digits" else _torchvision(name, data_dir)), None
@@ -273,7 +273,7 @@ def _torchvision(name: str, data_dir: Path) -> Dataset:
     source, sizes = _source(name), SIZES[name]
     folder = data_dir / source.folder
     if not _on_disk(name, data_dir) and not _download(name, data_dir):
-        raise BadInput(
+        raise UserError(
             f"{name} is not in {folder} and cannot be downloaded: name the folder that holds it with "
             "--data-dir, or take --data digits or --data path/to/file.npz, which need no download"
         )
@@ -295,7 +295,7 @@ def _torchvision(name: str, data_dir: Path) -> Dataset:
         if shapes != [(size, *source.shape) for size in sizes]:
             raise ValueError(f"images have shapes {shapes}")
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError) as error:
-        raise BadInput(
+        raise UserError(
             f"{name} in {folder} cannot be read, a file is damaged ({error or type(error).__name__}): "
             f"delete {', '.join(wrong or source.files)} there to have it downloaded again"
         ) from None

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.errors import BadInput
+from inference.errors import UserError
 
 RENUMBER = "number the classes 0, 1, 2, ..., alike in y_train and y_test"
 
@@ -35,7 +35,7 @@ def both_labels(
         The labels, and one line that says why labels in the file are not used, or None.
 
     Raises:
-        BadInput: if labels are required, and these are not 0, 1, 2, ... with each class in training.
+        UserError: if labels are required, and these are not 0, 1, 2, ... with each class in training.
     """
     none: dict[str, Tensor | None] = {"train": None, "test": None}
     given = [key for key in ("y_train", "y_test") if key in headers]
@@ -44,7 +44,7 @@ def both_labels(
     try:
         if len(given) < 2:
             missing = " and no ".join(key for key in ("y_train", "y_test") if key not in given)
-            raise BadInput(
+            raise UserError(
                 f"{path} has no {missing}: add labels to numpy.savez, y_train=... and y_test=..., one whole "
                 "number per image"
             )
@@ -54,7 +54,7 @@ def both_labels(
         }
         if required:
             _check_classes(path, y["train"], y["test"])
-    except BadInput as error:
+    except UserError as error:
         if required:
             raise
         return none, f"labels are not used, since {error}"
@@ -62,28 +62,28 @@ def both_labels(
 
 
 def _labels(y: np.ndarray | None, header: Header, n: int, what: str) -> Tensor:
-    """Labels (n,) as int64. Raises BadInput if they are not whole numbers, one per image."""
+    """Labels (n,) as int64. Raises UserError if they are not whole numbers, one per image."""
     shape, dtype = header
     if shape not in ((n,), (n, 1)):
         advice = "save y.argmax(1) if they are one-hot" if len(shape) == 2 else "give one label per image"
-        raise BadInput(f"{what} has shape {shape}, not ({n},): {advice}")
+        raise UserError(f"{what} has shape {shape}, not ({n},): {advice}")
     whole = y is not None and y.dtype.kind in "buif" and np.isfinite(y).all() and (np.rint(y) == y).all()
     if y is None or not whole or (y.size and float(np.abs(y.astype(float)).max()) >= 2**62):
-        raise BadInput(f"{what} has type {dtype} or values that are not whole numbers: {RENUMBER}")
+        raise UserError(f"{what} has type {dtype} or values that are not whole numbers: {RENUMBER}")
     return torch.from_numpy(y.reshape(n).astype(np.int64))
 
 
 def _check_classes(path: Path, train: Tensor, test: Tensor) -> None:
-    """Raises BadInput unless the labels of both parts are 0, 1, 2, ... and each has a training image."""
+    """Raises UserError unless the labels of both parts are 0, 1, 2, ... and each has a training image."""
     low, high = int(min(train.min(), test.min())), int(max(train.max(), test.max()))
     if low < 0:
-        raise BadInput(
+        raise UserError(
             f"{path}: labels run from {low} to {high}, and this model needs 0, 1, 2, ...: {RENUMBER}"
         )
     seen = set(train.unique().tolist())
     if len(seen) <= high:
         missing = next(label for label in range(high + 1) if label not in seen)
         advice = "save y - 1" if missing == 0 and low == 1 else RENUMBER
-        raise BadInput(
+        raise UserError(
             f"{path}: labels run from {low} to {high}, and class {missing} has no training image: {advice}"
         )

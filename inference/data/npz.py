@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inference.data.datasets import NAMES, Dataset
 from inference.data.labels import Header, both_labels
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.rundir.files import check_memory
 from ppl_models.base import LatentVariableModel
 
@@ -37,15 +37,15 @@ def load(path: Path, model: type[LatentVariableModel] | None = None) -> tuple[Da
         The data set, and one line for the user about scale and labels, or None.
 
     Raises:
-        BadInput: for anything else, before an array is read that is larger than the free memory.
+        UserError: for anything else, before an array is read that is larger than the free memory.
     """
-    kind = model.pixels if model else "binary"
+    kind = model.observation if model else "binary"
     labelled = bool(model and {"y", "x_labelled"} & set(model.inputs))
     arrays, headers = _read(path)
     x = {part: arrays.pop(f"x_{part}") for part in ("train", "test")}
     for part in x:
         _check_numbers(x[part], f"{path}: x_{part}")
-    y, remark = both_labels(path, arrays, headers, {part: len(x[part]) for part in x}, labelled)
+    y, note = both_labels(path, arrays, headers, {part: len(x[part]) for part in x}, labelled)
     scale = None
     if kind == "points":
         tensors = {part: _points(x[part], f"{path}: x_{part}") for part in x}
@@ -57,10 +57,10 @@ def load(path: Path, model: type[LatentVariableModel] | None = None) -> tuple[Da
             scale = image_scale(x, str(path))
         tensors = {part: _levels(_channel_first(x[part], axes[part]), scale or 255) for part in x}
         if tensors["train"].shape[1:] != tensors["test"].shape[1:]:
-            raise BadInput(f"{path}: images of x_train and x_test differ in shape: make them the same")
+            raise UserError(f"{path}: images of x_train and x_test differ in shape: make them the same")
     data = Dataset(str(path.resolve()), tensors["train"], y["train"], tensors["test"], y["test"], scale=scale)
     lines = [f"{path}: images are read on a scale of 0 to {scale}"] if scale else []
-    return data, "; ".join(lines + ([remark] if remark else [])) or None
+    return data, "; ".join(lines + ([note] if note else [])) or None
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Header]]:
@@ -68,29 +68,29 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Header]]:
     try:
         with open(path, "rb") as file:
             if file.read(6) == b"\x93NUMPY":
-                raise BadInput(f"{path} is a .npy, one array: load it as x and split it with {SPLIT}")
+                raise UserError(f"{path} is a .npy, one array: load it as x and split it with {SPLIT}")
         headers, names = _headers(path)
         sizes = (math.prod(shape) * dtype.itemsize for shape, dtype in headers.values())
         check_memory(3 * sum(sizes), str(path))  # as they are, with the channel first, and as levels
         for key in ("x_train", "x_test"):
             if key not in headers:
-                raise BadInput(
+                raise UserError(
                     f"{path} has no {key}, only {', '.join(names) or 'nothing'}: "
                     f"split the images in two parts and save both, as in {SPLIT}"
                 )
             if headers[key].dtype.hasobject:
-                raise BadInput(
+                raise UserError(
                     f"{path} cannot be read, {key} is an array of Python objects: "
                     "save an array of numbers; numpy.stack makes one of images of the same size"
                 )
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key, header in headers.items() if not header.dtype.hasobject}
     except FileNotFoundError:
-        raise BadInput(f"no file {path}: give the path of an .npz, or one of {', '.join(NAMES)}") from None
-    except BadInput:
+        raise UserError(f"no file {path}: give the path of an .npz, or one of {', '.join(NAMES)}") from None
+    except UserError:
         raise
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
-        raise BadInput(f"{path} cannot be read as an .npz ({error}): write it again") from None
+        raise UserError(f"{path} cannot be read as an .npz ({error}): write it again") from None
     return arrays, headers
 
 
@@ -117,28 +117,28 @@ def _headers(path: Path) -> tuple[dict[str, Header], list[str]]:
 
 
 def _check_numbers(x: np.ndarray, what: str) -> None:
-    """Raises BadInput unless x holds finite numbers, at least one."""
+    """Raises UserError unless x holds finite numbers, at least one."""
     if x.ndim == 0 or x.size == 0:
-        raise BadInput(f"{what} has shape {x.shape}, so it holds nothing: give at least one image or point")
+        raise UserError(f"{what} has shape {x.shape}, so it holds nothing: give at least one image or point")
     if x.dtype.kind not in "buif":
-        raise BadInput(f"{what} has type {x.dtype}: save an array of numbers")
+        raise UserError(f"{what} has type {x.dtype}: save an array of numbers")
     if x.dtype.kind == "f":
         _refuse_where(~np.isfinite(x), f"{what} has {{}} that are not finite", "replace or remove them")
 
 
 def _refuse_where(wrong: np.ndarray, complaint: str, advice: str) -> None:
-    """Raises BadInput if anything is wrong, with the count and the first index."""
+    """Raises UserError if anything is wrong, with the count and the first index."""
     count = int(np.count_nonzero(wrong))
     if count:
         first = tuple(int(i) for i in np.unravel_index(wrong.argmax(), wrong.shape))
         values = f"{count} value{'s' * (count > 1)}"
-        raise BadInput(f"{complaint.format(values)}, the first at index {first}: {advice}")
+        raise UserError(f"{complaint.format(values)}, the first at index {first}: {advice}")
 
 
 def _points(x: np.ndarray, what: str) -> Tensor:
     """Points (n, 2) as float32."""
     if x.ndim != 2 or x.shape[1] != 2:
-        raise BadInput(f"{what} has shape {x.shape}: this model takes points in the plane, shape (n, 2)")
+        raise UserError(f"{what} has shape {x.shape}: this model takes points in the plane, shape (n, 2)")
     with np.errstate(over="ignore"):
         points = np.ascontiguousarray(x, dtype=np.float32)
     _refuse_where(~np.isfinite(points), f"{what} has {{}} beyond the range of float32", "rescale the points")
@@ -169,7 +169,7 @@ def _channel_axis(shape: tuple[int, ...], what: str) -> int | None:
         side = math.isqrt(shape[1])
         sizes = f"{side}, {side}" if side**2 == shape[1] else "height, width"
         advice = f"if each row is an image, save x.reshape(len(x), {sizes})"
-    raise BadInput(f"{what} has shape {shape}: images are (n, height, width) and 1 or 3 channels; {advice}")
+    raise UserError(f"{what} has shape {shape}: images are (n, height, width) and 1 or 3 channels; {advice}")
 
 
 def _channel_first(x: np.ndarray, axis: int | None) -> np.ndarray:
@@ -178,10 +178,10 @@ def _channel_first(x: np.ndarray, axis: int | None) -> np.ndarray:
 
 
 def _check_codes(path: Path, x: dict[str, np.ndarray]) -> None:
-    """Raises BadInput unless both parts hold whole numbers from 0 to 255."""
+    """Raises UserError unless both parts hold whole numbers from 0 to 255."""
     for part, codes in x.items():
         if codes.dtype.kind not in "bui" or codes.min() < 0 or codes.max() > 255:
-            raise BadInput(
+            raise UserError(
                 f"{path}: x_{part} has type {codes.dtype} and runs from {codes.min()} to {codes.max()}: "
                 "codes are whole numbers from 0 to 255"
             )
@@ -199,7 +199,7 @@ def image_scale(x: dict[str, np.ndarray], name: str) -> int:
         name: what the message calls the file.
 
     Raises:
-        BadInput: if the range fits none of these or the parts disagree, with the range of each part.
+        UserError: if the range fits none of these or the parts disagree, with the range of each part.
     """
     low = {part: float(images.min()) for part, images in x.items()}
     high = {part: float(images.max()) for part, images in x.items()}
@@ -226,7 +226,7 @@ def image_scale(x: dict[str, np.ndarray], name: str) -> int:
     elif top <= 1:
         advice = "x * 255 if they were divided by 255 twice"
     ranges = " and ".join(f"x_{part} runs from {low[part]:.7g} to {high[part]:.7g}" for part in x)
-    raise BadInput(
+    raise UserError(
         f"{name}: {ranges}, so white may be 1, 255 or another value: "
         f"save both parts as floats in 0..1, divided by the value of white ({advice})"
     )

@@ -15,11 +15,11 @@ from pyro.infer.elbo import ELBO
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from inference.errors import BadInput
+from inference.errors import UserError
 from ppl_models.base import KL, LatentVariableModel
 
 
-class Draw(NamedTuple):
+class ImportanceSamples(NamedTuple):
     """Samples from a guide, with particles and images leading, and what they weigh."""
 
     latents: dict[str, Tensor]  # name -> (particles, batch, ...)
@@ -43,12 +43,12 @@ class ImportanceWeighted(ELBO):
         super().__init__(num_particles=particles)
         self.doubly = doubly
 
-    def draw(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Draw:
+    def draw(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> ImportanceSamples:
         """Samples from the guide and what they weigh, unscaled."""
         p, q = self._get_trace(model, guide, args, kwargs)
         latents = {name: site["value"] for name, site in _latents(q).items()}
         log_p = _log_densities(_sites(p))
-        return Draw(latents, log_p["x"], _total(log_p) - _total(_log_densities(_latents(q))))
+        return ImportanceSamples(latents, log_p["x"], _total(log_p) - _total(_log_densities(_latents(q))))
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         if not self.doubly:
@@ -178,7 +178,7 @@ def checked_by_pyro() -> Iterator[None]:
     Pyro checks the restriction if its validation is on. Training reports a loss that is not finite itself.
 
     Raises:
-        BadInput: the guide's latents come in another order than the model's, so that
+        UserError: the guide's latents come in another order than the model's, so that
             `TraceMeanField_ELBO` may not be a bound.
     """
     with warnings.catch_warnings():
@@ -189,7 +189,7 @@ def checked_by_pyro() -> Iterator[None]:
         except UserWarning as warning:
             if "mean field" not in str(warning):
                 raise
-            raise BadInput(
+            raise UserError(
                 "the mean_field estimator needs the same order of latents in model and guide. "
                 "Reorder the guide's sample statements or use the trace estimator"
             ) from None
@@ -223,7 +223,7 @@ class Loss(nn.Module):
         """The objective of one batch, a scalar in nats per image.
 
         Raises:
-            BadInput: Pyro's validation is on, and the mean-field restriction fails.
+            UserError: Pyro's validation is on, and the mean-field restriction fails.
         """
         with checked_by_pyro():
             loss = self.elbo.differentiable_loss(self.model.model, self.model.guide, **inputs)

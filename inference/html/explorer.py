@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from inference.data.batches import PIXELS, HeldOut
+from inference.data.batches import OBSERVATIONS, HeldOut
 from inference.data.datasets import Dataset
 from inference.html.export_layers import Unknown, Unrolled
 from inference.html.page import TEMPLATES, read
@@ -73,7 +73,7 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
     z, levels, labels = z[:n], levels[:n], None if labels is None else labels[:n]
     y = latents["y"].argmax(1) if "y" in latents else inputs.get("y")  # the label that z was encoded with
     mean, directions, scales = principal(z.numpy())
-    points = model.pixels == "points"
+    points = model.observation == "points"
     return {
         "shape": model.shape,
         "classes": model.classes if model.has_label else 0,
@@ -87,7 +87,7 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
         "shares": (scales**2 / max((scales**2).sum(), 1e-30))[:DIRECTIONS].tolist(),
         "prior": np.round((prior.numpy() - mean) @ directions[:2].T, 3).tolist(),
         "points": np.round(levels.numpy(), 3).tolist() if points else None,
-        "images": None if points else sheet(PIXELS[model.pixels].shown(levels)),
+        "images": None if points else sheet(OBSERVATIONS[model.observation].shown(levels)),
     }
 
 
@@ -109,16 +109,16 @@ def unrolled(model: LatentVariableModel) -> Unrolled | None:
     What comes out are levels from 0 to 1, laid out as a canvas has them; of points, the mean's coordinates
     and the logarithm of the scale.
     """
-    if model.pixels == "codes" or not isinstance(getattr(model, "decoder", None), nn.Module):
+    if model.observation == "codes" or not isinstance(getattr(model, "decoder", None), nn.Module):
         return None
     try:
         decoder = Unrolled(cast(nn.Module, model.decoder))
-        if model.pixels != "points":
+        if model.observation != "points":
             if decoder.size == (1, 1):
                 decoder.to_map(*model.shape)
-            if model.pixels == "binary":
+            if model.observation == "binary":
                 decoder.activate("sigmoid")
-            zero, one = PIXELS[model.pixels].shown(torch.tensor([0.0, 1.0])).numpy()
+            zero, one = OBSERVATIONS[model.observation].shown(torch.tensor([0.0, 1.0])).numpy()
             if (zero, one) != (0, 1):
                 decoder.scale(np.array([one - zero]), np.array([zero]))
     except Unknown:
@@ -143,7 +143,7 @@ def export(decoder: Unrolled, model: LatentVariableModel, z: Tensor) -> list[dic
         for layer, weight, bias in zip(layers, packed, biases, strict=True):
             layer.weight, layer.bias = unpack(weight), unpack(bias)[0]
         found = decoder(given.numpy())
-        if model.pixels == "points":
+        if model.observation == "points":
             d = model.shape[0]
             found = np.concatenate([found[:, :d], np.exp(found[:, d:]) * np.ones(d)], axis=1)
         if found.shape == expected.shape and np.abs(found - expected).max() < TOLERANCE / 2:
@@ -154,10 +154,10 @@ def export(decoder: Unrolled, model: LatentVariableModel, z: Tensor) -> list[dic
 
 def reference(model: LatentVariableModel, z: Tensor, y: Tensor | None) -> np.ndarray:
     """The same by torch: levels (n, height * width * channels), or points' means and scales (n, 2 d)."""
-    if model.pixels == "points":
+    if model.observation == "points":
         x: Any = model.generate(len(z), {"z": z}).nodes["x"]["fn"]
         return torch.cat([x.mean, x.stddev], dim=1).numpy()
-    levels = PIXELS[model.pixels].shown(model.decode({"z": z}, y))
+    levels = OBSERVATIONS[model.observation].shown(model.decode({"z": z}, y))
     return levels.permute(0, 2, 3, 1).flatten(1).numpy()
 
 

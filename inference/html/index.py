@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from inference.cli.options import defaults, plain
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.html.curves import terms, thinned, title
 from inference.html.page import HEADLINES, brief, distinct, label, page, part, thumbnail, with_unit
 from inference.rundir.files import write_whole
@@ -36,14 +36,14 @@ class Row(NamedTuple):
     @property
     def what(self) -> str:
         """What an observation is."""
-        return "point" if MODELS[self.run.config["model"]].pixels == "points" else "image"
+        return "point" if MODELS[self.run.config["model"]].observation == "points" else "image"
 
 
 def write(folder: Path) -> Path:
     """Write index.html into a folder, of all runs in it and below; returns its path.
 
     A run that cannot be read is left out and named with the reason. Nothing is written into the runs
-    themselves. Raises BadInput if there is none to list, and OSError if the folder cannot be written to.
+    themselves. Raises UserError if there is none to list, and OSError if the folder cannot be written to.
     """
     found, runs, left_out = sorted(folder.rglob("config.json")), [], []
     most = min(PICTURE, PICTURES // (max(len(found), 1) * len(SHOWN)))
@@ -51,12 +51,12 @@ def write(folder: Path) -> Path:
         try:
             row = _row(folder, path.parent)
             runs.append((row, _beside(row, most)))
-        except (BadInput, OSError) as error:
+        except (UserError, OSError) as error:
             name = path.parent.relative_to(folder).as_posix()
-            reason = error if isinstance(error, BadInput) else error.strerror or type(error).__name__
+            reason = error if isinstance(error, UserError) else error.strerror or type(error).__name__
             left_out.append(f"{name}: {reason}")
     if not runs:
-        raise BadInput(
+        raise UserError(
             left_out[0] if left_out else f"{folder} has no runs in it: name a run, or what runs are in"
         )
     write_whole(folder / NAME, html(folder, runs, left_out).encode(errors="replace"))
@@ -67,7 +67,7 @@ def _row(folder: Path, own: Path) -> Row:
     run = Run.open(own)
     if "shape" not in run.config:
         raise other_version(f"{own / 'config.json'} has no 'shape'", run.config)
-    metrics, path = run.measured(), own / "results.json"
+    metrics, path = run.read_metrics(), own / "results.json"
     done = os.path.lexists(path) and metrics and metrics[-1]["step"] >= run.config["steps"]
     began = (own / "config.json").stat().st_mtime
     return Row(own.relative_to(folder).as_posix(), run, metrics, run.results() if done else {}, began)

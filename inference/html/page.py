@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.plots.images import LABELS, UNITS
 from inference.rundir.files import read_regular
 from tools.table import BOUNDS, CODES, DENSITIES, ERRORS, POINTS, Column
@@ -157,7 +157,7 @@ def count(number: float) -> str:
 def embedded(path: Path, most: int) -> tuple[str, int, int]:
     """A picture as a data address of at most so many bytes, and its width and height.
 
-    Without loss where that fits, else in 256 colours, else smaller. Raises BadInput if it is no such picture.
+    Without loss where that fits, else in 256 colours, else smaller. Raises UserError if it is not a picture.
     """
     image = _opened(path, 2_400)
     size, content = image.size, _webp(image, lossless=True)
@@ -168,7 +168,7 @@ def embedded(path: Path, most: int) -> tuple[str, int, int]:
 
 
 def thumbnail(path: Path, most: int) -> str:
-    """A picture at a glance, as a data address of at most so many bytes. Raises BadInput if it is none."""
+    """A picture at a glance, as a data address of at most so many bytes. Raises UserError if it is none."""
     image = _opened(path, 600)
     content = _webp(image, quality=75)
     while len(content) > most and max(image.size) > 32:
@@ -178,7 +178,7 @@ def thumbnail(path: Path, most: int) -> str:
 
 
 def _opened(path: Path, width: int) -> Image.Image:
-    """A PNG in colour, no wider than that. Raises BadInput if it is none, or has too many pixels."""
+    """A PNG in colour, no wider than that. Raises UserError if it is none, or has too many pixels."""
     try:
         content = read_regular(path, PICTURE_BYTES)
         with warnings.catch_warnings():
@@ -187,11 +187,11 @@ def _opened(path: Path, width: int) -> Image.Image:
                 if math.prod(opened.size) > PICTURE_PIXELS:
                     raise ValueError(f"it has {opened.width} x {opened.height} pixels")
                 image = opened.convert("RGB")
-    except BadInput:
+    except UserError:
         raise
     except Exception as error:  # Pillow raises many kinds for what is no picture
         reason = str(error)[:100] or type(error).__name__
-        raise BadInput(f"{path} cannot be shown ({reason}). Move it away, or draw it again.") from None
+        raise UserError(f"{path} cannot be shown ({reason}). Move it away, or draw it again.") from None
     if image.width <= width:
         return image
     return image.resize((width, max(round(image.height * width / image.width), 1)))

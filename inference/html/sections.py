@@ -65,7 +65,7 @@ class Material(NamedTuple):
     @property
     def what(self) -> str:
         """What an observation is."""
-        return "point" if self.model.pixels == "points" else "image"
+        return "point" if self.model.observation == "points" else "image"
 
 
 def what_was_trained(it: Material) -> Markup:
@@ -102,7 +102,7 @@ def what_was_trained(it: Material) -> Markup:
             "seed": str(config["seed"]),
             "time": f"{seconds:.1f} s on {', '.join(filter(None, machine))}",
             "commit": Markup("<code>{}</code>").format(commit),
-            "remark": it.model.remark() or "",
+            "remark": it.model.note() or "",
             "not at hand": it.missing,
         },
     )
@@ -143,7 +143,7 @@ def diagram(it: Material) -> Markup:
 def pictures(folder: Path, room: int) -> Markup:
     """The pictures of a run, but its curves, in the order of `ALT` and then by name; in so many bytes.
 
-    Raises BadInput if one of them cannot be shown.
+    Raises UserError if one of them cannot be shown.
     """
     found = [path for path in folder.glob("*.png") if path.stem != "curves"]
     order = {name: place for place, name in enumerate(ALT)}

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from inference.backend import distributed
 from inference.data.batches import HeldOut
-from inference.elbo.estimators import Draw, ImportanceWeighted
+from inference.elbo.estimators import ImportanceSamples, ImportanceWeighted
 from inference.rundir.files import replacing
 from ppl_models.base import LatentVariableModel
 
@@ -26,12 +26,12 @@ EQUAL = 1e-9  # nats over which the log-weights of one and the same p(x) may spr
 THRESHOLD = 0.7  # of k-hat: above it an importance-weighted estimate cannot be trusted. Vehtari et al. 2024
 
 
-class Weighed(NamedTuple):
+class ImportanceSamplingResult(NamedTuple):
     """What the draws of a test set weigh."""
 
     figures: dict[str, dict[str, float]]  # iwae_1, ..., k_hat_above_0.7
     k_hat: np.ndarray  # (images,)
-    kept: Draw  # at most a hundred draws an image: (draws, images, ...)
+    kept: ImportanceSamples  # at most a hundred draws an image: (draws, images, ...)
 
 
 class Chunk(NamedTuple):
@@ -39,13 +39,13 @@ class Chunk(NamedTuple):
 
     bounds: dict[int, tuple[Tensor, Tensor]]  # of m: -IWAE-m of each image, and its Monte-Carlo variance
     k_hat: np.ndarray
-    kept: Draw
+    kept: ImportanceSamples
 
 
 @torch.no_grad()
-def weigh(
+def importance_sample(
     model: LatentVariableModel, test: HeldOut, particles: Sequence[int], memory: int = MEMORY
-) -> Weighed:
+) -> ImportanceSamplingResult:
     """-IWAE-m on the whole test set for every m of `particles`, and the Pareto k-hat of each image's weights.
 
     One pool of draws an image, as many as the largest m and a hundred at least, is cut into disjoint groups
@@ -66,15 +66,15 @@ def weigh(
     found: dict[int, Chunk] = {}  # by number
     with quiet, pyro.validation_enabled(False), bar:
         for number, (inputs, _, _) in enumerate(test.chunks(images)):
-            if number % distributed.world() == distributed.rank():
+            if number % distributed.world_size() == distributed.rank():
                 torch.manual_seed(number)
-                draw = draw_pool(model, inputs, pool, rows)
+                draw = sample_pool(model, inputs, pool, rows)
                 each = {m: _bound(draw.log_weights, m) for m in particles}
                 k = pareto_k(draw.log_weights, next(model.parameters()).dtype)
-                kept = Draw(draw.latents, draw.log_likelihood[:KEPT], draw.log_weights[:KEPT])
+                kept = ImportanceSamples(draw.latents, draw.log_likelihood[:KEPT], draw.log_weights[:KEPT])
                 found[number] = Chunk(each, k, kept)
             bar.update(len(inputs["x"]))
-    of_all = {number: chunk for part in distributed.gathered(found) for number, chunk in part.items()}
+    of_all = {number: chunk for part in distributed.all_gather(found) for number, chunk in part.items()}
     chunks = [of_all[number] for number in sorted(of_all)]
     figures = {}
     for m in sorted(particles):
@@ -83,10 +83,12 @@ def weigh(
     k = np.concatenate([chunk.k_hat for chunk in chunks])
     share = float((k > THRESHOLD).mean())
     figures[f"k_hat_above_{THRESHOLD}"] = {"value": share, "se": math.sqrt(share * (1 - share) / len(k))}
-    return Weighed(figures, k, _join([chunk.kept for chunk in chunks], dim=1))
+    return ImportanceSamplingResult(figures, k, _join([chunk.kept for chunk in chunks], dim=1))
 
 
-def draw_pool(model: LatentVariableModel, inputs: dict[str, Tensor], pool: int, rows: int) -> Draw:
+def sample_pool(
+    model: LatentVariableModel, inputs: dict[str, Tensor], pool: int, rows: int
+) -> ImportanceSamples:
     """`pool` draws of each image, at most `rows` at a time; of the latents only those that may be kept."""
     images, at_once = max(rows // pool, 1), min(pool, rows)
     blocks = []
@@ -98,16 +100,16 @@ def draw_pool(model: LatentVariableModel, inputs: dict[str, Tensor], pool: int, 
             latents, log_likelihood, log_weights = elbo.draw(model.model, model.guide, **part)
             keep = max(KEPT - begun, 0)
             latents = {name: z[:keep].float().cpu() for name, z in latents.items()}
-            draws.append(Draw(latents, log_likelihood.float().cpu(), log_weights.double().cpu()))
+            draws.append(ImportanceSamples(latents, log_likelihood.float().cpu(), log_weights.double().cpu()))
         blocks.append(_join(draws, dim=0))
     return _join(blocks, dim=1)
 
 
-def _join(draws: list[Draw], dim: int) -> Draw:
+def _join(draws: list[ImportanceSamples], dim: int) -> ImportanceSamples:
     """Draws laid end to end, along particles or images."""
     latents = {name: torch.cat([draw.latents[name] for draw in draws], dim) for name in draws[0].latents}
     log_likelihood = torch.cat([draw.log_likelihood for draw in draws], dim)
-    return Draw(latents, log_likelihood, torch.cat([draw.log_weights for draw in draws], dim))
+    return ImportanceSamples(latents, log_likelihood, torch.cat([draw.log_weights for draw in draws], dim))
 
 
 def _bound(log_w: Tensor, m: int) -> tuple[Tensor, Tensor]:
@@ -160,14 +162,14 @@ def _bytes_a_row(model: LatentVariableModel, test: HeldOut) -> int:
     return 4 * (sum(sizes) + 4 * inputs["x"].numel())
 
 
-def write_netcdf(weighed: Weighed, y: Tensor | None, path: Path) -> None:
+def write_netcdf(sampled_result: ImportanceSamplingResult, y: Tensor | None, path: Path) -> None:
     """Write the draws that were kept as ArviZ's InferenceData, whole or not at all.
 
     `posterior` holds draws of the latents from the guide, (chain, draw, image, ...); `log_likelihood`
     log p(x | z); `sample_stats` the log-weights log p(x, z) - log q(z | x), by which the draws stand for the
     posterior; `observed_data` the labels; `constant_data` each image's k-hat.
     """
-    arviz, kept = import_arviz(), weighed.kept
+    arviz, kept = import_arviz(), sampled_result.kept
     dims = {name: ["image"] for name in ("x", "log_weight", "k_hat", "label")}
     dims |= {
         name: ["image", *(f"{name}_dim_{i}" for i in range(z.dim() - 2))] for name, z in kept.latents.items()
@@ -177,7 +179,7 @@ def write_netcdf(weighed: Weighed, y: Tensor | None, path: Path) -> None:
         log_likelihood={"x": kept.log_likelihood.numpy()[None]},
         sample_stats={"log_weight": kept.log_weights.numpy()[None]},
         observed_data=None if y is None else {"label": y.cpu().numpy()},
-        constant_data={"k_hat": weighed.k_hat},
+        constant_data={"k_hat": sampled_result.k_hat},
         dims=dims,
     )
     with replacing(path) as temporary:

@@ -4,7 +4,7 @@ import statistics
 
 import torch
 
-from inference.data.batches import PIXELS, HeldOut, labelled
+from inference.data.batches import OBSERVATIONS, HeldOut, labelled
 from inference.data.datasets import Dataset
 from inference.plots.images import codes
 from ppl_models.base import LatentVariableModel
@@ -63,5 +63,5 @@ def active_units(model: LatentVariableModel, test: HeldOut) -> int | None:
 
 def _codes(model: LatentVariableModel, x: torch.Tensor) -> torch.Tensor:
     """The continuous latents of images 0..255, or of points: (n, d), laid end to end; d is 0 without any."""
-    device, levels = next(model.parameters()).device, PIXELS[model.pixels].levels
+    device, levels = next(model.parameters()).device, OBSERVATIONS[model.observation].levels
     return torch.cat([codes(model, x=levels(part.to(device))) for part in x.split(CHUNK)]).cpu()

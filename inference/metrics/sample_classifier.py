@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from tqdm import trange
 
-from inference.data.batches import PIXELS, unit
+from inference.data.batches import OBSERVATIONS, unit
 from inference.data.datasets import Dataset
 from ppl_models.base import LatentVariableModel
 from ppl_models.nets.conv import channels_last
@@ -16,7 +16,7 @@ STEPS, BATCH, LR = 800, 128, 0.01  # of its training; the rate is the highest of
 CHUNK = 1_000  # images read at a time
 
 
-def legible(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, float]]:
+def conditional_sample_accuracy(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, float]]:
     """The share of generated images that a classifier of the real ones reads as the class asked for.
 
     `legible` is of mean images, 20 of each class, clamped to levels 0..1; `classifier_accuracy` is the
@@ -30,7 +30,9 @@ def legible(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, fl
     y = torch.arange(data.classes, device=device).repeat_interleave(EACH)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        images = PIXELS[model.pixels].shown(model.eval().sample(len(y), y=y, noise=False)).clamp(0, 1)
+        images = (
+            OBSERVATIONS[model.observation].shown(model.eval().sample(len(y), y=y, noise=False)).clamp(0, 1)
+        )
         classifier = train(data.x_train.to(device), data.y_train.to(device), data.classes)
     model.train(was_training)
     real = [_read(classifier, unit(part.to(device))) for part in data.x_test.split(CHUNK)]

@@ -112,7 +112,7 @@ def _draw_node(axes: "Axes", node: Node, at: tuple[float, float]) -> None:
         return
     style: dict[str, Any] = {"facecolor": SHADE if node.observed else "white", "edgecolor": LINE, "zorder": 3}
     axes.add_patch(Circle(at, RADIUS, linewidth=1.2, linestyle="--" if node.masked else "-", **style))
-    if node.certain:
+    if node.is_deterministic:
         axes.add_patch(Circle(at, RADIUS - 0.06, linewidth=1.0, **style))
     label = f"${symbol(node.name)}$"
     axes.text(*at, label, ha="center", va="center", fontsize=17 if len(node.name) < 4 else 12, zorder=4)

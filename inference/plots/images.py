@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.data.batches import PIXELS, Batches, HeldOut
+from inference.data.batches import OBSERVATIONS, Batches, HeldOut
 from inference.plots import points
 from inference.plots.canvas import subplots
 from inference.rundir.files import save_figure
@@ -59,7 +59,7 @@ UNITS = {
 def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
     """Draw every picture that the model can give into the run's folder; torch's generator stays as it was."""
     run.figures.mkdir(exist_ok=True)
-    what = "point" if model.pixels == "points" else "image"
+    what = "point" if model.observation == "points" else "image"
     curves(
         run.metrics(), run.figures / "curves.png", what, math.prod(model.shape) if what == "point" else None
     )
@@ -67,9 +67,9 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
     model.eval()
     with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []):
         torch.manual_seed(0)
-        if model.pixels == "codes":
+        if model.observation == "codes":
             pass  # they look like nothing until they are decoded: see `inference.training.two_stage`
-        elif model.pixels == "points":
+        elif model.observation == "points":
             draw_points(model, batches, test, run.figures)
         else:
             draw_images(model, batches, test, run)
@@ -104,7 +104,7 @@ def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run
 @torch.no_grad()
 def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, folder: Path) -> None:
     """Samples beside the data; where the training points' latents are; the density where it is known."""
-    x, seen = (PIXELS["points"].levels(points) for points in (test.x, batches.x))
+    x, seen = (OBSERVATIONS["points"].levels(points) for points in (test.x, batches.x))
     points.draw_samples(model, x, folder / "samples.png")
     points.draw_latents_of_data(model, seen, batches.y, folder / "latents.png")
     box = points.box_around(x)
@@ -133,11 +133,11 @@ def _count(n: int, part: str) -> str:
 def draw_interpolations(model: LatentVariableModel, test: HeldOut, path: Path) -> None:
     """Rows of ten: images decoded on the way from test image i's code to image 10 + i's."""
     inputs, _, _ = next(test.chunks(20))
-    pairs = model.interpolations
+    pairs = model.interpolation_pairs
     if len(inputs["x"]) < 20:
         return
     ends = torch.cat([inputs["x"][:pairs], inputs["x"][10 : 10 + pairs]])
-    steps = model.between(model.encode(ends), torch.linspace(0, 1, 10))
+    steps = model.interpolate(model.encode(ends), torch.linspace(0, 1, 10))
     title = f"{pairs} pairs of test images: decoded from ten steps between their codes, ends included"
     save_images(model, model.decode(steps), 10, path, title)
 
@@ -210,7 +210,7 @@ def draw_samples(model: LatentVariableModel, path: Path, noise: bool) -> None:
         images = model.sample(len(y), y=y, latents=style, noise=noise)
         title = f"{len(images)} samples of p(x | y, z), {what}: one class a row, the same z down a column"
     else:
-        n, columns = (200, 20) if model.pixels == "binary" else (100, 10)
+        n, columns = (200, 20) if model.observation == "binary" else (100, 10)
         images = model.sample(n, noise=noise)
         title = f"{n} samples of p(x), {what}"
     save_images(model, images, columns, path, title)
@@ -227,7 +227,7 @@ def save_images(
     model: LatentVariableModel, images: Tensor, columns: int, path: Path, title: str, pair: bool = False
 ) -> None:
     """Save a grid of images that are on the model's own scale."""
-    save_grid(PIXELS[model.pixels].shown(images), columns, path, title, pair)
+    save_grid(OBSERVATIONS[model.observation].shown(images), columns, path, title, pair)
 
 
 def grid(images: Tensor, columns: int, pair: bool = False) -> np.ndarray:

@@ -31,7 +31,7 @@ class Node:
     plates: tuple[str, ...] = ()  # from the outermost to the innermost
 
     @property
-    def certain(self) -> bool:
+    def is_deterministic(self) -> bool:
         """Whether it takes one value for sure."""
         return self.distribution == "Delta"
 

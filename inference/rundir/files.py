@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import torch
 
-from inference.errors import BadInput
+from inference.errors import UserError
 
 try:
     import resource
@@ -102,18 +102,18 @@ def open_append(path: Path) -> int:
 def read_regular(path: Path, most: int | None = None) -> bytes:
     """The content of a regular file.
 
-    Raises OSError if it cannot be read, and BadInput if it has more than `most` bytes or is a link, a FIFO, a
-    folder or a device: a run folder may come from a stranger, who could make it point anywhere.
+    Raises OSError if it cannot be read, and UserError if it has more than `most` bytes or is a link, a FIFO,
+    a folder or a device: a run folder may come from a stranger, who could make it point anywhere.
     """
     try:
         file = _regular(path, os.open(path, os.O_RDONLY | NOFOLLOW | NONBLOCK | BINARY))
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO):
-            raise BadInput(f"{path} is not a regular file. Replace it with one.") from None
+            raise UserError(f"{path} is not a regular file. Replace it with one.") from None
         raise
     with os.fdopen(file, "rb") as opened:
         if most is not None and os.fstat(file).st_size > most:
-            raise BadInput(f"{path} is larger than {most} bytes, the most that is read of such a file.")
+            raise UserError(f"{path} is larger than {most} bytes, the most that is read of such a file.")
         return opened.read() if most is None else opened.read(most + 1)[:most]
 
 
@@ -145,18 +145,18 @@ def pack(state: dict[str, Any]) -> bytes:
 def unpack(path: Path) -> dict[str, Any]:
     """The plain data of a file that `pack` made, read as data and not as code.
 
-    Raises BadInput if the file is not whole, would need more memory than there is, or holds anything else.
+    Raises UserError if the file is not whole, would need more memory than there is, or holds anything else.
     """
     check_memory(2 * path.lstat().st_size, str(path))
     content = read_regular(path)
     body, said = content[:-COMMENT], content[-COMMENT:]
     if content[-22:-18] == END and content[-2:] == b"\0\0" and zipfile.is_zipfile(io.BytesIO(content)):
-        raise BadInput(
+        raise UserError(
             f"{path} has no checksum, so an older version of this project wrote it, and this version cannot "
             "read it. Use the commit that config.json names."
         )
     if body[-22:-18] != END or said != hashlib.sha256(body).hexdigest().encode():
-        raise BadInput(
+        raise UserError(
             f"{path} is damaged, or no checkpoint (its checksum is wrong). Restore it from a copy, or "
             "train the run again in another folder."
         )
@@ -167,21 +167,21 @@ def unpack(path: Path) -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is no plain data
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise BadInput(
+        raise UserError(
             f"{path} is refused, it is more than plain data ({reason}). Do not use this file."
         ) from None
     return state
 
 
 def check_memory(need: float, what: str) -> None:
-    """Raise BadInput where so many bytes are more than the memory that is free."""
+    """Raise UserError where so many bytes are more than the memory that is free."""
     free = psutil.virtual_memory().available
     if resource:  # where a process may be kept from taking all of it
         most, _ = resource.getrlimit(resource.RLIMIT_AS)
         if most != resource.RLIM_INFINITY:
             free = min(free, max(most - psutil.Process().memory_info().vms, 0))
     if need > free:
-        raise BadInput(
+        raise UserError(
             f"{what} needs {need / GIB:.1f} GiB of memory, and {free / GIB:.1f} are free: "
             "make it smaller, or find a larger machine"
         )

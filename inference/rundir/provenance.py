@@ -24,7 +24,7 @@ def provenance() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "processes": distributed.world(),
+        "processes": distributed.world_size(),
         "commit": _commit(),
     }
 

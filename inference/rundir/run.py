@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from inference.data import datasets
 from inference.data.datasets import Dataset
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.rundir import schema
 from inference.rundir.files import open_append, pack, read_regular, remove_temporaries, write_whole
 from inference.training.checkpoint import judged, load
@@ -36,7 +36,7 @@ class Run:
 
     Each file but the metrics is written whole or not at all, and each line of these in one write. `log` and
     `save` take a folder that cannot be written to for what may pass: they say so once, keep in memory what
-    they were given, and write it when they can. `trouble` is why they could not, the last time.
+    they were given, and write it when they can. `last_write_error` is why they could not, the last time.
 
     A folder may come from a stranger: what is read is checked (`inference.rundir.schema`), and neither
     reading nor writing follows a link inside the folder.
@@ -47,7 +47,7 @@ class Run:
         self.figures = folder / "figures"
         self.lines: list[str] = []  # of the metrics
         self.written = 0  # of these lines, in the file
-        self.trouble = ""
+        self.last_write_error = ""
         self.place: tuple[int, int] | None = None  # which folder it is, by the system's numbers
         self.lock = FileLock(folder / "lock", timeout=0)
 
@@ -55,7 +55,7 @@ class Run:
     def create(cls, folder: Path | None, config: dict[str, Any]) -> "Run":
         """Make the folder, `runs/<model>/<when>-<seed>` unless named, and hold it.
 
-        Adds its `format` to `config`. Raises BadInput, and leaves nothing behind, if it is in use or cannot
+        Adds its `format` to `config`. Raises UserError, and leaves nothing behind, if it is in use or cannot
         be written to.
         """
         config["format"] = schema.FORMAT
@@ -69,10 +69,10 @@ class Run:
                 run = cls(folder, config)
             folder.mkdir(parents=True, exist_ok=True)
             if not used(folder):
-                run.hold()
+                run.acquire()
             if used(folder):  # from before, or from who held it a moment ago
                 run.release()
-                raise BadInput(
+                raise UserError(
                     f"{folder} exists and is not empty: name another with --run-dir, or --resume it"
                 )
             run.write("config.json", config)
@@ -83,44 +83,44 @@ class Run:
             with suppress(OSError):
                 for path in made:
                     path.rmdir()
-            raise BadInput(
+            raise UserError(
                 f"cannot write to {run.folder} ({error.strerror or error}): name another with --run-dir"
             ) from None
         return run
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """An existing run, with its configuration. Raises BadInput if there is none that can be read."""
+        """An existing run, with its configuration. Raises UserError if there is none that can be read."""
         path = folder / "config.json"
         try:
             content = read_regular(path, schema.MOST_JSON)
         except OSError:
-            raise BadInput(f"{folder} is no run: it has no config.json that can be read") from None
+            raise UserError(f"{folder} is no run: it has no config.json that can be read") from None
         run = cls(folder, schema.config(content, path))
         if run.figures.is_symlink() or (run.figures.exists() and not run.figures.is_dir()):
-            raise BadInput(f"{run.figures} is not a folder. Move it away, and the run makes one.")
+            raise UserError(f"{run.figures} is not a folder. Move it away, and the run makes one.")
         return run
 
     def __enter__(self) -> "Run":
-        self.hold()
+        self.acquire()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def hold(self) -> None:
-        """Be the only one that writes here, until `release`. Raises BadInput where another command is."""
+    def acquire(self) -> None:
+        """Be the only one that writes here, until `release`. Raises UserError where another command is."""
         if self.lock.is_locked:
             return
         try:
             self._acquire()
             self.place = _place(self.folder)
         except Timeout:
-            raise BadInput(
+            raise UserError(
                 f"{self.folder} is in use by another command: wait for its end, or name another folder"
             ) from None
         except OSError as error:
-            raise BadInput(f"cannot write to {self.folder} ({error.strerror or error})") from None
+            raise UserError(f"cannot write to {self.folder} ({error.strerror or error})") from None
         remove_temporaries(self.folder)
 
     def _acquire(self) -> None:
@@ -136,29 +136,29 @@ class Run:
         self.lock.release(force=True)
 
     def results(self) -> dict[str, Any]:
-        """The results so far. Raises BadInput if the run has not come to its end, or they cannot be read."""
+        """The results so far. Raises UserError if the run has not come to its end, or they cannot be read."""
         path = self.folder / "results.json"
         try:
             content = read_regular(path, schema.MOST_JSON)
         except OSError:
-            raise BadInput(f"{self.folder} has no results.json yet: --resume it to its end first") from None
+            raise UserError(f"{self.folder} has no results.json yet: --resume it to its end first") from None
         results = schema.results(content, path, self.config)
         if results["steps"] != self.config["steps"]:  # it is to be trained longer
-            raise BadInput(f"{self.folder} has no results.json yet: --resume it to its end first")
+            raise UserError(f"{self.folder} has no results.json yet: --resume it to its end first")
         return results
 
     def data(self, data_dir: Path | None = None) -> Dataset:
         """The data set that the run began with, split as it was.
 
-        Raises BadInput where it cannot be had, or has changed.
+        Raises UserError where it cannot be had, or has changed.
         """
         config = self.config
         file, cls = Path(config["data"]), MODELS[config["model"]]
         if file.suffix.lower() == ".npz" and file.exists() and not file.is_file():  # a FIFO would never end
-            raise BadInput(f"{file} is not a regular file. Name the data set that the run began with.")
+            raise UserError(f"{file} is not a regular file. Name the data set that the run began with.")
         data, _ = datasets.load(config["data"], data_dir or Path(config["data_dir"]), cls)
         if data.checksum() != config["checksum"]:
-            raise BadInput(f"{config['data']} is not the data that the run began with: see --data-dir")
+            raise UserError(f"{config['data']} is not the data that the run began with: see --data-dir")
         return data.with_validation(config["validation"], config["seed"])
 
     @classmethod
@@ -167,14 +167,14 @@ class Run:
     ) -> tuple["Run", dict[str, Any], Dataset, LatentVariableModel]:
         """A run, its configuration, its data as the model takes them, the model as saved, in eval mode.
 
-        Raises BadInput where the folder is no run, or its parts do not belong together.
+        Raises UserError where the folder is no run, or its parts do not belong together.
         """
         run = cls.open(folder)
         config, state = run.config, run.load_checkpoint()
         model_class = MODELS[config["model"]]
         if state is None:
-            raise BadInput(f"{folder} has no checkpoint.pt yet: --resume it first")
-        data = run.data(data_dir).padded(model_class.side)
+            raise UserError(f"{folder} has no checkpoint.pt yet: --resume it first")
+        data = run.data(data_dir).padded(model_class.image_size)
         try:
             model = model_class(data.shape, data.classes, **config["options"])
             model.load_state_dict(judged(state))
@@ -195,9 +195,9 @@ class Run:
     def save(self, write: Callable[[], None]) -> bool:
         """Do what writes into the folder, after the metrics still in memory; whether that could be done."""
         done = self._attempt(lambda: self._append(flush=True)) and self._attempt(write)
-        if done and self.trouble:
+        if done and self.last_write_error:
             print(f"{self.folder} can be written to again", file=sys.stderr)
-            self.trouble = ""
+            self.last_write_error = ""
         return done
 
     def save_checkpoint(self, state: dict[str, Any]) -> bool:
@@ -210,13 +210,13 @@ class Run:
                 self._settle()
             write()
         except OSError as error:
-            if not self.trouble:
+            if not self.last_write_error:
                 print(
                     f"warning: cannot write to {self.folder} ({error.strerror or error}): training goes on, "
                     "and what there is to save is kept in memory until it can be",
                     file=sys.stderr,
                 )
-            self.trouble = error.strerror or str(error)
+            self.last_write_error = error.strerror or str(error)
             return False
         return True
 
@@ -232,7 +232,7 @@ class Run:
         else:
             try:
                 kept = schema.parse(read_regular(path, schema.MOST_JSON), path)
-            except (BadInput, FileNotFoundError):
+            except (UserError, FileNotFoundError):
                 kept = None
             if kept != json.loads(json.dumps(self.config)):
                 raise OSError("it holds something else now")
@@ -259,22 +259,22 @@ class Run:
         """Every measurement of this run so far."""
         return [json.loads(line) for line in self.lines]
 
-    def go_on_after(self, step: int) -> None:
+    def truncate_metrics_after(self, step: int) -> None:
         """Read the metrics up to the checkpoint which a resumed run goes on from, and drop what came after.
 
-        Raises BadInput where they are damaged, or the folder cannot be written to.
+        Raises UserError where they are damaged, or the folder cannot be written to.
         """
-        self.lines = [json.dumps(line) + "\n" for line in self.measured() if line["step"] <= step]
+        self.lines = [json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step]
         try:
             write_whole(self.folder / "metrics.jsonl", "".join(self.lines).encode())
         except OSError as error:
-            raise BadInput(f"cannot write to {self.folder} ({error.strerror or error})") from None
+            raise UserError(f"cannot write to {self.folder} ({error.strerror or error})") from None
         self.written = len(self.lines)
 
-    def measured(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last one that a crash left half written is none.
 
-        Raises BadInput if they cannot be read.
+        Raises UserError if they cannot be read.
         """
         path = self.folder / "metrics.jsonl"
         try:
@@ -286,12 +286,12 @@ class Run:
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The state saved last, read as data, not as code; None where the run had not come so far.
 
-        Raises BadInput if it is damaged, another model's, or gone.
+        Raises UserError if it is damaged, another model's, or gone.
         """
         path = self.folder / "checkpoint.pt"
         if not os.path.lexists(path):
-            if any(line["step"] for line in self.measured()) or (self.folder / "results.json").exists():
-                raise BadInput(
+            if any(line["step"] for line in self.read_metrics()) or (self.folder / "results.json").exists():
+                raise UserError(
                     f"{self.folder} has lost its checkpoint.pt. Restore it from a copy, or train the run "
                     "again in another folder."
                 )
@@ -299,10 +299,10 @@ class Run:
         return load(path, self.config)
 
 
-class Onlooker(Run):
+class ReadOnlyRun(Run):
     """A run that another process writes, as a process beside it sees it: it reads, and leaves no trace."""
 
-    def hold(self) -> None:
+    def acquire(self) -> None:
         """The one that writes holds the folder."""
 
     def write(self, name: str, content: dict[str, Any]) -> None:
@@ -315,7 +315,7 @@ class Onlooker(Run):
         """Nothing, which is always done."""
         return True
 
-    def go_on_after(self, step: int) -> None:
+    def truncate_metrics_after(self, step: int) -> None:
         """Nothing."""
 
 

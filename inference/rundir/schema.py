@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from inference.cli.options import TRAINING, checked
-from inference.errors import BadInput
+from inference.errors import UserError
 from ppl_models import MODELS
 
 # The layout of a run folder, `format` in config.json. Commits up to c2a7637 wrote no number; a run of theirs
@@ -96,7 +96,7 @@ FIGURE, FIGURE_OPTIONAL = {"value": NUMBER}, {"se": NOT_NEGATIVE, "mc_se": NOT_N
 def config(content: bytes, path: Path) -> dict[str, Any]:
     """The configuration in config.json, with the defaults of settings that older versions did not have.
 
-    Raises BadInput with the file and the key if a value is wrong, or if a version wrote it whose runs this
+    Raises UserError with the file and the key if a value is wrong, or if a version wrote it whose runs this
     version cannot read.
     """
     found = parse(content, path)
@@ -106,7 +106,7 @@ def config(content: bytes, path: Path) -> dict[str, Any]:
     for key in known.keys() & found.keys():
         check(found, key, known[key], path, key)
     if found.get("format", 1) > FORMAT:
-        raise BadInput(
+        raise UserError(
             f"{path} has format {found['format']}, and this version reads formats up to {FORMAT}. "
             f"{_advice(found)}"
         )
@@ -123,7 +123,7 @@ def config(content: bytes, path: Path) -> dict[str, Any]:
     layout = format_of(found)
     try:
         found = checked(TRAINING | found)
-    except BadInput as error:
+    except UserError as error:
         raise other_version(f"{path} does not fit: {error!s:.300}", found) from None
     return found if layout else found | {"format": 0}
 
@@ -136,7 +136,7 @@ def format_of(config: dict[str, Any]) -> int:
 def metrics(content: bytes, path: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last line that a crash left half written is left out.
 
-    Raises BadInput with the file, the line and the key if a value is wrong.
+    Raises UserError with the file, the line and the key if a value is wrong.
     """
     lines = []
     for number, line in enumerate(content.splitlines(keepends=True), 1):
@@ -158,7 +158,7 @@ def metrics(content: bytes, path: Path, config: dict[str, Any]) -> list[dict[str
 
 
 def results(content: bytes, path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The figures in results.json. Raises BadInput with the file and the key if a value is wrong."""
+    """The figures in results.json. Raises UserError with the file and the key if a value is wrong."""
     found = parse(content, path)
     if not isinstance(found, dict):
         raise damaged(path, "it is not an object")
@@ -196,7 +196,7 @@ def _figures(figures: Any, path: Path, where: str) -> None:
 
 
 def parse(content: bytes, path: Path) -> Any:
-    """A JSON value. Raises BadInput if it is none, nested deeply, or holds NaN, infinity or a huge number."""
+    """Parses JSON. Raises UserError if invalid, deeply nested, or has NaN, infinity or huge numbers."""
     try:
         found = json.loads(
             content.decode(), parse_constant=_not_finite, parse_float=_float, parse_int=_whole_number
@@ -235,19 +235,19 @@ def _whole_number(text: str) -> int:
 
 
 def check(of: dict[str, Any], key: str, kind: Kind, path: Path, where: str) -> None:
-    """Raise BadInput with the file and `where` in it, if a value is not of its kind."""
+    """Raise UserError with the file and `where` in it, if a value is not of its kind."""
     if not kind.fits(of[key]):
         raise damaged(path, f"{where:.150} is {reprlib.repr(of[key])}, not {kind.words}")
 
 
-def damaged(path: Path, why: str) -> BadInput:
-    """The BadInput for a file that no version of this project wrote so."""
-    return BadInput(f"{path} is damaged: {why}. Restore the file from a copy.")
+def damaged(path: Path, why: str) -> UserError:
+    """The UserError for a file that no version of this project wrote so."""
+    return UserError(f"{path} is damaged: {why}. Restore the file from a copy.")
 
 
-def other_version(what: str, config: dict[str, Any]) -> BadInput:
-    """The BadInput for a run that this version cannot read, and which version can."""
-    return BadInput(f"{what}. {_advice(config)}")
+def other_version(what: str, config: dict[str, Any]) -> UserError:
+    """The UserError for a run that this version cannot read, and which version can."""
+    return UserError(f"{what}. {_advice(config)}")
 
 
 def _advice(config: dict[str, Any]) -> str:

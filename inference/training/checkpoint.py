@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from inference.backend import distributed
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.rundir.files import unpack
 from inference.rundir.schema import LIST, NOT_NEGATIVE, OBJECT, TEXT, WHOLE, check, format_of, other_version
 
@@ -29,23 +29,23 @@ MAY_DIFFER = {
 def load(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     """The state in a file, read as data, not as code.
 
-    Raises BadInput if it is damaged, another model's, or of a run of another configuration.
+    Raises UserError if it is damaged, another model's, or of a run of another configuration.
     """
     state, model = unpack(path), config["model"]
     if not isinstance(state, dict) or "parameters" not in state:
-        raise BadInput(f"{path} is no checkpoint of a run. Restore it from a copy.")
+        raise UserError(f"{path} is no checkpoint of a run. Restore it from a copy.")
     for key, kind in STATE.items():
         if key not in state:
             raise other_version(f"{path} has no {key!r}", config)
         check(state, key, kind, path, key)
     if state["model"] != model:
-        raise BadInput(
+        raise UserError(
             f"{path} is a checkpoint of {state['model']}, not of {model}: resume the run it came from"
         )
-    if state["decisive"] != decisive(config):
+    if state["decisive"] != config_digest(config):
         if not format_of(config):
             raise other_version(f"{path} cannot be checked against config.json", config)
-        raise BadInput(f"{path.parent}: config.json and checkpoint.pt do not belong together")
+        raise UserError(f"{path.parent}: config.json and checkpoint.pt do not belong together")
     return state
 
 
@@ -55,7 +55,7 @@ def generators(device: torch.device) -> dict[str, Tensor]:
     return found | ({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})
 
 
-def take_up(
+def restore_state(
     state: dict[str, Any],
     optimizer: torch.optim.Adam,
     averaged: AveragedModel | None,
@@ -64,7 +64,7 @@ def take_up(
 ) -> None:
     """Be where a run was: optimiser, moving average and generators.
 
-    A process that the run did not have before draws from a seed of its own. Raises BadInput where what is
+    A process that the run did not have before draws from a seed of its own. Raises UserError where what is
     kept does not fit the model.
     """
     try:
@@ -78,18 +78,18 @@ def take_up(
             if device.type == "cuda" and "cuda" in kept:  # a run begun on the CPU has none
                 torch.cuda.set_rng_state(kept["cuda"])
         else:
-            torch.manual_seed(distributed.seed_of(seed, state["step"]))
+            torch.manual_seed(distributed.process_seed(seed, state["step"]))
         if averaged:
             averaged.load_state_dict(state["averaged"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        raise BadInput(
+        raise UserError(
             f"checkpoint.pt does not fit this version of the project ({reason}). Use the commit that "
             "config.json names: that version can go on with the run."
         ) from None
 
 
-def decisive(config: dict[str, Any]) -> str:
+def config_digest(config: dict[str, Any]) -> str:
     """A digest of all in a configuration that decides how its run goes."""
     kept = {key: value for key, value in config.items() if key not in MAY_DIFFER}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from inference.backend import distributed
 from inference.elbo.estimators import Loss
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.training.capture import capture, compiled, finite
 
-# How a step is computed: "plain" runs model, guide and autograd in Python; "graph" replays the tensor
-# operations that were captured once; "kernels" runs what TorchInductor compiles from them.
-WAYS = ("plain", "graph", "kernels")
-WORTH = {"graph": 500, "kernels": 5_000}  # minimum number of steps at which the mode pays off
-# Largest relative difference of a captured step from the plain step on the first batch: of the objective and
+# How a step is computed: "eager" runs model, guide and autograd in Python; "graph" replays the tensor
+# operations that were captured once; "inductor" runs what TorchInductor compiles from them.
+MODES = ("eager", "graph", "inductor")
+WORTH = {"graph": 500, "inductor": 5_000}  # minimum number of steps at which the mode pays off
+# Largest relative difference of a captured step from the eager step on the first batch: of the objective and
 # of the gradient (in the Euclidean norm), by the precision of the arithmetic.
 TOLERANCES = {torch.float64: (1e-10, 1e-8), torch.float32: (1e-5, 1e-3), torch.bfloat16: (1e-2, 1e-1)}
 
@@ -31,12 +31,12 @@ class Gradients:
     step. Other batches, such as the last one of an epoch, are computed by running the model. Both draw the
     same noise.
 
-    The captured step is compared once with the plain step before it is used. If they differ, or the step
-    cannot be captured or compiled, `say` gets one line with the reason and all steps are plain.
+    The captured step is compared once with the eager step before it is used. If they differ, or the step
+    cannot be captured or compiled, `say` gets one line with the reason and all steps are eager.
 
     Args:
         loss: the loss.
-        way: one of `WAYS`.
+        mode: one of `WAYS`.
         images: data points in a usual batch of this process.
         precision: makes the context in which the loss is computed, such as autocast.
         say: prints a line.
@@ -45,14 +45,14 @@ class Gradients:
     def __init__(
         self,
         loss: Loss,
-        way: str = "plain",
+        mode: str = "eager",
         images: int | None = None,
         precision: Callable[[], AbstractContextManager] = nullcontext,
         say: Callable[[str], None] = print,
     ):
-        if way not in WAYS:
-            raise ValueError(f"way is {way!r}, must be one of {', '.join(WAYS)}")
-        self.loss, self.way, self.images, self.precision, self.say = loss, way, images, precision, say
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}, must be one of {', '.join(MODES)}")
+        self.loss, self.mode, self.images, self.precision, self.say = loss, mode, images, precision, say
         self.replay: Callable[..., Any] | None = None
         self.aliased: list[int] | None = None  # gradients that share memory, found at the first replay
         norms = [part for part in loss.modules() if isinstance(part, nn.BatchNorm2d)]
@@ -65,7 +65,7 @@ class Gradients:
 
         Args:
             batch: the inputs of the model.
-            check: whether Pyro validates model and guide; the step is plain then.
+            check: whether Pyro validates model and guide; the step is eager then.
             stop: whether this process wishes to stop.
 
         Returns:
@@ -73,19 +73,19 @@ class Gradients:
             process wishes to stop. In several processes the objective and the gradients are those of the
             joint batch.
         """
-        usual = self.way != "plain" and not check and len(batch["x"]) == (self.images or len(batch["x"]))
+        usual = self.mode != "eager" and not check and len(batch["x"]) == (self.images or len(batch["x"]))
         good: Tensor | None = None
         if usual and self.replay is None:
             objective = self._first(batch)
         elif usual:
             objective, good = self._replayed(batch)
         else:
-            objective = self._plain(batch, check)
-        if distributed.world() > 1:
-            objective, stop = distributed.average(
+            objective = self._eager(batch, check)
+        if distributed.world_size() > 1:
+            objective, stop = distributed.average_gradients(
                 len(batch["x"]), objective, self._with_gradient(), self.averages, stop
             )
-        if good is None or distributed.world() > 1:
+        if good is None or distributed.world_size() > 1:
             good = finite(objective, self.found())
         return objective, bool(good), stop
 
@@ -96,14 +96,16 @@ class Gradients:
     def _with_gradient(self) -> list[Tensor]:
         return [p for p in self.loss.parameters() if p.grad is not None]
 
-    def _plain(self, batch: dict[str, Tensor], check: bool = False) -> Tensor:
+    def _eager(self, batch: dict[str, Tensor], check: bool = False) -> Tensor:
         """Runs model, guide and autograd."""
         store = pyro.get_param_store()
         with pyro.validation_enabled(check), self.precision(), store.scope() if check else nullcontext():
             objective = self.loss(**batch)
             if check and list(store):
                 names = ", ".join(store)
-                raise BadInput(f"pyro.param is used for {names}. Make each a torch.nn.Parameter of the model")
+                raise UserError(
+                    f"pyro.param is used for {names}. Make each a torch.nn.Parameter of the model"
+                )
         objective.backward()
         return objective.detach()
 
@@ -133,7 +135,7 @@ class Gradients:
         return beta if isinstance(beta, Tensor) else None
 
     def _first(self, batch: dict[str, Tensor]) -> Tensor:
-        """Captures the step, compares it with the plain one on this batch, and returns the objective.
+        """Captures the step, compares it with the eager one on this batch, and returns the objective.
 
         The gradients are those of the captured step if the two agree, so that a resumed run repeats the
         uninterrupted one to the bit.
@@ -141,7 +143,7 @@ class Gradients:
         device = batch["x"].device
         self.loss.zero_grad()
         before = _State(self.loss, device)
-        expected = self._plain(batch)
+        expected = self._eager(batch)
         gradients, reached, after = self.found(), self._with_gradient(), _State(self.loss, device)
         if not finite(expected, gradients):
             return expected  # there is nothing to compare: the next batch is tried
@@ -152,14 +154,14 @@ class Gradients:
                 graph, has_gradient = capture(self.loss, batch, self._beta())
             self.reached = [p for p, has in zip(self.loss.parameters(), has_gradient, strict=True) if has]
             inputs = [*self._held(), *batch.values()]
-            self.replay = graph if self.way == "graph" else compiled(graph, inputs)
+            self.replay = graph if self.mode == "graph" else compiled(graph, inputs)
             objective, _ = self._replayed(batch)
             self._compare(objective, expected, reached, gradients, after)
             self.images = len(batch["x"])
             return objective
         except Exception as error:
-            self.say(f"--compile {self.way} cannot be used, steps are plain: {in_a_line(error)}")
-            self.way, self.replay = "plain", None
+            self.say(f"--compile {self.mode} cannot be used, steps are eager: {in_a_line(error)}")
+            self.mode, self.replay = "eager", None
             self.loss.zero_grad()
             for parameter, gradient in zip(reached, gradients, strict=True):
                 parameter.grad = gradient
@@ -174,9 +176,9 @@ class Gradients:
         gradients: list[Tensor],
         after: "_State",
     ) -> None:
-        """Raises RuntimeError if the captured step differs from the plain one by more than rounding."""
+        """Raises RuntimeError if the captured step differs from the eager one by more than rounding."""
         if [id(p) for p in self._with_gradient()] != [id(p) for p in reached]:
-            raise RuntimeError("the captured step reaches other parameters than the plain step")
+            raise RuntimeError("the captured step reaches other parameters than the eager step")
         autocast = self.precision is not nullcontext
         of_value, of_gradient = TOLERANCES[torch.bfloat16 if autocast else expected.dtype]
         for what, tolerance, ours, theirs in (
@@ -189,7 +191,7 @@ class Gradients:
                 norm(theirs),
             )
             if not apart <= tolerance * size:
-                raise RuntimeError(f"its {what} differs from the plain step's by {apart:.1e} of {size:.1e}")
+                raise RuntimeError(f"its {what} differs from the eager step's by {apart:.1e} of {size:.1e}")
 
 
 class _State:
@@ -226,12 +228,12 @@ def aliased(tensors: list[Tensor], others: list[Tensor]) -> list[int]:
     return found
 
 
-def usual_way(steps: int) -> str:
-    """The way with which a run of so many steps ends first, capture and compilation included."""
+def default_mode(steps: int) -> str:
+    """The mode with which a run of so many steps ends first, capture and compilation included."""
     compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name and which(name)]
-    if steps >= WORTH["kernels"] and (compilers or torch.cuda.is_available()):
-        return "kernels"
-    return "graph" if steps >= WORTH["graph"] else "plain"
+    if steps >= WORTH["inductor"] and (compilers or torch.cuda.is_available()):
+        return "inductor"
+    return "graph" if steps >= WORTH["graph"] else "eager"
 
 
 def in_a_line(error: Exception) -> str:

@@ -44,7 +44,7 @@ class KLWeight:
             vars(self.model)["beta"] = weight if step == 0 else self.tensor.fill_(weight)
 
 
-def average_of(model: LatentVariableModel, decay: float) -> AveragedModel | None:
+def make_ema(model: LatentVariableModel, decay: float) -> AveragedModel | None:
     """An exponential moving average of all parameters and buffers over the steps; None if the decay is 0.
 
     After n steps the decay is at most (1 + n) / (10 + n), so that the initial values are soon forgotten.

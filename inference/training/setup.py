@@ -13,7 +13,7 @@ from inference.backend.device import choose_device
 from inference.data.batches import Batches, labelled
 from inference.data.datasets import Dataset
 from inference.elbo.estimators import ESTIMATORS, Loss
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.rundir.files import GIB, check_memory
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
@@ -24,18 +24,18 @@ MOST = 10_000  # parameters, as tensors: each costs a step some microseconds
 def prepare(config: dict[str, Any], data: Dataset) -> tuple[LatentVariableModel, Batches, Dataset]:
     """A model with its first parameters, its batches, and the data as it takes them.
 
-    Raises BadInput where these do not go together, or need more memory than there is.
+    Raises UserError where these do not go together, or need more memory than there is.
     """
     device, cls = choose_device(config["device"]), MODELS[config["model"]]
-    if data.points != (cls.pixels == "points"):
-        kinds = ("points in the plane", f"try --data {cls.usual_data}")
-        takes, advice = kinds if cls.pixels == "points" else ("images", "try --data digits")
-        raise BadInput(f"{config['model']} takes {takes}, and {data.name} has none: {advice}")
-    if cls.pixels == "codes" and data.x_train.max() >= config["options"]["codes"]:
-        raise BadInput(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
-    data = data.padded(cls.side)
+    if data.points != (cls.observation == "points"):
+        kinds = ("points in the plane", f"try --data {cls.default_dataset}")
+        takes, advice = kinds if cls.observation == "points" else ("images", "try --data digits")
+        raise UserError(f"{config['model']} takes {takes}, and {data.name} has none: {advice}")
+    if cls.observation == "codes" and data.x_train.max() >= config["options"]["codes"]:
+        raise UserError(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
+    data = data.padded(cls.image_size)
     if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
-        raise BadInput(
+        raise UserError(
             f"{data.name} has no labels, and {config['model']} needs them: add y_train and y_test, one of "
             "0, 1, 2, ... per image, or choose another model"
         )
@@ -51,21 +51,21 @@ def prepare(config: dict[str, Any], data: Dataset) -> tuple[LatentVariableModel,
         if config["warmup"] and ESTIMATORS[config["elbo"]].particles > 1:
             raise ValueError(f"{config['elbo']} takes no weights: leave out --warmup")
         normalises = any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
-        least = distributed.world() * (2 if normalises else 1)  # images a batch
+        least = distributed.world_size() * (2 if normalises else 1)  # images a batch
         if config["batch_size"] < least:
             why = "it normalises over the batch" if normalises else f"{least} processes share a batch"
             raise ValueError(f"{why}: --batch-size {least} or more")
-    except BadInput:
+    except UserError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{config['model']} cannot be made: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{config['model']} cannot be made: {str(error).splitlines()[0]}") from None
     return model, batches, data
 
 
 def check_size(
     cls: type[LatentVariableModel], data: Dataset, config: dict[str, Any], device: torch.device
 ) -> None:
-    """Raise BadInput if the parameters with Adam's state, or a batch, exceed the device's free memory.
+    """Raise UserError if the parameters with Adam's state, or a batch, exceed the device's free memory.
 
     The model is made without memory, and given up as soon as its parameters are too many.
     """
@@ -75,7 +75,7 @@ def check_size(
 
         def check(need: float, what: str) -> None:
             if need > free:
-                raise BadInput(
+                raise UserError(
                     f"{what} needs {need / GIB:.1f} GiB of memory, and {free / GIB:.1f} are free on the CUDA "
                     "device: make it smaller, or give --device cpu"
                 )
@@ -91,7 +91,7 @@ def check_size(
         tensors, total = tensors + 1, total + copies * parameter.nbytes
         check(total, f"{config['model']} of this size")
         if tensors > MOST:
-            raise BadInput(
+            raise UserError(
                 f"{config['model']} of this size has more than {MOST} tensors: give it fewer layers"
             )
 

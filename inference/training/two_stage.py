@@ -12,7 +12,7 @@ from torch import Tensor
 from inference.backend.device import choose_device
 from inference.data.batches import HeldOut
 from inference.data.datasets import Dataset
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.plots.images import save_images
 from inference.rundir.files import write_whole
 from inference.rundir.run import Run
@@ -26,7 +26,7 @@ def second_stage(given: argparse.Namespace, folder: Path) -> argparse.Namespace:
     """The options of the prior's own run, in `folder/prior-NAME` unless named: its data are the codes.
 
     These are written into the first run's folder, codes-of-DATA.npz, as any data set of one's own is. Raises
-    BadInput where the folder is no finished run of a model with codes.
+    UserError where the folder is no finished run of a model with codes.
     """
     run, model, data = _first(folder, getattr(given, "data_dir", None))
     model = model.to(choose_device(getattr(given, "device", "auto")))
@@ -61,7 +61,7 @@ def draw(second: Path, first: Path, data_dir: Path | None = None) -> None:
 def _first(folder: Path, data_dir: Path | None) -> tuple[Run, VQVAE, Dataset]:
     run, config, data, model = Run.restore(folder, data_dir)
     if not isinstance(model, VQVAE):
-        raise BadInput(f"{folder} is a run of {config['model']}, which has no codes: name one of vqvae")
+        raise UserError(f"{folder} is a run of {config['model']}, which has no codes: name one of vqvae")
     run.results()  # refuses a run that has not come to its end
     return run, model, data
 

@@ -1,23 +1,23 @@
 """Distributions that Pyro lacks, or works out more slowly than need be."""
 
 from ppl_models.distributions.autoregressive import AutoregressiveImage
+from ppl_models.distributions.autoregressive_grid import AutoregressiveGrid
 from ppl_models.distributions.autoregressive_map import AutoregressiveMap
 from ppl_models.distributions.bernoulli import BernoulliImage
 from ppl_models.distributions.codes import UniformCodes
 from ppl_models.distributions.logistic_mixture import LogisticMixtureImage
 from ppl_models.distributions.mixture import MixtureOfNormals
 from ppl_models.distributions.normal import NormalImage
-from ppl_models.distributions.place_by_place import PlaceByPlace
 from ppl_models.distributions.spline import SplineCoupling
 
 __all__ = [
+    "AutoregressiveGrid",
     "AutoregressiveImage",
     "AutoregressiveMap",
     "BernoulliImage",
     "LogisticMixtureImage",
     "MixtureOfNormals",
     "NormalImage",
-    "PlaceByPlace",
     "SplineCoupling",
     "UniformCodes",
 ]

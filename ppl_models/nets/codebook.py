@@ -20,7 +20,7 @@ class Codebook(nn.Module):
     """
 
     entries: Tensor
-    begun: Tensor
+    initialized: Tensor
     unchosen: Tensor
     mass: Tensor
 
@@ -33,7 +33,7 @@ class Codebook(nn.Module):
         else:
             self.entries = nn.Parameter(entries)
         self.average = average
-        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
         self.register_buffer("unchosen", torch.zeros(codes, dtype=torch.long))
 
     def forward(self, e: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ class Codebook(nn.Module):
         # Some of the vectors, one an entry, without replacement as far as they go.
         order = torch.cat([torch.randperm(n, device=vectors.device) for _ in range(-(-codes // n))])
         drawn = _first(vectors[order[:codes]])
-        self.entries.copy_(torch.where(self.begun, self.entries, drawn))
-        self.begun.fill_(True)
+        self.entries.copy_(torch.where(self.initialized, self.entries, drawn))
+        self.initialized.fill_(True)
         index = self.nearest(e).flatten()
         chosen = _joint(index.new_zeros(codes).index_add_(0, index, torch.ones_like(index)))
         if self.average:

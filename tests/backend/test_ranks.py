@@ -18,7 +18,7 @@ from inference.backend import distributed
 from inference.cli.options import parse
 from inference.data.batches import Batches
 from inference.data.datasets import Dataset
-from inference.errors import BadInput, BrokenOff
+from inference.errors import TrainingAborted, UserError
 from inference.rundir.run import Run
 from ppl_models import VAE
 from tests.training.test_svi import checkpoint, lines, same
@@ -47,12 +47,12 @@ def sliced(draw, part):
 
 torch.set_default_dtype(torch.float64)
 draw = torch.distributions.utils._standard_normal
-with distributed.together():
+with distributed.process_group():
     for name, estimator in [line.split(":") for line in sys.argv[1:]]:
         torch.manual_seed(0)
         model = build(name, **({"codebook": "average"} if name == "vqvae" else {}))
         if name == "vqvae":  # entries stay where they are, and their averages are those of all images
-            model.codebook.begun.fill_(True)
+            model.codebook.initialized.fill_(True)
             for part in model.modules():  # and no batch is normalised
                 part.train(not isinstance(part, torch.nn.BatchNorm2d))
         kept = copy.deepcopy(model.state_dict())
@@ -61,15 +61,16 @@ with distributed.together():
         for part in (False, True):
             for module in (torch.distributions.normal, torch.distributions.multivariate_normal):
                 module._standard_normal = sliced(draw, part)
-            mine = {k: distributed.share(v) if part and "labelled" not in k else v for k, v in batch.items()}
-            for way in ("plain", "graph"):
+            share = distributed.local_share
+            mine = {k: share(v) if part and "labelled" not in k else v for k, v in batch.items()}
+            for way in ("eager", "graph"):
                 model.load_state_dict(kept)
                 loss = Loss(model, estimator, 3 if "iwae" in estimator else 1)
                 gradients = Gradients(loss, way, say=lambda line: None)
                 torch.manual_seed(1)
                 if part:
                     objective, good, stop = gradients(mine, stop=distributed.rank() == 1)
-                    assert good and stop and gradients.way == ("plain" if name == "vqvae" else way)
+                    assert good and stop and gradients.mode == ("eager" if name == "vqvae" else way)
                 else:
                     together, dist.is_initialized = dist.is_initialized, lambda: False
                     objective, good, _ = gradients(mine)
@@ -202,7 +203,7 @@ def test_the_backend_follows_the_device(
     monkeypatch.setattr(dist, "init_process_group", lambda name, timeout: made.append((name, timeout)))
     monkeypatch.setattr(dist, "new_group", lambda backend, timeout: made.append((backend, timeout)))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
-    with distributed.together(device):
+    with distributed.process_group(device):
         pass
     assert [name for name, _ in made] == [backend, "gloo"]
     assert made[0][1] <= timedelta(hours=1) and made[1][1] >= timedelta(days=1)
@@ -217,7 +218,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         for key, value in {"WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(key, value)
         refused = "2 processes on a machine with 1 CUDA devices: start one process per device, or give"
-        with pytest.raises(BadInput, match=refused), distributed.together("cuda"):
+        with pytest.raises(UserError, match=refused), distributed.process_group("cuda"):
             pass
 
 
@@ -252,12 +253,12 @@ def test_only_a_lost_connection_is_a_lost_process(
     monkeypatch.setattr(dist, "all_reduce", fail)
     monkeypatch.setattr(dist, "all_gather_object", fail)
     for exchange in (
-        lambda: distributed.average(3, torch.ones(()), [], [], False),
-        lambda: distributed.gathered(1),
+        lambda: distributed.average_gradients(3, torch.ones(()), [], [], False),
+        lambda: distributed.all_gather(1),
     ):
         with pytest.raises(RuntimeError) as caught:
             exchange()
-        assert isinstance(caught.value, BrokenOff) == lost
+        assert isinstance(caught.value, TrainingAborted) == lost
         assert str(error) in str(caught.value)
 
 
@@ -265,7 +266,7 @@ def test_no_two_processes_draw_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = set()
     for rank in range(8):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        seeds |= {distributed.seed_of(seed, step) for seed in range(10) for step in (0, 500, 1000)}
+        seeds |= {distributed.process_seed(seed, step) for seed in range(10) for step in (0, 500, 1000)}
     assert len(seeds) == 8 * 10 * 3
 
 
@@ -280,7 +281,7 @@ def test_a_batch_is_shared_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     for rank, images in ((0, 49), (1, 48)):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         batches = Batches(data, VAE, 97, 0, torch.empty(0, dtype=torch.long), torch.device("cpu"))
-        batches.pixels = lambda x: x
+        batches.observation = lambda x: x
         assert batches.images == images and batches.per_epoch == 2  # the last image joins the second batch
         parts = [batches(step)["x"] for step in range(2)]
         assert [len(part) for part in parts] == [images, 49]

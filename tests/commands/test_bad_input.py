@@ -16,9 +16,9 @@ from inference.cli.options import configuration, parse
 from inference.data import datasets
 from inference.data.datasets import Dataset
 from inference.elbo.estimators import Loss
-from inference.errors import BadInput, Diverged
+from inference.errors import TrainingDiverged, UserError
 from inference.rundir.files import pack
-from inference.training.checkpoint import decisive
+from inference.training.checkpoint import config_digest
 from inference.training.setup import prepare
 from ppl_models import MODELS
 from tests.support import SSVAE, TINY, checkpoint, lines
@@ -87,7 +87,7 @@ REFUSED = {
 def test_bad_input_is_one_clear_line(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments, complaint = REFUSED[case]
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(UserError) as caught:
         svi.main(arguments)
     assert complaint in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []  # nothing was made
@@ -100,7 +100,7 @@ def test_bad_runs_are_refused(small_npz: Path, tmp_path: Path) -> None:
     assert svi.main([*SSVAE, "--data", str(small_npz), "--run-dir", str(ssvae)]) == 0
 
     def refused(complaint: str, *arguments: str) -> None:
-        with pytest.raises(BadInput, match=complaint) as caught:
+        with pytest.raises(UserError, match=complaint) as caught:
             svi.main(list(arguments))
         assert "\n" not in str(caught.value)
 
@@ -138,10 +138,10 @@ def test_data_that_changed_is_refused(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     arguments = ["--data", str(path), "--run-dir", run]
     assert svi.main(["--model", "vae", *TINY, *arguments]) == 0
-    with pytest.raises(BadInput, match="has no y_train and no y_test"):
+    with pytest.raises(UserError, match="has no y_train and no y_test"):
         svi.main(["--model", "ssvae", *TINY, *arguments])
     np.savez(path, x_train=x + 1, x_test=x)
-    with pytest.raises(BadInput, match="not the data that the run began with"):
+    with pytest.raises(UserError, match="not the data that the run began with"):
         svi.main(["--resume", run])
 
 
@@ -157,12 +157,12 @@ def test_a_model_of_labels_says_that_it_needs_them(
     assert list(LABELLED) == ["ssvae", "fsvae"]
     monkeypatch.chdir(tmp_path)
     np.savez("own.npz", x_train=np.eye(8)[None].repeat(20, 0), x_test=np.eye(8)[None])
-    with pytest.raises(BadInput, match=r"own\.npz has no y_train and no y_test: add") as caught:
+    with pytest.raises(UserError, match=r"own\.npz has no y_train and no y_test: add") as caught:
         svi.main([*LABELLED[name], "own.npz", "--run-dir", "run"])
     assert "\n" not in str(caught.value) and not Path("run").exists()
     config = {"device": "cpu", "model": name}
     x = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
-    with pytest.raises(BadInput, match=f"bare has no labels, and {name} needs them: add y_train and y_test"):
+    with pytest.raises(UserError, match=f"bare has no labels, and {name} needs them: add y_train and y_test"):
         prepare(config, Dataset("bare", x, None, x, None))
 
 
@@ -172,7 +172,7 @@ def test_a_file_named_figures_is_no_lack_of_room(small_npz: Path, tmp_path: Path
     shutil.rmtree(run / "figures")
     (run / "figures").write_text("mine")
     for main, arguments in ((svi.main, ["--resume", str(run)]), (evaluate.main, [str(run)])):
-        with pytest.raises(BadInput, match=r"figures is not a folder\. Move it away"):
+        with pytest.raises(UserError, match=r"figures is not a folder\. Move it away"):
             main(arguments)
     assert (run / "figures").read_text() == "mine"
     (run / "figures").unlink()
@@ -214,7 +214,7 @@ def test_losses_that_are_not_finite_stop_the_run(
     run = tmp_path / "run"
     arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
     with pytest.raises(
-        Diverged, match="10 steps in a row had to be skipped, up to step 10: try a lower --lr"
+        TrainingDiverged, match="10 steps in a row had to be skipped, up to step 10: try a lower --lr"
     ):
         svi.main(arguments)
     said = capsys.readouterr().err
@@ -263,7 +263,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = ["--model", "vae", *TINY, "--lr", "1e20", "--data", str(small_npz), "--run-dir", str(run)]
-    with pytest.raises(Diverged, match="try a lower --lr"):
+    with pytest.raises(TrainingDiverged, match="try a lower --lr"):
         svi.main(arguments)
     state = checkpoint(run)
     assert all(
@@ -291,7 +291,7 @@ def test_steps_in_a_row_are_counted_across_a_stop(
     assert json.loads((tmp_path / "a" / "results.json").read_text())["skipped"] == 18
     good.clear()
     assert svi.main([*arguments, str(tmp_path / "b"), "--steps", "5"]) == 0
-    with pytest.raises(Diverged, match="up to step 10:"):
+    with pytest.raises(TrainingDiverged, match="up to step 10:"):
         svi.main(["--resume", str(tmp_path / "b"), "--steps", "40"])
 
 
@@ -304,7 +304,7 @@ def test_a_warm_up_that_does_not_end_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = ["--data", "gauss-full-1" if model == "vae2d" else "digits", "--schedule", "constant"]
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(UserError) as caught:
         svi.main(["--model", model, *data, option, "40", "--steps", str(enough - 1)])
     found = f"{option} 40 does not end within {enough - 1} steps"
     assert str(caught.value) == f"{found}: give --steps {enough} or more, or a shorter {option}"
@@ -325,14 +325,14 @@ def test_a_resumed_run_ends_after_its_warm_up(small_npz: Path, tmp_path: Path) -
     config = (run / "config.json").read_bytes()
     for steps, option in (("15", "--lr-warmup 30"), ("29", "--lr-warmup 30")):
         with pytest.raises(
-            BadInput, match=f"{option} does not end within {steps} steps: give --steps 30 or more"
+            UserError, match=f"{option} does not end within {steps} steps: give --steps 30 or more"
         ):
             svi.main(["--resume", str(run), "--steps", steps])
     assert (run / "config.json").read_bytes() == config
     changed = json.loads(config) | {"warmup": 40}
     (run / "config.json").write_text(json.dumps(changed))
-    (run / "checkpoint.pt").write_bytes(pack(state | {"step": 10, "decisive": decisive(changed)}))
-    with pytest.raises(BadInput, match="--warmup 40 does not end within 40 steps: give --steps 41 or more"):
+    (run / "checkpoint.pt").write_bytes(pack(state | {"step": 10, "decisive": config_digest(changed)}))
+    with pytest.raises(UserError, match="--warmup 40 does not end within 40 steps: give --steps 41 or more"):
         svi.main(["--resume", str(run)])
 
 
@@ -354,7 +354,7 @@ def test_a_norm_of_gradients_that_trains_nothing_is_refused(small_npz: Path, tmp
     arguments = ["--model", "vae", *TINY, *data, "--run-dir", str(run), "--clip"]
     for norm in ("1e-30", "9.9e-7"):
         with pytest.raises(
-            BadInput, match=f"gradients as short as {norm} nothing is trained; give 1e-06 or more"
+            UserError, match=f"gradients as short as {norm} nothing is trained; give 1e-06 or more"
         ):
             svi.main([*arguments, norm])
     assert not run.exists()
@@ -367,5 +367,5 @@ def test_a_norm_of_gradients_that_trains_nothing_is_refused(small_npz: Path, tmp
     assert fell > 0.3 * would > 0
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"clip": 1e-30}))
-    with pytest.raises(BadInput, match="nothing is trained; give 1e-06 or more"):
+    with pytest.raises(UserError, match="nothing is trained; give 1e-06 or more"):
         svi.main(["--resume", str(run)])

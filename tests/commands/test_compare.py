@@ -13,10 +13,10 @@ from torch import Tensor
 
 from inference import compare, svi
 from inference.elbo.estimators import ESTIMATORS, Loss
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.training.gradients import Gradients
 from ppl_models import MODELS, densities
-from ppl_models.base import KL, Bound, LatentVariableModel
+from ppl_models.base import KL, ELBOTerms, LatentVariableModel
 from tests.support import SSVAE, TINY
 
 PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.estimators]
@@ -33,7 +33,7 @@ def test_every_model_and_estimator_agrees(capsys: pytest.CaptureFixture[str]) ->
         terms = result["terms"]
         assert all(abs(term["by_hand"] - term["pyro"]) <= 1e-9 * abs(term["pyro"]) for term in terms.values())
         # 784 pixels at even odds cost 784 log 2 = 543.4 nats, and an untrained decoder is near them
-        if MODELS[result["model"]].pixels == "binary":
+        if MODELS[result["model"]].observation == "binary":
             assert 520 < terms["reconstruction"]["by_hand"] < 570
 
 
@@ -90,9 +90,9 @@ def test_a_run_s_own_parameters_and_images(
 
 
 def test_bad_input() -> None:
-    with pytest.raises(BadInput, match="leave out --model"):
+    with pytest.raises(UserError, match="leave out --model"):
         compare.main(["--run", "x", "--model", "vae"])
-    with pytest.raises(BadInput, match="did you mean vae"):
+    with pytest.raises(UserError, match="did you mean vae"):
         compare.main(["--model", "vea"])
 
 
@@ -118,14 +118,14 @@ class Reversed(LatentVariableModel):
             z = pyro.sample("z", dist.Normal(self.encoder(x.flatten(1)), 0.5).to_event(1))
             pyro.sample("u", dist.Normal(self.inner(z), 0.5).to_event(1))
 
-    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> Bound:
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
         u, z, x = latents["u"], latents["z"], x.flatten(1)
         loc_z, loc_u = self.encoder(x), self.inner(z)
         half = torch.full_like(z, 0.5)
         sampled_z = densities.normal(z, loc_z, 0.5) - densities.normal(z, self.prior_net(u), 1.0)
         sampled_u = densities.normal(u, loc_u, 0.5) - densities.normal(u, 0.0, 1.0)
         closed = kl == "closed"
-        return Bound(
+        return ELBOTerms(
             reconstruction=-densities.normal(x, self.decoder(z), 1.0),
             kl_z=densities.kl_normal_standard(loc_z - self.prior_net(u), half) if closed else sampled_z,
             kl_u=densities.kl_normal_standard(loc_u, half) if closed else sampled_u,
@@ -141,10 +141,10 @@ def test_a_mean_field_estimate_that_is_no_bound_is_refused(validated: bool, floa
     inputs = {"x": torch.randn(500, 1, 2, 2)}
     message = r"mean_field estimator needs the same order .* in model and guide\. Reorder .* or use the trace"
     with pyro.validation_enabled(validated):
-        with pytest.raises(BadInput, match=message):
+        with pytest.raises(UserError, match=message):
             compare.compare(model, inputs, "mean_field")
         assert compare.compare(model, inputs, "trace")["agrees"]
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(UserError, match=message):
         Gradients(Loss(model, "mean_field"))(inputs, check=True)  # the first step of a training
     # The expectation of what mean_field computes is another one than the bound.
     many = {"x": torch.zeros(200_000, 1, 2, 2)}

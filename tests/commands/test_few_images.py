@@ -31,10 +31,10 @@ DRAWN = {"samples", "training", "reconstructions", "reconstructions_5"}
 def save(folder: Path, model: str, y_test: list[int]) -> Path:
     """Random data of the kind that a model takes, in three classes, with as many in test as labels."""
     cls, random = MODELS[model], np.random.RandomState(0)
-    shape = (2,) if cls.pixels == "points" else (8, 8) if cls.example[0] == 1 else (32, 32, 3)
+    shape = (2,) if cls.observation == "points" else (8, 8) if cls.example_shape[0] == 1 else (32, 32, 3)
     n = 24 + len(y_test)
-    x = random.normal(size=(n, 2)) if cls.pixels == "points" else random.randint(256, size=(n, *shape))
-    x = x % 5 if cls.pixels == "codes" else x
+    x = random.normal(size=(n, 2)) if cls.observation == "points" else random.randint(256, size=(n, *shape))
+    x = x % 5 if cls.observation == "codes" else x
     np.savez(folder / "own.npz", x_train=x[:24], x_test=x[24:], y_train=np.arange(24) % 3, y_test=y_test)
     return folder / "own.npz"
 

@@ -17,7 +17,7 @@ import torch
 
 from inference import svi, sweep
 from inference.data.batches import Batches
-from inference.errors import BadInput, Diverged
+from inference.errors import TrainingDiverged, UserError
 from inference.plots import images as image_plots
 from inference.rundir.run import Run
 from tests.support import SSVAE, TINY, checkpoint, same
@@ -32,7 +32,7 @@ class Here:
         self.returncode = 1
         try:
             self.returncode = svi.main(command[3:])
-        except (BadInput, Diverged) as error:
+        except (UserError, TrainingDiverged) as error:
             print(f"error: {error}", file=stdout, flush=True)
 
     def poll(self) -> int:
@@ -64,7 +64,7 @@ def read(path: Path) -> Any:
 
 
 def refused(complaint: str, arguments: list[str]) -> None:
-    with pytest.raises(BadInput, match=complaint) as caught:
+    with pytest.raises(UserError, match=complaint) as caught:
         sweep.main(arguments)
     assert "\n" not in str(caught.value)
 
@@ -230,7 +230,7 @@ def test_runs_on_other_labelled_images_are_other_runs(small_npz: Path, tmp_path:
     assert svi.main([*job.begin]) == 0
     assert sweep.stage(job) == "done"
     (other,) = sweep.plan([*grid, "--labels", "3"])[1]
-    with pytest.raises(BadInput, match=r"is a run with labelled_file labelled\.txt, not None"):
+    with pytest.raises(UserError, match=r"is a run with labelled_file labelled\.txt, not None"):
         sweep.stage(other)
 
 

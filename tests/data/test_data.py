@@ -10,7 +10,7 @@ import torch
 from inference import svi
 from inference.data import batches as data
 from inference.data import datasets, points
-from inference.errors import BadInput
+from inference.errors import UserError
 from ppl_models import SSVAE, VAE, VAE2D
 
 CPU = torch.device("cpu")
@@ -20,35 +20,35 @@ def test_independent_pixels_score_what_they_should(mnist_dir: Path) -> None:
     """At their marginal rates about 205.7 nats an image on MNIST's binarised test set."""
     mnist, _ = datasets.load("mnist", mnist_dir)
     rates = (mnist.x_train.flatten(1).double().mean(0) / 255).clamp(1e-6, 1 - 1e-6)
-    x = data.binarise_once(mnist.x_test).flatten(1).double()
+    x = data.fixed_binarization(mnist.x_test).flatten(1).double()
     nats = -(x * rates.log() + (1 - x) * (1 - rates).log()).sum(1).mean().item()
     assert abs(nats - 205.7) < 0.3
 
 
 def test_binarising_has_exact_probabilities() -> None:
     levels = torch.arange(256, dtype=torch.uint8).repeat(20_000, 1)
-    shares = data.binarise(levels).mean(0)
+    shares = data.binarize(levels).mean(0)
     p = torch.arange(256) / 255
     assert shares[0] == 0 and shares[255] == 1
     assert ((shares - p).abs() <= 4.5 * (p * (1 - p) / 20_000).sqrt()).all()
-    assert data.binarise_once(levels[:2]).unique().tolist() == [0, 1]
-    assert torch.equal(data.binarise_once(levels[:2]), data.binarise_once(levels[:2]))
+    assert data.fixed_binarization(levels[:2]).unique().tolist() == [0, 1]
+    assert torch.equal(data.fixed_binarization(levels[:2]), data.fixed_binarization(levels[:2]))
     # RandomState(0), one binomial a pixel in order: the draws of every grey level
     by_numpy = np.random.RandomState(0).binomial(1, np.arange(256) / 255)
-    assert data.binarise_once(levels[:1])[0].tolist() == by_numpy.tolist()
+    assert data.fixed_binarization(levels[:1])[0].tolist() == by_numpy.tolist()
     assert by_numpy[:128].sum() == 30 and by_numpy[128:].sum() == 94
 
 
 def test_unit_pixels_are_grey_levels() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(data.PIXELS["unit"].train(levels), torch.arange(256) / 255)
-    assert torch.equal(data.PIXELS["unit"].test(levels), torch.arange(256) / 255)
+    assert torch.equal(data.OBSERVATIONS["unit"].train(levels), torch.arange(256) / 255)
+    assert torch.equal(data.OBSERVATIONS["unit"].test(levels), torch.arange(256) / 255)
 
 
 def test_centred_pixels_and_their_noise() -> None:
     """Levels 0..255 lie 1/128 apart, noise fills exactly the width of one, and both are shown as levels."""
     levels = torch.arange(256, dtype=torch.uint8)
-    centred, noisy = data.PIXELS["centred"], data.PIXELS["dequantised"]
+    centred, noisy = data.OBSERVATIONS["centred"], data.OBSERVATIONS["dequantised"]
     torch.testing.assert_close(centred.train(levels), torch.linspace(-1, 1, 256))
     torch.testing.assert_close(centred.test(levels), torch.linspace(-1, 1, 256))
     torch.testing.assert_close(centred.shown(centred.test(levels)), levels / 255)
@@ -99,7 +99,7 @@ def test_padding_is_zeros_on_all_sides() -> None:
     assert padded.shape == (1, 8, 8) and padded.x_test.shape == (1, 1, 8, 8)
     assert torch.equal(padded.x_train[:, :, 2:6, 1:6], x) and padded.x_train.sum() == x.sum()
     assert small.padded(None) is small
-    with pytest.raises(BadInput, match="images of 4x5, the model takes at most 3x3"):
+    with pytest.raises(UserError, match="images of 4x5, the model takes at most 3x3"):
         small.padded(3)
 
 
@@ -139,7 +139,7 @@ def test_how_many_images_are_for_validation() -> None:
     for percent in range(1, 100):
         assert sizes(200, percent / 100) == (200 - 2 * percent, 2 * percent)
     assert sizes(10, 0.01) == (9, 1)
-    with pytest.raises(BadInput, match=r"0\.95 of 10 training images leaves one part empty"):
+    with pytest.raises(UserError, match=r"0\.95 of 10 training images leaves one part empty"):
         sizes(10, 0.95)
 
 
@@ -158,7 +158,7 @@ def test_validation_images_are_held_out_as_test_images_are() -> None:
     (name, valid), *rest = test.others.items()
     assert (name, rest, len(test), len(valid)) == ("validation", [], 500, 130) and not valid.others
     assert parts.x_valid is not None and parts.x_valid.shape[1:] == (1, 10, 10)
-    assert torch.equal(valid.x, data.binarise_once(parts.x_valid))
+    assert torch.equal(valid.x, data.fixed_binarization(parts.x_valid))
     assert valid.y is not None and torch.equal(valid.y, parts.y_valid)
     gauss = points.load("gauss-diag-1").with_validation(0.1, 0)
     sizes = {name: len(part) for name, part in data.HeldOut(gauss, VAE2D, CPU).others.items()}
@@ -175,7 +175,7 @@ def test_labelled_images_are_drawn_by_seed_and_class() -> None:
     batch = data.Batches(digits, SSVAE, 7, 0, first, CPU)(0)
     assert batch["x_labelled"].shape == (50, 1, 8, 8)
     assert torch.equal(batch["y_labelled"], digits.y_train[first])
-    share = torch.stack([data.binarise(digits.x_train[first]) for _ in range(2000)]).mean(0)
+    share = torch.stack([data.binarize(digits.x_train[first]) for _ in range(2000)]).mean(0)
     assert_near = (share - digits.x_train[first] / 255).abs().max()
     assert assert_near < 5 * 0.5 / math.sqrt(2000)
 
@@ -214,7 +214,7 @@ def test_labelled_images_that_cannot_be_are_refused(
     path = Path("labelled.txt")
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(UserError) as caught:
         svi.main(["--model", "ssvae", "--data", "digits", "--labelled", str(path), "--run-dir", "run"])
     assert str(caught.value).startswith(complaint) and "\n" not in str(caught.value)
     assert not Path("run").exists()

@@ -19,7 +19,7 @@ from scipy.io import savemat
 from torchvision.datasets import CIFAR10, MNIST, SVHN
 
 from inference.data import datasets
-from inference.errors import BadInput
+from inference.errors import UserError
 
 
 def test_digits() -> None:
@@ -44,7 +44,7 @@ def test_truncated_mnist_is_named(tmp_path: Path) -> None:
     for file, _ in MNIST.resources:
         (raw / Path(file).stem).write_bytes(bytes([0, 0, 8, 3]) + bytes(40))
     for name in ("mnist", None):
-        with pytest.raises(BadInput, match=r"mnist in .*raw cannot be read, a file is damaged"):
+        with pytest.raises(UserError, match=r"mnist in .*raw cannot be read, a file is damaged"):
             datasets.load(name, tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_missing_colour_images(
     for cls in (SVHN, CIFAR10):
         monkeypatch.setattr(cls, "download", broken)
     folder = tmp_path / CIFAR10.base_folder if name == "cifar10" else tmp_path
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(UserError) as caught:
         datasets.load(name, tmp_path)
     assert f"{name} is not in {folder} and cannot be downloaded" in str(caught.value)
     assert "--data-dir" in str(caught.value) and "--data path/to/file.npz" in str(caught.value)
@@ -139,7 +139,7 @@ def test_a_part_that_is_missing_is_not_on_disk(tmp_path: Path, monkeypatch: pyte
     write_svhn(tmp_path, monkeypatch)
     (tmp_path / "extra_32x32.mat").unlink()
     assert len(datasets.load("svhn", tmp_path)[0].x_train) == 30  # which does without it
-    with pytest.raises(BadInput, match="svhn-extra is not in"):
+    with pytest.raises(UserError, match="svhn-extra is not in"):
         datasets.load("svhn-extra", tmp_path)
 
 
@@ -156,7 +156,7 @@ def test_the_damaged_files_are_named(name: str, tmp_path: Path, monkeypatch: pyt
     paths = {path.name: path for path in tmp_path.rglob("*") if path.is_file()}
     for file in DAMAGED[name]:
         paths[file].write_bytes(paths[file].read_bytes()[:100])
-    with pytest.raises(BadInput, match="a file is damaged") as caught:
+    with pytest.raises(UserError, match="a file is damaged") as caught:
         datasets.load(name, tmp_path)
     assert sorted(file for file in paths if file in str(caught.value)) == DAMAGED[name]
     assert "\n" not in str(caught.value)
@@ -165,7 +165,9 @@ def test_the_damaged_files_are_named(name: str, tmp_path: Path, monkeypatch: pyt
 def test_a_file_of_other_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_svhn(tmp_path, monkeypatch)
     monkeypatch.setitem(datasets.SIZES, "svhn", (31, 20))
-    with pytest.raises(BadInput, match=r"not 31 and 20 labels.*delete train_32x32.mat, test_32x32.mat there"):
+    with pytest.raises(
+        UserError, match=r"not 31 and 20 labels.*delete train_32x32.mat, test_32x32.mat there"
+    ):
         datasets.load("svhn", tmp_path)
 
 
@@ -205,7 +207,7 @@ def test_what_is_deleted_as_told_is_downloaded_again(
         data, _ = datasets.load("cifar10", here)
         assert np.array_equal(data.x_train.numpy(), parts["train"][0])
         (here / CIFAR10.base_folder / damaged).write_bytes(b"")
-        with pytest.raises(BadInput, match="to have it downloaded again") as caught:
+        with pytest.raises(UserError, match="to have it downloaded again") as caught:
             datasets.load("cifar10", here)
         told = [path for path in (here / CIFAR10.base_folder).iterdir() if path.name in str(caught.value)]
         assert len(told) == deleted
@@ -221,7 +223,7 @@ def test_a_download_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(datasets, "_reachable", lambda name: True)
     monkeypatch.setattr(MNIST, "download", broken)
     assert datasets.load(None, tmp_path)[0].name == "digits"
-    with pytest.raises(BadInput, match="cannot be downloaded"):
+    with pytest.raises(UserError, match="cannot be downloaded"):
         datasets.load("mnist", tmp_path)
 
 
@@ -230,9 +232,9 @@ def test_without_network_digits_stand_in(tmp_path: Path, monkeypatch: pytest.Mon
     found, line = datasets.load(None, tmp_path)
     assert found.name == "digits" and line is not None
     assert "--data mnist" in line and str(tmp_path) in line
-    with pytest.raises(BadInput, match="--data-dir"):
+    with pytest.raises(UserError, match="--data-dir"):
         datasets.load("mnist", tmp_path)
-    with pytest.raises(BadInput, match="did you mean fashion-mnist"):
+    with pytest.raises(UserError, match="did you mean fashion-mnist"):
         datasets.load("fashion_mnist", tmp_path)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from inference.data import datasets, npz
 from inference.data.datasets import Dataset
-from inference.errors import BadInput
+from inference.errors import UserError
 from ppl_models import FSVAE, SSVAE, VAE, VAE2D, CodePixelCNN, Flow, LatentVariableModel
 
 LEVELS = np.random.RandomState(0).randint(256, size=(6, 4, 5)).astype(np.uint8)
@@ -30,7 +30,7 @@ def load(
 
 def refusal(folder: Path, model: type[LatentVariableModel] | None = None, **arrays: Any) -> str:
     """The line that refuses arrays saved by numpy.savez."""
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(UserError) as caught:
         load(folder, model, **arrays)
     assert "\n" not in str(caught.value)
     return str(caught.value).removeprefix(f"{folder / 'own.npz'}")
@@ -251,12 +251,12 @@ def test_pickles_and_truncated_archives_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "whole.npz", **GOOD)
     (tmp_path / "half.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:500])
     for name in ("bomb.npz", "half.npz"):
-        with pytest.raises(BadInput, match=f"{name} cannot be read"):
+        with pytest.raises(UserError, match=f"{name} cannot be read"):
             datasets.load(str(tmp_path / name), tmp_path)
     load(tmp_path, **GOOD, bomb=bomb)
     load(tmp_path, VAE, **GOOD | {"y_train": bomb})
     assert not (tmp_path / "exploded").exists()
-    with pytest.raises(BadInput, match=r"no file .*missing\.npz"):
+    with pytest.raises(UserError, match=r"no file .*missing\.npz"):
         datasets.load(str(tmp_path / "missing.npz"), tmp_path)
 
 
@@ -264,16 +264,16 @@ def test_pickles_and_truncated_archives_are_refused(tmp_path: Path) -> None:
 def test_a_single_array_is_refused_with_the_way_to_an_npz(name: str, tmp_path: Path) -> None:
     with open(tmp_path / name, "wb") as file:
         np.save(file, LEVELS)
-    with pytest.raises(BadInput, match=r"is a \.npy, one array.*" + re.escape(npz.SPLIT)):
+    with pytest.raises(UserError, match=r"is a \.npy, one array.*" + re.escape(npz.SPLIT)):
         datasets.load(str(tmp_path / name), tmp_path)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("1,2\n")
     for name in ("x.csv", "."):
-        with pytest.raises(BadInput, match=r"is not an \.npz file.*numpy\.savez"):
+        with pytest.raises(UserError, match=r"is not an \.npz file.*numpy\.savez"):
             datasets.load(str(tmp_path / name), tmp_path)
     with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:
         archive.writestr("a.png", b"")
-    with pytest.raises(BadInput, match=r"has no x_train, only a\.png"):
+    with pytest.raises(UserError, match=r"has no x_train, only a\.png"):
         datasets.load(str(tmp_path / "images.npz"), tmp_path)

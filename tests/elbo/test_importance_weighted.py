@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from inference import svi
 from inference.compare import example_inputs
 from inference.elbo.estimators import ImportanceWeighted, Loss
-from inference.errors import BadInput
+from inference.errors import UserError
 from ppl_models import MODELS
 
 
@@ -115,7 +115,7 @@ REFUSED = {
 def test_what_does_not_apply_is_refused_by_name(case: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments, complaint = REFUSED[case]
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(UserError) as caught:
         svi.main([*arguments, "--data", "digits"])
     assert complaint in str(caught.value) and list(tmp_path.iterdir()) == []
 

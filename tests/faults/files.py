@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from inference.data import datasets
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.rundir.files import COMMENT, pack, unpack
 from inference.rundir.run import Run
 from tests.support import same
@@ -68,7 +68,7 @@ def that_are_damaged(folder: Path, share: float, data_dir: Path) -> Found:
             path.write_bytes(changed)
             try:
                 complaint = "" if same(load(), right) else "it was read as something else"
-            except BadInput as error:
+            except UserError as error:
                 refused[path.name] += 1
                 named = str(path) in str(error) or path.name in str(error)
                 complaint = "" if named and "\n" not in str(error) else f"refused without its name: {error}"

@@ -17,7 +17,7 @@ from inference import compare, evaluate, exact, graph, interpolate, masks, svi, 
 from inference.cli import options
 from inference.cli.options import PRIORS, flag
 from inference.data import datasets
-from inference.errors import BadInput
+from inference.errors import UserError
 from ppl_models import MODELS
 from tools import table
 
@@ -303,11 +303,11 @@ def tried(command: str, words: list[str]) -> tuple[str, str]:
         (compare, "of_run"): lambda *_: [{"agrees": True}],
         (compare, "page"): lambda *_: "",
         (evaluate, "whole"): lambda *_: {},
-        (evaluate.importance, "weigh"): lambda *_: mock.Mock(figures={}),
+        (evaluate.importance, "importance_sample"): lambda *_: mock.Mock(figures={}),
         (exact, "measure"): lambda *_: {"images": 1, "how": "", "test": {}},
         (table, "write_between"): lambda *_: None,
         (step, "race"): nothing,
-        (bound, "weigh"): nothing,
+        (bound, "importance_sample"): nothing,
         (training, "plain"): nothing,
         (sampling, "times"): nothing,
     }
@@ -319,7 +319,7 @@ def tried(command: str, words: list[str]) -> tuple[str, str]:
         stack.enter_context(contextlib.redirect_stderr(out))
         try:
             COMMANDS[command](words)
-        except BadInput as error:
+        except UserError as error:
             said = str(error)
             return "refused", "" if said and "\n" not in said else f"said in more than a line: {said!r}"
         except SystemExit as end:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from inference import compare, exact, report, svi
 from inference.data.batches import Batches
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.html import curves as report_curves
 from inference.html import explorer as walk
 from inference.html import index as report_index
@@ -225,7 +225,7 @@ def test_a_run_that_is_not_finished_says_so(
     assert "checkpoint.pt is damaged" in Page(run / "report.html").text
 
     (run / "metrics.jsonl").write_text("")
-    with pytest.raises(BadInput, match="nothing to report yet"):
+    with pytest.raises(UserError, match="nothing to report yet"):
         report.main([str(run)])
 
 
@@ -233,7 +233,7 @@ def test_without_its_data_a_run_is_reported_all_the_same(
     report_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:
-        raise BadInput("digits have <gone>")
+        raise UserError("digits have <gone>")
 
     monkeypatch.setattr(Run, "data", gone)
     page = report.html(report.gather(report_runs / "ssvae"))
@@ -320,7 +320,7 @@ def test_bad_input_is_one_line_and_status_2(what: str, tmp_path: Path) -> None:
         folder.mkdir()
     if what == "damaged":
         (folder / "config.json").write_text('{"model": "vae"}')
-    with pytest.raises(BadInput, match=str(folder)):
+    with pytest.raises(UserError, match=str(folder)):
         report.main([str(folder)])
     if what == "empty":  # one goes through the command itself
         command = [sys.executable, "-m", "inference.report", str(folder)]

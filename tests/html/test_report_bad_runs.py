@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from inference import report, svi
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.rundir.run import Run
 from tests.support import TINY
 
@@ -208,7 +208,7 @@ def test_a_bad_run_s_own_report_is_refused_in_a_line(name: str, trained: Path, t
     EDITS[name][0](run)
     if name == "a configuration that is a folder":
         shutil.rmtree(run / config)
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(UserError) as caught:
         report.main([str(run)])
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 1_000
     assert (run / "report.html").read_bytes() == before
@@ -230,7 +230,7 @@ def test_the_command_itself_goes_on_past_all_of_them(trained: Path, tmp_path: Pa
 def test_a_model_too_large_for_the_memory_is_refused(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     put(config, "shape", value=[1, 50_000, 50_000])(run)
-    with pytest.raises(BadInput, match="GiB of memory"):
+    with pytest.raises(UserError, match="GiB of memory"):
         report.main([str(run)])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inference import evaluate, exact, report, svi
-from inference.errors import BadInput
+from inference.errors import UserError
 from tests.support import TINY
 
 SECRET = b"the victim's own words"
@@ -84,7 +84,7 @@ def test_a_link_that_would_be_read_is_refused(
     elif (name, command) in {("results.json", "resume"), ("metrics.jsonl", "evaluate")}:
         assert COMMANDS[command](run) == 0  # which does not read it
     else:
-        with pytest.raises(BadInput, match=name.replace(".", r"\.")):
+        with pytest.raises(UserError, match=name.replace(".", r"\.")):
             COMMANDS[command](run)
     assert (victim / "file").read_bytes() == before and os.listdir(victim) == ["file"]
 
@@ -96,7 +96,7 @@ def test_a_fifo_ends_a_command_and_does_not_hold_it(name: str, trained: Path, tm
     (run / name).unlink()
     os.mkfifo(run / name)
     command = "evaluate" if name != "metrics.jsonl" else "report"
-    with pytest.raises(BadInput, match=r"is not a regular file"):
+    with pytest.raises(UserError, match=r"is not a regular file"):
         COMMANDS[command](run)
 
 

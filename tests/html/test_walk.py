@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from inference.data import datasets
-from inference.data.batches import PIXELS
+from inference.data.batches import OBSERVATIONS
 from inference.data.datasets import Dataset
 from inference.html import explorer
 from inference.html.export_layers import Layer, Unknown, Unrolled
@@ -61,10 +61,10 @@ def codes(model: LatentVariableModel, n: int = 20) -> tuple[Tensor, Tensor | Non
 
 def by_torch(model: LatentVariableModel, z: Tensor, y: Tensor | None) -> np.ndarray:
     """What the page is to show: levels pixel by pixel, or a point's mean and scale."""
-    if model.pixels == "points":
+    if model.observation == "points":
         site = model.generate(len(z), {"z": z}).nodes["x"]["fn"]
         return torch.cat([site.mean, site.stddev], 1).detach().numpy()
-    images = PIXELS[model.pixels].shown(model.decode({"z": z}, y))
+    images = OBSERVATIONS[model.observation].shown(model.decode({"z": z}, y))
     return images.permute(0, 2, 3, 1).flatten(1).numpy()
 
 
@@ -102,8 +102,8 @@ def test_packed_weights_give_torchs_images_within_a_hundredth(name: str) -> None
 @pytest.mark.parametrize("name", sorted(set(DOCUMENTED) - set(WALKED)))
 def test_other_models_have_no_walk(name: str) -> None:
     cls = MODELS[name]
-    data = noise((2,)) if name == "flow" else datasets.load("digits", Path())[0].padded(cls.side)
-    codes_alone = cls.pixels == "codes"
+    data = noise((2,)) if name == "flow" else datasets.load("digits", Path())[0].padded(cls.image_size)
+    codes_alone = cls.observation == "codes"
     model = cls((1, 8, 8), 0, **({"codes": 8} if codes_alone else {})) if codes_alone else cls(data.shape, 10)
     assert explorer.section(data, model.eval()) == ""
 
@@ -213,7 +213,7 @@ def test_principal_directions_are_the_covariances_eigenvectors() -> None:
 def test_what_a_page_is_given_of_the_test_set() -> None:
     data, model = lively("fsvae")
     found = explorer.contents(data, model)
-    x, y = PIXELS["unit"].test(data.x_test), data.y_test
+    x, y = OBSERVATIONS["unit"].test(data.x_test), data.y_test
     z = explorer.unpack(found["z"])
     np.testing.assert_allclose(z, model.encode(x, y)["z"], atol=1e-3)
     assert found["labels"] == found["y"] == y.tolist()
@@ -230,7 +230,7 @@ def test_ssvae_codes_come_with_the_label_they_were_encoded_with() -> None:
     data, model = lively("ssvae")
     found = explorer.contents(data, model)
     torch.testing.assert_close(
-        torch.tensor(found["y"]), model.classify(PIXELS["binary"].test(data.x_test).float()).argmax(1)
+        torch.tensor(found["y"]), model.classify(OBSERVATIONS["binary"].test(data.x_test).float()).argmax(1)
     )
     assert found["labels"] == data.y_test.tolist() != found["y"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inference import evaluate, svi
 from inference.data import datasets
 from inference.metrics import sample_classifier
-from inference.metrics.sample_classifier import legible
+from inference.metrics.sample_classifier import conditional_sample_accuracy
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 from tests.support import SSVAE
@@ -43,7 +43,7 @@ def real(off: int = 0, change: Callable[[Tensor], Tensor] = lambda x: x) -> Late
 
 def test_real_images_are_read_as_well_as_the_classifier_reads() -> None:
     model, before = real(), torch.get_rng_state()
-    figures = legible(model, DIGITS)
+    figures = conditional_sample_accuracy(model, DIGITS)
     assert torch.equal(torch.get_rng_state(), before) and model.training  # both as they were
     generated, own = figures["legible"]["value"], figures["classifier_accuracy"]["value"]
     assert own > 0.95 and generated == pytest.approx(own, abs=0.05)
@@ -52,23 +52,23 @@ def test_real_images_are_read_as_well_as_the_classifier_reads() -> None:
         assert p * n == pytest.approx(round(p * n))  # a share of so many
         assert figures[name]["se"] == pytest.approx((p * (1 - p) / n) ** 0.5) and p < 1
     torch.rand(3)
-    assert legible(model, DIGITS) == figures  # whatever the generator was before
+    assert conditional_sample_accuracy(model, DIGITS) == figures  # whatever the generator was before
 
 
 def test_another_class_is_seen() -> None:
-    assert legible(real(off=1), DIGITS)["legible"]["value"] < 0.03
+    assert conditional_sample_accuracy(real(off=1), DIGITS)["legible"]["value"] < 0.03
 
 
 def test_what_lies_beyond_black_and_white_is_clamped() -> None:
     def beyond(x: Tensor) -> Tensor:
         return torch.where(x > 0.5, 1 + 20 * torch.rand(x.shape), -20 * torch.rand(x.shape))
 
-    assert legible(real(change=beyond), DIGITS)["legible"]["value"] > 0.8
+    assert conditional_sample_accuracy(real(change=beyond), DIGITS)["legible"]["value"] > 0.8
 
 
 def test_without_labels_there_is_nothing_to_read() -> None:
-    assert legible(real(), replace(DIGITS, y_train=None, y_test=None)) == {}
-    assert legible(MODELS["vae"](DIGITS.shape, z_dim=2, hidden=4), DIGITS) == {}
+    assert conditional_sample_accuracy(real(), replace(DIGITS, y_train=None, y_test=None)) == {}
+    assert conditional_sample_accuracy(MODELS["vae"](DIGITS.shape, z_dim=2, hidden=4), DIGITS) == {}
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 5, 9)])

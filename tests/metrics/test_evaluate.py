@@ -96,7 +96,7 @@ def test_counts_are_gathered_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
         MODELS["vqvae"], "code_counts", lambda self, latents: count(self, latents).as_subclass(OnGPU)
     )
     monkeypatch.setattr(
-        "inference.backend.distributed.gathered", lambda value: gathered.append(value) or [value] * 2
+        "inference.backend.distributed.all_gather", lambda value: gathered.append(value) or [value] * 2
     )
     x = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
     model = MODELS["vqvae"]((3, 32, 32), codes=9).eval()

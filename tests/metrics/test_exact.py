@@ -15,7 +15,7 @@ from inference import exact, svi
 from inference.compare import example_inputs
 from inference.data import datasets
 from inference.elbo.estimators import Loss
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.exact import quadrature
 from ppl_models import GMVAE, MODELS, PPCA, SSVAE, VAE
 from ppl_models.base import LatentVariableModel
@@ -90,11 +90,11 @@ def test_labels_are_summed_over(float64: None) -> None:
 
 
 def test_what_cannot_be_integrated_is_said(small_npz: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="one z of at most 2 dimensions, the latents are z of 10"):
+    with pytest.raises(UserError, match="one z of at most 2 dimensions, the latents are z of 10"):
         quadrature(VAE(SHAPE).double(), torch.zeros(1, *SHAPE, dtype=torch.float64))
     run = ["--steps", "2", "--batch-size", "9", "--data", str(small_npz), "--run-dir", str(tmp_path / "ae")]
     assert svi.main(["--model", "ae", "--z-dim", "2", *run]) == 0
-    with pytest.raises(BadInput, match="ae has no prior that it was trained with"):
+    with pytest.raises(UserError, match="ae has no prior that it was trained with"):
         exact.main([str(tmp_path / "ae")])
 
 
@@ -104,7 +104,7 @@ def test_a_needle_is_not_missed(float64: None, monkeypatch: pytest.MonkeyPatch) 
     model = VAE(SHAPE, z_dim=2, hidden=8)
     with torch.no_grad():
         model.decoder.layers[0].weight *= 1e5
-    with pytest.raises(BadInput, match="is too coarse"):
+    with pytest.raises(UserError, match="is too coarse"):
         quadrature(model, example_inputs(model, 2)["x"])
 
 

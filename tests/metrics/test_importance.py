@@ -13,9 +13,9 @@ from inference import evaluate, svi
 from inference.data import datasets
 from inference.data.batches import HeldOut
 from inference.elbo.estimators import ImportanceWeighted
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.metrics import importance
-from inference.metrics.importance import pareto_k, weigh
+from inference.metrics.importance import importance_sample, pareto_k
 from inference.rundir.run import Run
 from ppl_models import MODELS
 from tests.support import SSVAE, TINY
@@ -34,9 +34,9 @@ def small(small_npz: Path) -> tuple[torch.nn.Module, HeldOut]:
 def test_one_particle_is_the_elbo_and_more_are_tighter(small_npz: Path) -> None:
     model, test = small(small_npz)
     before = torch.get_rng_state()
-    weighed = weigh(model, test, [1, 10, 500])
+    sampled_result = importance_sample(model, test, [1, 10, 500])
     assert torch.equal(torch.get_rng_state(), before)
-    figures = weighed.figures
+    figures = sampled_result.figures
     elbo = evaluate.evaluate(model, test, draws=500)["negative_elbo"]
     error = math.hypot(elbo["mc_se"], figures["iwae_1"]["mc_se"])
     assert abs(elbo["value"] - figures["iwae_1"]["value"]) < 4 * error
@@ -56,7 +56,7 @@ def test_monte_carlo_errors_are_what_they_say(
         monkeypatch.setattr(
             torch, "manual_seed", lambda _, seed=seed: torch.default_generator.manual_seed(seed)
         )
-        figure = weigh(model, test, [m]).figures[f"iwae_{m}"]
+        figure = importance_sample(model, test, [m]).figures[f"iwae_{m}"]
         values.append(figure["value"])
         errors.append(figure["mc_se"])
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.25)
@@ -82,7 +82,7 @@ def test_memory_does_not_grow_with_m(small_npz: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ImportanceWeighted, "draw", watched)
     for m in (100, 5_000):
         asked[m] = []
-        weigh(model, test, [m], memory=1)
+        importance_sample(model, test, [m], memory=1)
         assert sum(asked[m]) == 30 * m + 1  # and the one that measures a row
     rows = 2**20 // importance._bytes_a_row(model, test)
     assert rows / 2 < max(asked[100]) <= rows and rows / 2 < max(asked[5_000]) <= rows < 5_000
@@ -107,7 +107,7 @@ def test_of_a_few_images_the_run_keeps_nothing(
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     _, _, data, model = Run.restore(run)
     few = HeldOut(replace(data, x_test=data.x_test[:7], y_test=None), MODELS["vae"], CPU)
-    for name, figure in weigh(model, few, [1, 100]).figures.items():
+    for name, figure in importance_sample(model, few, [1, 100]).figures.items():
         assert printed[name]["value"] == pytest.approx(figure["value"])
     assert printed["iwae_100"]["value"] < printed["iwae_1"]["value"]
 
@@ -152,7 +152,7 @@ def test_the_command_adds_to_the_run(
 @pytest.mark.filterwarnings("ignore")  # what ArviZ and matplotlib say to each other
 def test_arviz_plots_what_is_left(small_npz: Path, tmp_path: Path) -> None:
     model, test = small(small_npz)
-    importance.write_netcdf(weigh(model, test, [10]), test.y, tmp_path / "posterior.nc")
+    importance.write_netcdf(importance_sample(model, test, [10]), test.y, tmp_path / "posterior.nc")
     arviz = importance.import_arviz()
     data = arviz.from_netcdf(tmp_path / "posterior.nc")
     axes = arviz.plot_posterior(data, var_names=["z"], coords={"image": [3]})
@@ -183,15 +183,15 @@ def test_what_has_no_bound_is_said(
 def test_unfinished_and_damaged_runs_are_refused(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
-    with pytest.raises(BadInput, match="0 is not a number above zero"):
+    with pytest.raises(UserError, match="0 is not a number above zero"):
         evaluate.main([str(run), "--particles", "0"])
-    with pytest.raises(BadInput, match="unknown device 'gpu'"):
+    with pytest.raises(UserError, match="unknown device 'gpu'"):
         evaluate.main([str(run), "--device", "gpu"])
     (run / "results.json").write_text("{")
-    with pytest.raises(BadInput, match=r"results.json is damaged"):
+    with pytest.raises(UserError, match=r"results.json is damaged"):
         evaluate.main([str(run)])
     (run / "results.json").unlink()
-    with pytest.raises(BadInput, match=r"no results.json yet"):
+    with pytest.raises(UserError, match=r"no results.json yet"):
         evaluate.main([str(run)])
-    with pytest.raises(BadInput, match="is no run"):
+    with pytest.raises(UserError, match="is no run"):
         evaluate.main([str(tmp_path)])

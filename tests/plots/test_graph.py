@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inference import graph
 from inference.compare import example_inputs
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.graph import factorisation, views
 from inference.plots import diagram
 from inference.plots.diagram import places, symbol
@@ -144,7 +144,7 @@ def test_levels_inputs_and_plates_in_plates(tmp_path: Path) -> None:
     }
     assert view.model.nodes["x"].plates == ("data", "pixels") and view.model.nodes["z1"].plates == ("data",)
     assert view.model.plates == {"data": 5, "pixels": 2}
-    assert view.guide.nodes["z1"].certain and not view.guide.nodes["z2"].certain
+    assert view.guide.nodes["z1"].is_deterministic and not view.guide.nodes["z2"].is_deterministic
     assert factorisation(view.model, "p") == [
         r"$p(x, z_{\mathrm{1}}, z_{\mathrm{2}} \mid y) = "
         r"p(z_{\mathrm{1}})\,p(z_{\mathrm{2}} \mid z_{\mathrm{1}})\,p(x \mid z_{\mathrm{2}}, y)$"
@@ -224,7 +224,7 @@ def test_the_diagrams_in_docs_are_of_the_code_as_it_is(name: str) -> None:
     words = Image.open(Path(graph.__file__).parents[1] / "docs" / "diagrams" / f"{name}.png").text[
         "Description"
     ]
-    assert words == graph.describe(views(cls(cls.padded(cls.example), 10).eval())), (
+    assert words == graph.describe(views(cls(cls.padded(cls.example_shape), 10).eval())), (
         f"draw it again: python -m inference.graph --model {name} --out docs/diagrams/{name}.png"
     )
 
@@ -235,10 +235,10 @@ def test_every_documented_model_has_a_diagram() -> None:
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="did you mean ssvae"):
+    with pytest.raises(UserError, match="did you mean ssvae"):
         graph.main(["--model", "svae"])
-    with pytest.raises(BadInput, match=r"written as \.png, \.svg, \.pdf"):
+    with pytest.raises(UserError, match=r"written as \.png, \.svg, \.pdf"):
         graph.main(["--model", "vae", "--out", str(tmp_path / "x.bmp")])
-    with pytest.raises(BadInput, match="cannot write"):
+    with pytest.raises(UserError, match="cannot write"):
         graph.main(["--model", "vae", "--out", str(tmp_path / "no" / "x.png")])
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from inference import masks
-from inference.errors import BadInput
+from inference.errors import UserError
 from ppl_models.nets.masked import MaskedMLP
 
 
@@ -65,9 +65,9 @@ def test_a_picture_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="unknown order 'natrual': did you mean natural"):
+    with pytest.raises(UserError, match="unknown order 'natrual': did you mean natural"):
         masks.main(["--order", "natrual"])
-    with pytest.raises(BadInput, match="give the file one of the endings"):
+    with pytest.raises(UserError, match="give the file one of the endings"):
         masks.main(["--out", "masks.txt"])
-    with pytest.raises(BadInput, match=r"cannot write .* name another with --out"):
+    with pytest.raises(UserError, match=r"cannot write .* name another with --out"):
         masks.main(["--out", str(tmp_path / "none" / "m.png")])

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from benchmarks.sampling import Naive
 from ppl_models.code_prior import categorical as codes
-from ppl_models.distributions import BernoulliImage, LogisticMixtureImage, PlaceByPlace
+from ppl_models.distributions import AutoregressiveGrid, BernoulliImage, LogisticMixtureImage
 from ppl_models.distributions.logistic_mixture import outputs
 from ppl_models.nets.pixelcnn import PixelCNN
 from ppl_models.nets.transformer import CausalTransformer
@@ -38,7 +38,7 @@ def test_drawing_by_what_is_kept_is_drawing_naively(kind: str, float64: None) ->
     drawn = []
     for way in (network, Naive(network)):
         torch.manual_seed(1)
-        drawn.append(PlaceByPlace(way, family, shape, condition).expand([6]).sample())
+        drawn.append(AutoregressiveGrid(way, family, shape, condition).expand([6]).sample())
     assert torch.equal(*drawn) and drawn[0].unique().numel() > 1
 
 
@@ -47,7 +47,7 @@ def test_outputs_along_the_way_are_those_of_the_whole(kind: str, float64: None) 
     network, family, shape = KINDS[kind]
     network = network.double()
     condition = torch.randn(3, 4, *shape[1:]) if "told" in kind else None
-    x = PlaceByPlace(network, family, shape, condition).expand([3]).sample()
+    x = AutoregressiveGrid(network, family, shape, condition).expand([3]).sample()
     whole = network(x, condition)
     for (row, column), raw in network.along(x, condition):
         assert_close(raw, whole[..., row, column])
@@ -86,7 +86,7 @@ def test_probabilities_of_all_images_sum_to_one(float64: None) -> None:
             p.mul_(3)
     condition = torch.randn(1, 2, 3, 3)
     every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 9).view(-1, 1, 3, 3)
-    fn = PlaceByPlace(network, bernoulli, (1, 3, 3), condition)
+    fn = AutoregressiveGrid(network, bernoulli, (1, 3, 3), condition)
     p = fn.log_prob(every).exp().detach()
     assert_close(p.sum(), torch.tensor(1.0))
     n = 20_000
@@ -100,6 +100,6 @@ def test_probabilities_of_all_images_sum_to_one(float64: None) -> None:
 
 def test_codes_have_a_likelihood(float64: None) -> None:
     network = CausalTransformer(7, (4, 3), 8, 2, 2).double()
-    fn, x = PlaceByPlace(network, codes, (1, 4, 3)).expand([5]), torch.randint(7, (5, 1, 4, 3)).double()
+    fn, x = AutoregressiveGrid(network, codes, (1, 4, 3)).expand([5]), torch.randint(7, (5, 1, 4, 3)).double()
     by_hand = torch.nn.functional.cross_entropy(network(x), x[:, 0].long(), reduction="none").sum((1, 2))
     assert_close(fn.log_prob(x), -by_hand)

@@ -8,7 +8,7 @@ import torch
 
 from inference import interpolate, svi
 from inference.data import datasets
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.metrics.linear_probe import probe
 from ppl_models import MODELS
 from tests.support import SSVAE, TINY
@@ -46,7 +46,7 @@ def test_a_probe_needs_labels_and_a_code() -> None:
 
 def test_between_walks_from_each_code_to_its_partner() -> None:
     z = torch.tensor([[0.0, 1.0], [2.0, 2.0], [4.0, 1.0], [2.0, -2.0]])
-    line = MODELS["vae"]((1, 4, 4)).between({"z": z}, torch.linspace(0, 1, 3))["z"]
+    line = MODELS["vae"]((1, 4, 4)).interpolate({"z": z}, torch.linspace(0, 1, 3))["z"]
     assert line.tolist() == [[0, 1], [2, 1], [4, 1], [2, 2], [2, 0], [2, -2]]
 
 
@@ -88,7 +88,7 @@ def test_rows_of_an_interpolation(small_npz: Path, tmp_path: Path, monkeypatch: 
         (["--labels", "0-7"], "no training image of label 7"),
         ([str(tmp_path / "none")], "is no run"),
     ):
-        with pytest.raises(BadInput, match=complaint):
+        with pytest.raises(UserError, match=complaint):
             interpolate.main([*runs, *arguments])
 
 
@@ -98,5 +98,5 @@ def test_interpolation_refuses_labels_and_other_data(small_npz: Path, tmp_path: 
     assert svi.main([*SSVAE, "--data", str(small_npz), "--run-dir", runs["ssvae"]]) == 0
     assert svi.main(["--model", "vae", *TINY, "--data", "digits", "--run-dir", runs["digits"]]) == 0
     for second, complaint in (("ssvae", "half way between two labels"), ("digits", "has other data")):
-        with pytest.raises(BadInput, match=complaint):
+        with pytest.raises(UserError, match=complaint):
             interpolate.main([runs["vae"], runs[second], "--labels", "0-1"])

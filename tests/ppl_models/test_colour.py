@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from inference.cli.options import configuration, parse
 from inference.compare import example_inputs
 from inference.data import datasets
-from inference.errors import BadInput
+from inference.errors import UserError
 from ppl_models import FSVAE, HVAE, ConvVAE, GatedVAE
 from ppl_models.base import draw_latents
 from ppl_models.gated_vae import LEAST
@@ -71,7 +71,7 @@ def test_a_walk_goes_through_both_levels(float64: None) -> None:
     """Its ends are the reconstructions; between, z2 is what its prior expects of z1, and a residual."""
     model, x = HVAE(SHAPE), example_inputs(HVAE(SHAPE), 2)["x"]
     codes = model.encode(x)
-    steps = model.between(codes, torch.tensor([0.0, 0.5, 1.0]))
+    steps = model.interpolate(codes, torch.tensor([0.0, 0.5, 1.0]))
     ends = {name: z[[0, 2]] for name, z in steps.items()}
     assert_close(model.decode(ends), model.reconstruct(x))
     middle = codes["z1"].mean(0, keepdim=True)
@@ -120,7 +120,7 @@ def test_bits_are_of_levels(float64: None) -> None:
     bound = model.bound(x, draw_latents(model, x=x))
     dims = math.prod(SHAPE)
     even = dims * math.log(2)  # nats of that density
-    assert_close(bound.asides["bits_per_dim"], 8 + (bound.negative_elbo - even) / even)
+    assert_close(bound.metrics["bits_per_dim"], 8 + (bound.negative_elbo - even) / even)
 
 
 def test_no_value_makes_the_density_unbounded(float64: None) -> None:
@@ -142,5 +142,5 @@ def test_a_bound_that_takes_no_weights_has_no_warm_up() -> None:
         given = parse(["--model", "hvae", "--elbo", elbo])
         assert configuration(given, data)["warmup"] == warmup
     assert configuration(parse(["--model", "hvae", "--warmup", "0"]), data)["warmup"] == 0
-    with pytest.raises(BadInput, match="-1 is not a whole number"):
+    with pytest.raises(UserError, match="-1 is not a whole number"):
         parse(["--model", "hvae", "--warmup", "-1"])

@@ -141,8 +141,8 @@ def test_particles_are_bounds_of_their_own(model: LatentVariableModel, float64: 
     for kl in ("closed", "sampled"):
         bound = model.bound(**inputs, latents=latents, kl=kl)
         assert {name: term.shape for name, term in bound.terms.items()} == dict.fromkeys(bound.terms, (3, 4))
-        assert {name: aside.shape for name, aside in bound.asides.items()} == dict.fromkeys(
-            bound.asides, (3, 4)
+        assert {name: aside.shape for name, aside in bound.metrics.items()} == dict.fromkeys(
+            bound.metrics, (3, 4)
         )
         for k in range(3):  # an enumerated latent has one value for all particles
             one = {}
@@ -188,8 +188,8 @@ def cancelled(model: torch.nn.Module) -> set[str]:
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
 def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path, float64: None) -> None:
     cls, device = MODELS[name], torch.device("cpu")
-    data, _ = datasets.load("smiley" if cls.pixels == "points" else "digits", tmp_path)
-    data = replace(data, x_test=data.x_test[:5], y_test=data.y_test[:5]).padded(cls.side)
+    data, _ = datasets.load("smiley" if cls.observation == "points" else "digits", tmp_path)
+    data = replace(data, x_test=data.x_test[:5], y_test=data.y_test[:5]).padded(cls.image_size)
     labels = labelled(data, 20 if data.classes == 10 else 3, seed=0)
     batches = Batches(data, cls, 5 if slow(build(name)) else 31, 0, labels, device)
     config = {**defaults(cls, SHAPE), "model": name, "data": "digits", "elbo": estimator, "steps": 3}
@@ -234,7 +234,7 @@ def test_images_come_out_as_they_went_in(model: LatentVariableModel) -> None:
     assert {name: len(z) for name, z in model.encode(x, given).items()} == dict.fromkeys(model.prior(3), 5)
     draws, means = model.sample(4), model.sample(4, noise=False)
     assert draws.shape == means.shape == (4, *model.shape)
-    if model.pixels == "binary" and model.has_mean:
+    if model.observation == "binary" and model.has_mean:
         assert set(draws.unique().tolist()) <= {0.0, 1.0}
         assert means.min() > 0 and means.max() < 1
     latents, y = model.prior(4), None if given is None else given[:4]
@@ -291,4 +291,4 @@ def test_options_are_explained(model: LatentVariableModel) -> None:
             assert option.default in get_args(kind) and isinstance(meaning, str)
         else:
             assert isinstance(option.default, kind) and isinstance(meaning, str)
-    assert set(model.small) <= set(defaults(type(model), SHAPE))
+    assert set(model.small_image_defaults) <= set(defaults(type(model), SHAPE))

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from inference import svi
 from inference.compare import compare, example_inputs
 from inference.rundir.run import Run
-from inference.svi import average_of
+from inference.svi import make_ema
 from ppl_models import MADE
 from ppl_models.nets.masked import MaskedMLP
 from tests.support import checkpoint
@@ -171,7 +171,7 @@ def test_an_older_state_loads_with_the_masks_that_it_was_trained_with(order: str
 def test_a_moving_average_keeps_the_numbers() -> None:
     """An average of equal whole numbers, rounded down, would be smaller: the orders would fall apart."""
     model = MADE((1, 28, 28), hidden=50, order="random", masks=2)
-    averaged = average_of(model, 0.999)
+    averaged = make_ema(model, 0.999)
     for _ in range(30):
         averaged.update_parameters(model)
     assert numbers(averaged.module) == numbers(model)

@@ -60,8 +60,8 @@ def test_images_shrink_and_grow_as_the_courses_say() -> None:
 
 @pytest.mark.parametrize("cls", [AE, ConvVAE])
 def test_convolutions_take_any_leading_dimensions(cls: type[LatentVariableModel]) -> None:
-    model = cls((3, cls.side, cls.side)).eval()
-    x, z = torch.rand(2, 3, 3, cls.side, cls.side), torch.randn(2, 3, model.z_dim)
+    model = cls((3, cls.image_size, cls.image_size)).eval()
+    x, z = torch.rand(2, 3, 3, cls.image_size, cls.image_size), torch.randn(2, 3, model.z_dim)
     assert_close(model.encoder(x)[1, 2], model.encoder(x[1, 2:])[0], rtol=1e-4, atol=1e-5)
     assert_close(model.decoder(z)[1, 2], model.decoder(z[1, 2:])[0], rtol=1e-4, atol=1e-5)
 
@@ -103,16 +103,16 @@ def test_the_prior_of_a_gmvae_starts_as_the_course_s() -> None:
 def test_beta_weighs_the_whole_divergence_and_nothing_else(
     beta: float, estimator: str, float64: None
 ) -> None:
-    plain, weighted = VAE((1, 8, 8), beta=1.0), VAE((1, 8, 8), beta=beta)
-    weighted.load_state_dict(plain.state_dict())
+    plain, scale_kl = VAE((1, 8, 8), beta=1.0), VAE((1, 8, 8), beta=beta)
+    scale_kl.load_state_dict(plain.state_dict())
     inputs = example_inputs(plain, 6)
     losses, kinds = [], {"mean_field": "closed", "trace": "sampled"}
-    for model in (plain, weighted):
+    for model in (plain, scale_kl):
         pyro.set_rng_seed(2)
         losses.append(Loss(model, estimator)(**inputs))
     pyro.set_rng_seed(2)
     latents = draw_latents(plain, **inputs)
-    bound = weighted.bound(**inputs, latents=latents, kl=kinds[estimator])
+    bound = scale_kl.bound(**inputs, latents=latents, kl=kinds[estimator])
     assert_close(losses[1] - losses[0], (beta - 1) * bound.kl.mean())
     # the bound itself is never weighted
     assert_close(
@@ -128,7 +128,7 @@ def test_the_auto_encoder_minimises_the_mean_squared_error(float64: None) -> Non
     assert_close(loss, error)
     for a, b in zip(*(torch.autograd.grad(f, list(model.parameters())) for f in (loss, error)), strict=True):
         assert_close(a, b)
-    aside = model.bound(x, draw_latents(model, x=x)).asides["mean_squared_error"]
+    aside = model.bound(x, draw_latents(model, x=x)).metrics["mean_squared_error"]
     assert aside.shape == (6,)
     assert_close(aside.mean(), error)
     assert model.prior(2_000)["z"].std().item() == pytest.approx(1, abs=0.01)  # what samples are drawn from
@@ -151,13 +151,13 @@ def test_beta_vae_minimises_the_mean_squared_error_and_beta_times_the_divergence
     for a, b in zip(*grads, strict=True):
         assert_close(a, b, rtol=1e-6, atol=1e-12)
     bound = model.bound(x, {"z": z})
-    assert_close(bound.asides["mean_squared_error"].mean(), course - beta * kl.mean())
+    assert_close(bound.metrics["mean_squared_error"].mean(), course - beta * kl.mean())
     if beta > 0:  # the bound itself, times beta, of a decoder with the scale that beta stands for
         assert model.scale == pytest.approx(math.sqrt(392 * beta))
         assert_close(loss, beta * bound.negative_elbo.mean())
-        assert f"scale {model.scale:.4g}" in (model.remark() or "")
+        assert f"scale {model.scale:.4g}" in (model.note() or "")
     else:
-        assert bound.kl is not None and (model.remark() or "").startswith("beta 0: no Gaussian scale")
+        assert bound.kl is not None and (model.note() or "").startswith("beta 0: no Gaussian scale")
         assert 2 * math.pi * model.scale**2 == pytest.approx(1)  # -log p has no constant
 
 
@@ -167,6 +167,6 @@ def test_conv_vae_reports_the_course_s_number_beside_the_bound(float64: None) ->
     bound = model.bound(x, draw_latents(model, x=x))
     constant = 1536 * math.log(math.pi)  # 1758.31 nats
     assert constant == pytest.approx(1758.31, abs=0.01)
-    assert_close(bound.asides["squared_error_and_kl"] + constant, bound.negative_elbo)
+    assert_close(bound.metrics["squared_error_and_kl"] + constant, bound.negative_elbo)
     mean = model.decode(draw_latents(model, x=x))
-    assert bound.asides["squared_error"].shape == (2,) and mean.shape == x.shape
+    assert bound.metrics["squared_error"].shape == (2,) and mean.shape == x.shape

@@ -10,7 +10,7 @@ from inference.compare import compare, example_inputs
 from inference.data.batches import HeldOut
 from inference.data.datasets import Dataset
 from inference.elbo.estimators import Loss
-from inference.metrics.importance import weigh
+from inference.metrics.importance import importance_sample
 from ppl_models import PixelVAE
 from ppl_models.base import draw_latents
 
@@ -49,7 +49,7 @@ def test_importance_weights_know_no_penalty(float64: None) -> None:
     plain, held = PixelVAE(GREY).double().eval(), PixelVAE(GREY, free_bits=9.0).double().eval()
     held.load_state_dict(plain.state_dict())
     test = HeldOut(Dataset("random", x, None, x, None), PixelVAE, torch.device("cpu"))
-    found = [weigh(model, test, [1, 10]).figures["iwae_10"]["value"] for model in (plain, held)]
+    found = [importance_sample(model, test, [1, 10]).figures["iwae_10"]["value"] for model in (plain, held)]
     assert found[0] == found[1]
 
 
@@ -66,7 +66,7 @@ def test_a_pixel_sees_its_field_and_z(float64: None) -> None:
 
 def test_colours_are_levels_and_bits_are_of_them() -> None:
     model = PixelVAE(COLOUR).eval()
-    assert (model.pixels, PixelVAE(GREY).pixels) == ("centred", "binary")
+    assert (model.observation, PixelVAE(GREY).observation) == ("centred", "binary")
     x = example_inputs(model, 3)["x"]
     report = model.bound(x, draw_latents(model, x=x)).report()
     assert_close(report["bits_per_dim"], report["negative_elbo"] / (96 * math.log(2)))

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from inference import svi
 from inference.compare import example_inputs
 from inference.data.batches import HeldOut, datasets, points
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.evaluate import evaluate
 from inference.metrics.linear_probe import active_units
 from inference.plots import points as point_figures
@@ -218,10 +218,10 @@ def test_a_flow_leaves_its_density(tmp_path: Path) -> None:
 
 def test_points_are_no_images(tmp_path: Path) -> None:
     with pytest.raises(
-        BadInput, match="vae2d takes points in the plane, and digits has none: try --data gauss"
+        UserError, match="vae2d takes points in the plane, and digits has none: try --data gauss"
     ):
         svi.main(["--model", "vae2d", "--data", "digits", "--run-dir", str(tmp_path / "x")])
-    with pytest.raises(BadInput, match="vae takes images, and smiley has none: try --data digits"):
+    with pytest.raises(UserError, match="vae takes images, and smiley has none: try --data digits"):
         svi.main(["--model", "vae", "--data", "smiley", "--run-dir", str(tmp_path / "x")])
     assert list(tmp_path.iterdir()) == []
 

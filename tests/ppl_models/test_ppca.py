@@ -14,7 +14,7 @@ from inference.data import datasets
 from inference.data.batches import HeldOut
 from inference.elbo.estimators import ImportanceWeighted, Loss
 from inference.exact import of_ppca
-from inference.metrics.importance import draw_pool, pareto_k
+from inference.metrics.importance import pareto_k, sample_pool
 from ppl_models import PPCA
 from tests.support import bounds
 
@@ -74,7 +74,7 @@ def test_a_mean_field_guide_lacks_its_divergence_from_the_posterior(float64: Non
     steps = torch.stack([means[1] - means[0], means[2] - means[1], log_p.mean() - means[2]])
     assert (steps > 4 * errors).all()  # ELBO < IWAE-10 < IWAE-100 < log p(x)
     with torch.no_grad():
-        log_w = draw_pool(model, {"x": x}, 200, 10_000).log_weights
+        log_w = sample_pool(model, {"x": x}, 200, 10_000).log_weights
     assert np.isfinite(pareto_k(log_w)).all()
 
     other = torch.randint(256, (90, *SHAPE))

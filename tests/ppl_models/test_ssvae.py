@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from inference import evaluate, report, svi
 from inference.compare import compare, example_inputs
 from inference.compare import main as compare_main
-from inference.data.batches import PIXELS
+from inference.data.batches import OBSERVATIONS
 from inference.elbo.estimators import Loss
 from inference.rundir.run import Run
 from ppl_models import SSVAE, VAE, densities
@@ -187,7 +187,7 @@ def test_a_run_on_labelled_images_that_a_file_names(
 
     _, _, data, model = Run.restore(run)
     assert data.y_train is not None
-    x, y = PIXELS["binary"].test(data.x_train[[5, 3, 4, 4]]).float(), torch.tensor([2, 0, 1, 1])
+    x, y = OBSERVATIONS["binary"].test(data.x_train[[5, 3, 4, 4]]).float(), torch.tensor([2, 0, 1, 1])
     assert torch.equal(data.y_train[[5, 3, 4, 4]], y)
     capsys.readouterr()
     assert compare_main(["--run", str(run), "--json"]) == 0

@@ -18,7 +18,7 @@ from inference import svi
 from inference.compare import compare, example_inputs
 from inference.data.batches import HeldOut
 from inference.data.datasets import Dataset
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.evaluate import evaluate
 from inference.rundir.run import Run
 from ppl_models import VQVAE
@@ -63,7 +63,7 @@ def test_it_begins_at_the_data_and_dead_entries_are_moved_there(float64: None) -
 def test_averages_come_to_the_means_of_what_chose_them(float64: None) -> None:
     book = Codebook(2, 1, average=True).double()
     e = torch.tensor([-1.0, -2.0, -6.0, 4.0, 6.0, 8.0]).view(1, 1, 2, 3)
-    book.begun.fill_(True)
+    book.initialized.fill_(True)
     book.entries.copy_(torch.tensor([[-4.0], [9.0]]))
     for _ in range(3_000):
         book.learn(e)
@@ -195,7 +195,7 @@ def test_a_point_has_nothing_to_weigh(trained: Path, capsys: pytest.CaptureFixtu
     assert inference.evaluate.main([str(trained)]) == 0
     assert "has a guide that is a point: no importance weights" in capsys.readouterr().err
     assert json.loads((trained / "results.json").read_text())["test"] == before
-    with pytest.raises(BadInput, match="leave out --images"):
+    with pytest.raises(UserError, match="leave out --images"):
         inference.evaluate.main([str(trained), "--images", "2"])
 
 
@@ -226,7 +226,7 @@ def test_what_has_no_codes_is_refused(trained: Path, tmp_path: Path) -> None:
         (["--model", "code_pixelcnn", "--data", "digits", "--codes", "9"], "give --codes more than that"),
         (["--model", "vqvae", "--data", "digits", "--codes", "300"], "at most 256, not 300"),
     ):
-        with pytest.raises(BadInput, match=words):
+        with pytest.raises(UserError, match=words):
             svi.main([*arguments, "--run-dir", str(tmp_path / "refused")])
     assert not (tmp_path / "refused").exists()
 
@@ -237,4 +237,4 @@ def test_batch_norm_and_choices_are_left_alone_in_evaluation() -> None:
     model.guide(torch.randn(3, *SHAPE))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.train().guide(torch.randn(3, *SHAPE))
-    assert bool(model.codebook.begun) and isinstance(model.codebook.entries, nn.Parameter)
+    assert bool(model.codebook.initialized) and isinstance(model.codebook.entries, nn.Parameter)

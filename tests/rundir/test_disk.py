@@ -14,11 +14,11 @@ from inference import svi
 from inference.cli.options import TRAINING, checked, configuration, parse
 from inference.data import datasets
 from inference.data.datasets import Dataset
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.rundir import files
 from inference.rundir.files import pack, unpack, write_whole
 from inference.rundir.run import Run
-from inference.training.checkpoint import decisive
+from inference.training.checkpoint import config_digest
 from ppl_models import MODELS
 from tests.support import TINY
 
@@ -31,7 +31,7 @@ def test_a_checkpoint_knows_its_own_sum_and_torch_reads_it(tmp_path: Path) -> No
     whole = path.read_bytes()
     for place in (0, 100, len(whole) // 2, len(whole) - 80, len(whole) - 1):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(BadInput, match=r"x\.pt is damaged"):
+        with pytest.raises(UserError, match=r"x\.pt is damaged"):
             unpack(path)
 
 
@@ -56,13 +56,13 @@ def test_what_does_not_fit_says_how_much_it_needs(tmp_path: Path, monkeypatch: p
         archive.writestr("x_train.npy", header.getvalue() + gigabyte)
     monkeypatch.setattr(files.psutil, "virtual_memory", lambda: type("M", (), {"available": 2**31})())
     monkeypatch.setattr(np, "load", None)
-    with pytest.raises(BadInput, match=r"large\.npz needs 3\.0 GiB of memory, and 2\.0 are free"):
+    with pytest.raises(UserError, match=r"large\.npz needs 3\.0 GiB of memory, and 2\.0 are free"):
         datasets.load(str(path), tmp_path)
-    with pytest.raises(BadInput, match=r"vae of this size needs \d+\.\d GiB of memory, and 2\.0 are free"):
+    with pytest.raises(UserError, match=r"vae of this size needs \d+\.\d GiB of memory, and 2\.0 are free"):
         svi.main(
             ["--model", "vae", "--data", "digits", "--hidden", "40000", "--run-dir", str(tmp_path / "x")]
         )
-    with pytest.raises(BadInput, match="flow of this size has more than 10000 tensors"):
+    with pytest.raises(UserError, match="flow of this size has more than 10000 tensors"):
         svi.main(["--model", "flow", "--layers", "100000", "--run-dir", str(tmp_path / "x")])
     assert not (tmp_path / "x").exists()
 
@@ -71,7 +71,7 @@ def test_a_folder_is_held_by_one(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
     assert svi.main(arguments) == 0
-    with Run.open(run), pytest.raises(BadInput, match="is in use by another command"):
+    with Run.open(run), pytest.raises(UserError, match="is in use by another command"):
         svi.main(["--resume", str(run)])
     assert svi.main(["--resume", str(run)]) == 0
 
@@ -86,7 +86,7 @@ def test_where_nothing_can_be_written_nothing_is_left(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(BadInput, match=r"cannot write to runs/vae/.*No space"):
+    with pytest.raises(UserError, match=r"cannot write to runs/vae/.*No space"):
         svi.main(["--model", "vae", *TINY, "--data", str(small_npz)])
     assert list(tmp_path.iterdir()) == []
 
@@ -97,21 +97,21 @@ def test_a_configuration_and_a_checkpoint_belong_together(small_npz: Path, tmp_p
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"lr": 0.002}))
-    with pytest.raises(BadInput, match=r"config\.json and checkpoint\.pt do not belong together"):
+    with pytest.raises(UserError, match=r"config\.json and checkpoint\.pt do not belong together"):
         svi.main(["--resume", str(run)])
     for key, value in (("steps", "many"), ("lr", -1), ("seed", None), ("warmup", []), ("eval_every", 0)):
         (run / "config.json").write_text(json.dumps(config | {key: value}))
-        with pytest.raises(BadInput, match=r"config\.json is damaged"):
+        with pytest.raises(UserError, match=r"config\.json is damaged"):
             svi.main(["--resume", str(run)])
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_configuration_read_back_decides_the_same(name: str) -> None:
     cls = MODELS[name]
-    kind = torch.float32 if cls.pixels == "points" else torch.uint8
-    x, y = torch.zeros(20, *cls.padded(cls.example), dtype=kind), torch.arange(20) % 10
+    kind = torch.float32 if cls.observation == "points" else torch.uint8
+    x, y = torch.zeros(20, *cls.padded(cls.example_shape), dtype=kind), torch.arange(20) % 10
     config = configuration(parse(["--model", name]), Dataset("any", x, y, x, y))
-    assert decisive(checked(TRAINING | json.loads(json.dumps(config)))) == decisive(config)
+    assert config_digest(checked(TRAINING | json.loads(json.dumps(config)))) == config_digest(config)
 
 
 def test_a_line_of_metrics_is_written_at_once(

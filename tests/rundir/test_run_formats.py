@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from inference import evaluate, report, svi
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.rundir.files import pack, unpack
 from inference.rundir.run import Run
 from inference.rundir.schema import FORMAT
@@ -39,7 +39,7 @@ def refused(command: str, run: Path) -> str:
         "evaluate": lambda: evaluate.main([str(run), "--particles", "1"]),
         "report": lambda: report.main([str(run)]),
     }
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(UserError) as caught:
         commands[command]()
     assert not FORBIDDEN.search(str(caught.value)) and "\n" not in str(caught.value)
     return str(caught.value)
@@ -158,5 +158,5 @@ def test_a_checkpoint_with_a_value_of_another_type_is_refused(
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     (run / "checkpoint.pt").write_bytes(pack(unpack(run / "checkpoint.pt") | {key: value}))
-    with pytest.raises(BadInput, match=rf"checkpoint\.pt is damaged: {key} is "):
+    with pytest.raises(UserError, match=rf"checkpoint\.pt is damaged: {key} is "):
         svi.main(["--resume", str(run)])

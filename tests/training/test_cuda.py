@@ -32,11 +32,11 @@ from inference.data import datasets
 from inference.data.batches import HeldOut
 from inference.data.datasets import Dataset
 from inference.elbo.estimators import ESTIMATORS, Loss
-from inference.errors import BadInput
-from inference.metrics.importance import weigh
+from inference.errors import UserError
+from inference.metrics.importance import importance_sample
 from inference.training import two_stage
 from inference.training.capture import capturable_loss
-from inference.training.gradients import WAYS, Gradients
+from inference.training.gradients import MODES, Gradients
 from inference.training.setup import check_size
 from ppl_models import MODELS, VAE, VQVAE
 from ppl_models.base import LatentVariableModel, draw_latents
@@ -48,9 +48,9 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 TRIED = ("vae", "ssvae", "vqvae")  # on the CPU
-STEPS = [pytest.param(name, way, "cuda", marks=needs_cuda) for name in MODELS for way in WAYS]
-STEPS += [pytest.param(name, way, "cpu") for name in TRIED for way in WAYS[:2]]
-STEPS += [pytest.param("vae", "kernels", "cpu", marks=needs_compiler)]
+STEPS = [pytest.param(name, way, "cuda", marks=needs_cuda) for name in MODELS for way in MODES]
+STEPS += [pytest.param(name, way, "cpu") for name in TRIED for way in MODES[:2]]
+STEPS += [pytest.param("vae", "inductor", "cpu", marks=needs_compiler)]
 ALL = [pytest.param(name, "cuda", marks=needs_cuda) for name in MODELS] + [(name, "cpu") for name in TRIED]
 
 
@@ -87,7 +87,7 @@ def step(model: LatentVariableModel, batch: dict[str, Tensor], way: str, device:
     torch.manual_seed(1)
     with NoiseOfTheCPU():
         objective, good, _ = gradients(batch)
-    assert good and gradients.way == way and (way == "plain") == (gradients.replay is None)
+    assert good and gradients.mode == way and (way == "eager") == (gradients.replay is None)
     every = [torch.zeros_like(p) if p.grad is None else p.grad for p in loss.parameters()]
     assert all(value.device.type == device for value in (objective, *every))
     return [value.detach().cpu() for value in (objective, *every, *loss.buffers())]
@@ -97,7 +97,7 @@ def step(model: LatentVariableModel, batch: dict[str, Tensor], way: str, device:
 def test_a_step_is_the_cpu_s(name: str, way: str, device: str, float64: None) -> None:
     model = build(name)
     batch = example_inputs(model, 4 if slow(model) else 7)
-    expected = step(model, batch, "plain", "cpu")
+    expected = step(model, batch, "eager", "cpu")
     for ours, theirs in zip(step(model, batch, way, device), expected, strict=True):
         assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
 
@@ -153,8 +153,8 @@ def test_evaluation_is_the_cpu_s(name: str, device: str, float64: None) -> None:
     """Every figure, also the use of a codebook and the importance-weighted bounds."""
     model = build(name).eval()
     x = torch.randint(256, (6, *model.shape), dtype=torch.uint8)
-    if model.pixels in ("points", "codes"):
-        x = example_inputs(model, 6)["x"].to(torch.float32 if model.pixels == "points" else torch.uint8)
+    if model.observation in ("points", "codes"):
+        x = example_inputs(model, 6)["x"].to(torch.float32 if model.observation == "points" else torch.uint8)
     y, found = torch.arange(6) % 10, []
     data = Dataset("random", x, y, x, y)
     for where in ("cpu", device):
@@ -162,8 +162,8 @@ def test_evaluation_is_the_cpu_s(name: str, device: str, float64: None) -> None:
         there = copy.deepcopy(model).to(where)
         with NoiseOfTheCPU():
             found.append(evaluate.evaluate(there, test, draws=2))
-            if not evaluate.none_to_weigh(there, data, {"test": found[-1]}):
-                found[-1] |= weigh(there, test, [1, 10]).figures
+            if not evaluate.why_no_importance_weights(there, data, {"test": found[-1]}):
+                found[-1] |= importance_sample(there, test, [1, 10]).figures
     assert found[0].keys() == found[1].keys()
     for key, figure in found[0].items():
         assert found[1][key] == pytest.approx(figure, rel=1e-7, abs=1e-9, nan_ok=True), key
@@ -172,8 +172,8 @@ def test_evaluation_is_the_cpu_s(name: str, device: str, float64: None) -> None:
 
 @pytest.mark.parametrize(
     ("name", "way", "device"),
-    [pytest.param(name, way, "cuda", marks=needs_cuda) for name in ("vae", "vqvae") for way in WAYS]
-    + [("vae", "plain", "cpu"), ("vae", "graph", "cpu")],
+    [pytest.param(name, way, "cuda", marks=needs_cuda) for name in ("vae", "vqvae") for way in MODES]
+    + [("vae", "eager", "cpu"), ("vae", "graph", "cpu")],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(
     name: str, way: str, device: str, small_npz: Path, tmp_path: Path
@@ -270,11 +270,11 @@ def test_the_device_s_free_memory_counts(small_npz: Path, monkeypatch: pytest.Mo
     config = {"model": "vae", "batch_size": 97, "particles": 1, "ema": 0.0, "options": {"hidden": 3000}}
     check_size(VAE, data, config, torch.device("cpu"))
     with pytest.raises(
-        BadInput, match=r"vae of this size needs 0\.\d GiB of memory, and 0\.0 are free on the CUDA"
+        UserError, match=r"vae of this size needs 0\.\d GiB of memory, and 0\.0 are free on the CUDA"
     ):
         check_size(VAE, data, config, torch.device("cuda"))
     few = config | {"batch_size": 97 * 2**20}
-    with pytest.raises(BadInput, match="a batch of 101711872 with 1 samples"):
+    with pytest.raises(UserError, match="a batch of 101711872 with 1 samples"):
         check_size(VAE, data, few, torch.device("cuda"))
 
 

@@ -1,4 +1,4 @@
-"""A step captured and replayed, or compiled, is the plain step: the same numbers from the same noise."""
+"""A step captured and replayed, or compiled, is the eager step: the same numbers from the same noise."""
 
 import copy
 import json
@@ -16,9 +16,9 @@ from torch.nn.functional import relu
 from inference import svi
 from inference.compare import example_inputs
 from inference.elbo.estimators import ESTIMATORS, Loss
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.training.capture import capture
-from inference.training.gradients import Gradients, usual_way
+from inference.training.gradients import Gradients, default_mode
 from ppl_models import VAE
 from ppl_models.base import LatentVariableModel, draw_latents
 from tests.ppl_models.test_contract import PAIRS, build, options_for, slow
@@ -28,12 +28,12 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there i
 
 
 def beside(
-    model: LatentVariableModel, estimator: str, way: str, batches: list[dict[str, Tensor]], beta: Any = None
+    model: LatentVariableModel, estimator: str, mode: str, batches: list[dict[str, Tensor]], beta: Any = None
 ) -> tuple[Gradients, Gradients]:
-    """The plain way and another one, compared on some batches, each with noise of its own."""
+    """The plain mode and another one, compared on some batches, each with noise of its own."""
     particles = min(ESTIMATORS[estimator].particles, 3)
     losses = Loss(model, estimator, particles), Loss(copy.deepcopy(model), estimator, particles)
-    plain, other = Gradients(losses[0]), Gradients(losses[1], way, say=pytest.fail)
+    plain, other = Gradients(losses[0]), Gradients(losses[1], mode, say=pytest.fail)
     seen = []
     for number, batch in enumerate(batches):
         if beta is not None:
@@ -61,7 +61,7 @@ def test_a_captured_step_is_the_plain_step(name: str, estimator: str, float64: N
     if draw_latents(model, **batches[0]) and name not in ("ae", "vqvae"):
         batches.append(batches[0])  # with other noise
     _, other = beside(model, estimator, "graph", batches)
-    assert other.way == "graph" and other.replay is not None
+    assert other.mode == "graph" and other.replay is not None
 
 
 @needs_compiler
@@ -71,8 +71,8 @@ def test_a_captured_step_is_the_plain_step(name: str, estimator: str, float64: N
 def test_a_compiled_step_is_the_plain_step(name: str, estimator: str, float64: None) -> None:
     model = build(name)
     batches = [example_inputs(model, 7) for _ in range(2)]
-    _, other = beside(model, estimator, "kernels", [*batches, batches[0]])
-    assert other.way == "kernels" and not isinstance(other.replay, torch.fx.GraphModule)
+    _, other = beside(model, estimator, "inductor", [*batches, batches[0]])
+    assert other.mode == "inductor" and not isinstance(other.replay, torch.fx.GraphModule)
 
 
 def test_points_beyond_a_spline_s_ends_are_left_where_they_are(float64: None) -> None:
@@ -144,21 +144,21 @@ def test_what_cannot_be_captured_is_taken_plainly_and_said(float64: None) -> Non
     batch = example_inputs(model, 7)
     torch.manual_seed(0)
     objective, _, _ = gradients(batch)
-    assert len(said) == 1 and said[0].startswith("--compile graph cannot be used, steps are plain: ")
+    assert len(said) == 1 and said[0].startswith("--compile graph cannot be used, steps are eager: ")
     gradients(batch)
-    assert len(said) == 1 and gradients.way == "plain"
+    assert len(said) == 1 and gradients.mode == "eager"
     torch.manual_seed(0)
     torch.testing.assert_close(objective, Loss(model, "mean_field")(**batch).detach())
 
 
 def falls_back(
-    model: LatentVariableModel, way: str, batch: dict[str, Tensor], estimator: str | None = None
+    model: LatentVariableModel, mode: str, batch: dict[str, Tensor], estimator: str | None = None
 ) -> str:
     """Asserts that two steps are the plain ones, noise and buffers included. Returns what is said."""
     said: list[str] = []
     estimator = estimator or model.estimators[0]
     plain = Gradients(Loss(copy.deepcopy(model), estimator))
-    other = Gradients(Loss(model, estimator), way, say=said.append)
+    other = Gradients(Loss(model, estimator), mode, say=said.append)
     for gradients in (plain, other):
         torch.manual_seed(0)
         for _ in range(2):
@@ -168,19 +168,19 @@ def falls_back(
     assert torch.equal(plain.objective, other.objective) and torch.equal(plain.drawn, other.drawn)  # type: ignore[attr-defined]
     assert all(map(torch.equal, plain.found(), other.found()))
     assert all(map(torch.equal, plain.loss.buffers(), other.loss.buffers()))
-    assert other.way == "plain" and other.replay is None
+    assert other.mode == "eager" and other.replay is None
     (line,) = said
     return line
 
 
-def test_a_step_that_cannot_be_compiled_is_plain(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_cannot_be_compiled_is_eager(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no compiler\nand more")
 
     monkeypatch.setattr("torch._inductor.compile", broken)
     model = build("vae")
-    line = falls_back(model, "kernels", example_inputs(model, 7))
-    assert line == "--compile kernels cannot be used, steps are plain: RuntimeError: no compiler"
+    line = falls_back(model, "inductor", example_inputs(model, 7))
+    assert line == "--compile inductor cannot be used, steps are eager: RuntimeError: no compiler"
 
 
 @pytest.mark.parametrize("fault", ["objective", "gradient", "buffers", "replay", "fewer"])
@@ -210,9 +210,9 @@ def test_a_captured_step_that_differs_is_not_used(
     model = build("ae")
     line = falls_back(model, "graph", example_inputs(model, 4))
     expected = {"replay": "in vain", "fewer": "zip"}.get(
-        fault, f"its {fault} differs from the plain step's by"
+        fault, f"its {fault} differs from the eager step's by"
     )
-    assert line.startswith("--compile graph cannot be used, steps are plain: ") and expected in line
+    assert line.startswith("--compile graph cannot be used, steps are eager: ") and expected in line
 
 
 class Counting(VAE):
@@ -254,7 +254,7 @@ class Bare(VAE):
 
 def test_a_bare_pyro_param_is_refused() -> None:
     gradients = Gradients(Loss(Bare((1, 6, 6), hidden=8), "mean_field"))
-    with pytest.raises(BadInput, match=r"used for shift\. Make each a"):
+    with pytest.raises(UserError, match=r"used for shift\. Make each a"):
         gradients(example_inputs(gradients.loss.model, 7), check=True)
     assert not list(pyro.get_param_store())
 
@@ -269,10 +269,10 @@ def test_a_first_batch_that_is_not_finite_does_not_give_up_the_capture(float64: 
     assert gradients(batch)[1] and gradients.replay is not None
 
 
-@pytest.mark.parametrize("way", ["plain", "graph"])
-def test_what_is_not_finite_is_seen(way: str) -> None:
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_what_is_not_finite_is_seen(mode: str) -> None:
     model = build("vae")
-    gradients = Gradients(Loss(model, "mean_field"), way)
+    gradients = Gradients(Loss(model, "mean_field"), mode)
     batch = example_inputs(model, 7)
     assert gradients(batch)[1]
     gradients.loss.zero_grad()
@@ -294,7 +294,7 @@ def test_long_runs_are_compiled_where_there_is_a_compiler(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         "inference.training.gradients.which", lambda name: "/usr/bin/g++" if name == "g++" else None
     )
-    assert [usual_way(steps) for steps in (100, 2_000, 30_000)] == ["plain", "graph", "kernels"]
+    assert [default_mode(steps) for steps in (100, 2_000, 30_000)] == ["eager", "graph", "inductor"]
     monkeypatch.setattr("inference.training.gradients.which", lambda name: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert usual_way(30_000) == "graph"
+    assert default_mode(30_000) == "graph"

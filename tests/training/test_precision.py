@@ -191,7 +191,7 @@ def test_a_sharp_mixture_keeps_its_precision() -> None:
         assert (site["fn"].log_prob(z) - exact).abs().max() < 5e-3
 
 
-@pytest.mark.parametrize("mode", ["plain", "graph"])
+@pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_gradients_of_a_step_are_near_those_of_float32(mode: str) -> None:
     """They differ by the rounding of the networks alone, in both modes."""
     model = GMVAE((1, 8, 8), hidden=16, z_dim=3, components=20)

@@ -11,7 +11,7 @@ import torch
 from inference import svi
 from inference.data.batches import Batches, HeldOut
 from inference.data.datasets import Dataset
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.evaluate import evaluate
 from inference.rundir.run import Run
 from ppl_models import MODELS
@@ -130,7 +130,7 @@ def test_a_finished_run_can_be_trained_longer(small_npz: Path, tmp_path: Path) -
     assert svi.main([*arguments, str(tmp_path / "a")]) == 0
     assert svi.main(["--resume", str(tmp_path / "a"), "--steps", "60"]) == 0
     assert json.loads((tmp_path / "a" / "config.json").read_text())["steps"] == 60
-    with pytest.raises(BadInput, match="is at step 60 already"):
+    with pytest.raises(UserError, match="is at step 60 already"):
         svi.main(["--resume", str(tmp_path / "a"), "--steps", "40"])
     assert svi.main([*arguments, str(tmp_path / "b"), "--steps", "60"]) == 0
     assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b"))

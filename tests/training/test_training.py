@@ -13,7 +13,7 @@ from inference import svi
 from inference.cli.options import TRAINING, defaults
 from inference.data import datasets
 from inference.data.batches import Batches, HeldOut
-from inference.errors import BadInput
+from inference.errors import UserError
 from inference.rundir.run import Run
 from inference.svi import fit
 from inference.training.schedules import KLWeight
@@ -120,7 +120,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         (["--clip", "-1"], "-1 is not a number, zero or more"),
         (["--precision", "float16"], "unknown --precision 'float16': did you mean bfloat16"),
     ):
-        with pytest.raises(BadInput, match=complaint):
+        with pytest.raises(UserError, match=complaint):
             svi.main(["--model", "vae", "--data", "digits", "--run-dir", str(tmp_path / "x"), *option])
     assert not (tmp_path / "x").exists()
 
@@ -128,7 +128,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
 GMVAE = ["--model", "gmvae", "--components", "5", *TINY]
 
 
-@pytest.mark.parametrize("mode", ["plain", "graph"])
+@pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_the_prior_trains_when_the_kl_weight_starts_at_zero(
     mode: str, small_npz: Path, tmp_path: Path
 ) -> None:
@@ -151,9 +151,9 @@ def test_fit_trains_in_training_mode_and_leaves_the_model_as_it_was(tmp_path: Pa
     """Batch norm learns from the first step on, whatever mode the model is in, and nothing stays changed."""
     data, _ = datasets.load("digits", tmp_path)
     cls, cpu = MODELS["ae"], torch.device("cpu")
-    data = data.padded(cls.side)
+    data = data.padded(cls.image_size)
     config = {**defaults(cls, data.shape), "model": "ae", "data": "digits", "steps": 2, "eval_every": 2}
-    config |= {"pixels": "0 to 1", "particles": 1, "compile": "plain"}
+    config |= {"pixels": "0 to 1", "particles": 1, "compile": "eager"}
     batches = Batches(data, cls, 20, 0, torch.empty(0, dtype=torch.long), cpu)
     model = cls(data.shape).eval()
     before = {name: value.clone() for name, value in model.named_buffers()}

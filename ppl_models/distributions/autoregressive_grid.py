@@ -14,7 +14,7 @@ from ppl_models.nets.pixelcnn import Causal
 Family = Callable[[Tensor], TorchDistribution]
 
 
-class PlaceByPlace(TorchDistribution):
+class AutoregressiveGrid(TorchDistribution):
     """p(x) = prod_i p(x_i | the places before i, the condition), over x (channels, height, width), one event.
 
     `family` makes of the network's outputs (..., out, h, w) a distribution of values (..., channels, h, w),
@@ -42,12 +42,12 @@ class PlaceByPlace(TorchDistribution):
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, 3)  # the family knows better, and checks
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "PlaceByPlace":
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "AutoregressiveGrid":
         """The same over more images."""
         condition = self.condition
         if condition is not None:
             condition = condition.expand(*batch_shape, *condition.shape[-3:])
-        return PlaceByPlace(self.network, self.family, self.event_shape, condition, batch_shape, False)
+        return AutoregressiveGrid(self.network, self.family, self.event_shape, condition, batch_shape, False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(value) of images (..., channels, height, width), in the shape their batch broadcasts to."""

@@ -1,4 +1,4 @@
-"""Timings beside other implementations, and the page that their tables are written into."""
+"""Benchmarks against other implementations. `--write` updates the tables in docs/cost.md."""
 
 from pathlib import Path
 

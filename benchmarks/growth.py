@@ -1,16 +1,16 @@
-"""How the time of a step and its memory grow: with particles, components, labels and the batch.
+"""Measures how the time and memory of a step grow with particles, components, labels and batch size.
 
 python -m benchmarks.growth            print the table
-python -m benchmarks.growth --write    put it into docs/cost.md, and the plot into docs/growth.png
+python -m benchmarks.growth --write    write it into docs/cost.md, and the plot into docs/growth.png
 
-Each point is a process of its own. Milliseconds are the best of several turns; memory is what the process
-grows by at its peak, once it has made a few steps. The slope is that of time against size from the point
-before, both as logarithms: 1 is linear. The knee is the first size from which on it is above a half: below it
-a step costs what a step costs, whatever its size.
+Each point is measured in a process of its own. Milliseconds are the best of several trials. Memory is the
+peak growth of the process over a few steps, after its first steps. The slope is d log(time) / d log(size)
+between a point and the previous one; 1 is linear growth. The knee is the last size before the slope first
+exceeds 0.5; up to there the fixed cost of a step dominates.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    from inference.errors import exit_on_interrupt
+    from inference.cli.entry import exit_on_interrupt
 
     exit_on_interrupt()
 
@@ -25,12 +25,13 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks import COST
-from benchmarks.step import peak_from_now, suite, turn
+from benchmarks.implementations import suite
+from benchmarks.timing import step_timer, track_peak_memory
 from inference.backend.allocator import keep_freed_memory
 from inference.backend.device import fast_float32
-from inference.cli.options import Parser
-from inference.compare import example_inputs
-from inference.errors import run_command
+from inference.cli.entry import run_command
+from inference.cli.parser import Parser
+from inference.data.examples import example_inputs
 from ppl_models import GMVAE, SSVAE, VAE
 from ppl_models.base import LatentVariableModel
 from tools.table import write_between
@@ -38,12 +39,20 @@ from tools.table import write_between
 MARKS = "<!-- growth: made by python -m benchmarks.growth --write -->", "<!-- end of growth -->"
 BATCH = 97
 SHAPE = (1, 28, 28)
-TURNS = 5
-SECONDS = 0.5  # of a turn, about
+TRIALS = 5
+SECONDS = 0.5  # approximate duration of a trial
 
 
 class Axis(NamedTuple):
-    """What grows: a model and an estimator of a size."""
+    """A variable that grows, and the step at each of its sizes.
+
+    Attributes:
+        sizes: Sizes to measure.
+        model: Builds the model of a size.
+        estimator: Name of the estimator.
+        particles: Number of particles at a size.
+        batch: Batch size at a size.
+    """
 
     sizes: tuple[int, ...]
     model: Callable[[int], LatentVariableModel]
@@ -53,7 +62,7 @@ class Axis(NamedTuple):
 
 
 AXES = {
-    "particles of `vae`, iwae": Axis(
+    "particles of `vae`, `iwae`": Axis(
         (1, 3, 10, 30, 100, 300, 1000), lambda _: VAE(SHAPE), "iwae", lambda n: n, lambda _: BATCH
     ),
     "components of `gmvae`": Axis(
@@ -73,43 +82,43 @@ AXES = {
 
 
 def main(arguments: list[str]) -> int:
-    """Measure every point, print the table and, if asked, write it into docs/cost.md with the plot."""
+    """Measures every point, prints the table and, with `--write`, writes it and the plot into docs/."""
     parser = Parser(prog="python -m benchmarks.growth", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
+    parser.add_argument("--write", action="store_true", help="write the table and the plot into docs/")
     given = parser.parse_args(arguments)
-    found = {words: [point(words, size) for size in axis.sizes] for words, axis in AXES.items()}
+    found = {name: [measure(name, size) for size in axis.sizes] for name, axis in AXES.items()}
     print(table(found))
     if given.write:
         write_between(COST, MARKS, table(found) + "\n\n![Time and memory of a step](growth.png)")
-        draw(found, COST.parent / "growth.png")
+        plot(found, COST.parent / "growth.png")
     return 0
 
 
-def point(words: str, size: int) -> tuple[float, float]:
-    """Milliseconds of a step, and MiB at its peak, in a process of its own."""
+def measure(name: str, size: int) -> tuple[float, float]:
+    """Returns milliseconds per step and peak memory in MiB, measured in a separate process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, words, size).result()
+        return pool.submit(_measure, name, size).result()
 
 
 @fast_float32(torch.device("cpu"))
-def _measure(words: str, size: int) -> tuple[float, float]:
-    axis = AXES[words]
+def _measure(name: str, size: int) -> tuple[float, float]:
+    axis = AXES[name]
     torch.manual_seed(0)
     model = axis.model(size)
     step = suite(model, "inductor", axis.estimator, axis.particles(size))
     batch = example_inputs(model, axis.batch(size))
-    make = turn(step, batch)
-    make(2)
-    peak = peak_from_now()
-    make(2)
+    run = step_timer(step, batch)
+    run(2)
+    peak = track_peak_memory()
+    run(2)
     memory = peak()
     keep_freed_memory()
-    steps = max(int(SECONDS * 1e3 / make(2)), 1)
-    return min(make(steps) for _ in range(TURNS)), memory
+    steps = max(int(SECONDS * 1e3 / run(2)), 1)
+    return min(run(steps) for _ in range(TRIALS)), memory
 
 
 def slopes(axis: Axis, values: list[float]) -> list[float]:
-    """d log value / d log size between each two points."""
+    """Returns d log(value) / d log(size) between neighbouring points."""
     sizes = axis.sizes
     return [
         math.log(max(b, 1e-9) / max(a, 1e-9)) / math.log(n / m)
@@ -118,30 +127,28 @@ def slopes(axis: Axis, values: list[float]) -> list[float]:
 
 
 def table(found: dict[str, list[tuple[float, float]]]) -> str:
-    """A row a point."""
-    head = "| what grows | size | ms | slope | MiB | slope |"
+    """Returns the table of docs/cost.md, one row per point."""
+    head = "| variable | size | ms per step | slope | memory, MiB | slope |"
     lines = [head, "|---" * head.count(" | ") + "|---|"]
-    for words, points in found.items():
-        axis = AXES[words]
+    for name, points in found.items():
+        axis = AXES[name]
         times, memory = ([point[i] for point in points] for i in range(2))
-        steps = slopes(axis, times)
-        knee = next((n for n, slope in zip(axis.sizes, steps, strict=False) if slope > 0.5), None)
-        columns = zip(
-            *(axis.sizes, times, [math.nan, *steps], memory, [math.nan, *slopes(axis, memory)]), strict=True
-        )
-        for size, ms, slope, mib, other in columns:
-            mark = ", the knee" if size == knee else ""
-            cells = [f"{size:,}{mark}", f"{ms:.2f}", f"{slope:.2f}", f"{mib:.0f}", f"{other:.2f}"]
-            lines.append(f"| {words} | {' | '.join(cells)} |".replace("nan", ""))
+        time_slopes, memory_slopes = slopes(axis, times), slopes(axis, memory)
+        knee = next((n for n, slope in zip(axis.sizes, time_slopes, strict=False) if slope > 0.5), None)
+        columns = (axis.sizes, times, [math.nan, *time_slopes], memory, [math.nan, *memory_slopes])
+        for size, ms, time_slope, mib, memory_slope in zip(*columns, strict=True):
+            mark = " (knee)" if size == knee else ""
+            cells = [f"{size:,}{mark}", f"{ms:.2f}", f"{time_slope:.2f}", f"{mib:.0f}", f"{memory_slope:.2f}"]
+            lines.append(f"| {name} | {' | '.join(cells)} |".replace("nan", ""))
     return "\n".join(lines)
 
 
-def draw(found: dict[str, list[tuple[float, float]]], path: Path) -> None:
-    """Time and memory against size, both as logarithms, a panel an axis."""
+def plot(found: dict[str, list[tuple[float, float]]], path: Path) -> None:
+    """Plots time and memory against size on logarithmic axes, one column per variable."""
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     panels = figure.subplots(2, len(found), sharex="col")
-    for column, (words, points) in zip(panels.T, found.items(), strict=True):
-        sizes = AXES[words].sizes
+    for column, (name, points) in zip(panels.T, found.items(), strict=True):
+        sizes = AXES[name].sizes
         for panel, values, unit in zip(column, zip(*points, strict=True), ("ms", "MiB"), strict=True):
             panel.loglog(sizes, values, "o-", color="C0", label="measured")
             linear = [values[-1] * n / sizes[-1] for n in sizes]
@@ -149,11 +156,11 @@ def draw(found: dict[str, list[tuple[float, float]]], path: Path) -> None:
             panel.set_ylim(min(values) / 2, max(values) * 2)
             panel.set_ylabel(unit)
             panel.grid(alpha=0.3)
-        column[0].set_title(words.replace("`", ""), fontsize=10)
+        column[0].set_title(name.replace("`", ""), fontsize=10)
         column[1].set_xlabel("size")
     panels[0][0].legend(fontsize=8)
     figure.suptitle(
-        f"A step of the suite: batch {BATCH}, images of 28 x 28, {torch.get_num_threads()} threads"
+        f"A training step: batch size {BATCH}, images of 28 x 28, {torch.get_num_threads()} threads"
     )
     figure.savefig(path, dpi=110)
 

@@ -1,4 +1,4 @@
-"""What is measured in an environment of its own, .peers/, and asked over a pipe."""
+"""The NumPyro process that `benchmarks.step` times, in an environment of its own, .peers/."""
 
 import sys
 import venv
@@ -12,23 +12,33 @@ PEERS = Path(__file__).with_name("peers")
 
 
 class Peer:
-    """A process in the peers' environment, which makes steps when asked, and is idle in between."""
+    """A process in the environment .peers/ that runs steps on request and waits otherwise.
+
+    Args:
+        python: The Python of that environment.
+    """
 
     def __init__(self, python: Path):
         command = [str(python), str(PEERS / "steps.py")]
         self.process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True)
 
-    def ask(self, word: str) -> float:
-        """The answer to one line. Raises UserError where the peer has broken down."""
+    def ask(self, request: str) -> float:
+        """Sends a line and returns the answer.
+
+        Raises:
+            UserError: If the process has stopped.
+        """
         assert self.process.stdin and self.process.stdout
-        print(word, file=self.process.stdin, flush=True)
+        print(request, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
-            raise UserError(f"the peer broke down at {word!r}: remove .peers, and it is made anew")
+            raise UserError(
+                f"the NumPyro process stopped at {request!r}. Remove .peers and run the command again."
+            )
         return float(answer)
 
-    def steps(self, steps: int) -> float:
-        """Milliseconds a step, of so many."""
+    def time_steps(self, steps: int) -> float:
+        """Runs a number of steps and returns milliseconds per step."""
         return self.ask(str(steps))
 
     def __enter__(self) -> "Peer":
@@ -40,14 +50,18 @@ class Peer:
 
 
 def peers() -> Path | None:
-    """The Python of the peers' environment, made where it is not there yet; None where that cannot be."""
+    """Creates the environment .peers/ if it does not exist.
+
+    Returns:
+        Its Python; None if NumPyro cannot be installed.
+    """
     folder = ROOT / ".peers"
     python, ready = folder / "bin" / "python", folder / "ready"
     if not ready.exists():
         venv.create(folder, with_pip=True, clear=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(PEERS / "requirements.txt")]
         if run(install, stderr=DEVNULL).returncode:
-            print("NumPyro cannot be installed here, and is left out", file=sys.stderr)
+            print("NumPyro cannot be installed. Its rows are omitted.", file=sys.stderr)
             return None
         ready.touch()
     return python

@@ -1,14 +1,14 @@
-"""One process on all cores beside one process a core: images a second in training, with the same joint batch.
+"""Compares the training throughput of one process on all cores and of one process per core.
 
 python -m benchmarks.processes             print the table
-python -m benchmarks.processes --write     put it into docs/cost.md, between its marks
+python -m benchmarks.processes --write     write it into docs/cost.md, between its marks
 
-Each is a training of its own by the main command, on random images, in turn. What is counted is the time
-between the lines of metrics.jsonl, from the first to the last.
+Both train with the same global batch size, on random images, by the main command, alternately. The time is
+the difference between the first and the last line of metrics.jsonl.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    from inference.errors import exit_on_interrupt
+    from inference.cli.entry import exit_on_interrupt
 
     exit_on_interrupt()
 
@@ -23,8 +23,8 @@ from subprocess import DEVNULL, run
 import numpy as np
 
 from benchmarks import COST
-from inference.cli.options import Parser
-from inference.errors import run_command
+from inference.cli.entry import run_command
+from inference.cli.parser import Parser
 from tools.table import write_between
 
 MARKS = "<!-- processes: made by python -m benchmarks.processes --write -->", "<!-- end of processes -->"
@@ -34,11 +34,11 @@ CASES = (("ssvae", 97), ("vae", 970))
 
 
 def main(arguments: list[str]) -> int:
-    """Time every case, print the table and, if asked, write it into docs/cost.md."""
+    """Times every case, prints the table and, with `--write`, writes it into docs/cost.md."""
     parser = Parser(prog="python -m benchmarks.processes", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
     given = parser.parse_args(arguments)
-    head = f"| model | joint batch | images a second, one process | {CORES} processes | times as many |"
+    head = f"| model | global batch size | images per second, 1 process | {CORES} processes | speed-up |"
     lines = [head, "|---" * 5 + "|"]
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "random.npz"
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
             for number in range(ROUNDS):
                 for processes, found in rates.items():
                     run_dir = Path(folder) / f"{model}-{batch}-{number}-{processes}"
-                    found.append(rate(model, batch, processes, data, run_dir))
+                    found.append(throughput(model, batch, processes, data, run_dir))
             one, several = rates.values()
             ratios = [b / a for a, b in zip(one, several, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
@@ -63,12 +63,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def rate(model: str, batch: int, processes: int, data: Path, run_dir: Path) -> float:
-    """Images a second in a training of its own."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    own = ["--model", model, "--data", str(data), "--batch-size", str(batch), "--steps", str(STEPS)]
-    command = [sys.executable, *(launch if processes > 1 else []), "-m", "inference.svi", *own]
-    command += ["--compile", "inductor", "--run-dir", str(run_dir)]
+def throughput(model: str, batch: int, processes: int, data: Path, run_dir: Path) -> float:
+    """Trains a model and returns images per second."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    options = ["--model", model, "--data", str(data), "--batch-size", str(batch), "--steps", str(STEPS)]
+    options += ["--compile", "inductor", "--run-dir", str(run_dir)]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "inference.svi", *options]
     environment = os.environ | {"OMP_NUM_THREADS": str(CORES // processes)}
     run(command, env=environment, check=True, stdout=DEVNULL, stderr=DEVNULL)
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

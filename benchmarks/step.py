@@ -1,299 +1,175 @@
-"""A training step beside the same model by hand in plain torch, beside pyro.infer.SVI, and beside NumPyro.
+"""Times a training step of the suite against plain PyTorch, `torch.compile`, `pyro.infer.SVI` and NumPyro.
 
 python -m benchmarks.step              print the table
-python -m benchmarks.step --write      put it into docs/cost.md, and the times into step.json
-python -m benchmarks.step --model hvae --model vae      of some models; with --write their rows alone are new
+python -m benchmarks.step --write      write it into docs/cost.md, and the times into step.json
+python -m benchmarks.step --model hvae --model vae      time these models; --write updates their rows
 
-Absolute times wobble from machine to machine and from minute to minute: the rivals are timed in turn, in one
-run, on a batch of the same shape, and what counts is the ratio. Milliseconds are medians over the rounds.
-Pyro runs without its validation, in the suite's step and in plain SVI.
-By hand it is also given to torch.compile. NumPyro has an environment of its own, .peers/, which this command
-makes; where that cannot be, it is left out. The arithmetic alone is what the operations of the suite's matrix
-products and convolutions, counted, would take at the best rate that a product of 1 024 x 1 024 reached in any
-library of the run. Memory is what a process of its own grows by at its peak, once it has made a few steps.
+Absolute times vary between machines and over time. All implementations therefore run alternately, in one
+process, on a batch of the same shape, and the table gives ratios; milliseconds are medians over the rounds.
+Pyro's validation is off in the suite's step and in plain SVI. NumPyro runs in an environment of its own,
+.peers/, which this command creates; if it cannot be installed, its rows are omitted. "Matrix products only"
+is the time that the floating-point operations of the suite's matrix products and convolutions would take at
+the highest rate of a 1024 x 1024 product that torch or NumPyro reached in this run. Memory is the peak growth
+of a separate process over a few steps, after its first steps.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    from inference.errors import exit_on_interrupt
+    from inference.cli.entry import exit_on_interrupt
 
     exit_on_interrupt()
 
-import ctypes
+import argparse
 import json
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import COST, by_hand, by_hand_codes, by_hand_colour
+from benchmarks import COST
+from benchmarks.implementations import SUITE, build_model, contenders
 from benchmarks.peer import Peer, peers
+from benchmarks.plain_torch import IMPLEMENTATIONS
+from benchmarks.timing import matrix_product_rate, race, step_timer, track_peak_memory
 from inference.backend.device import fast_float32
-from inference.cli.options import Parser, positive
-from inference.compare import example_inputs
-from inference.elbo.estimators import ESTIMATORS, Loss
-from inference.errors import UserError, run_command, unknown
-from inference.rundir.files import write_whole
+from inference.backend.files import write_whole
+from inference.cli.entry import run_command
+from inference.cli.parser import Parser
+from inference.data.examples import example_inputs
+from inference.elbo.estimators import Loss
+from inference.errors import UserError, unknown
+from inference.rundir.kinds import COUNT
 from inference.training.gradients import Gradients
-from ppl_models import MODELS
-from ppl_models.base import LatentVariableModel
 from tools.table import write_between
 
 BATCH = 97
 MARKS = "<!-- steps: made by python -m benchmarks.step --write -->", "<!-- end of steps -->"
 TIMES = Path(__file__).with_name("step.json")
-SUITE, SVI, NUMPYRO = "the suite", "`pyro.infer.SVI`, validation off", "NumPyro"
-Step = Callable[..., None]
-Turn = Callable[[int], float]  # so many steps -> milliseconds a step
-
-# What each model is measured against: how it is written -> the function that writes it.
-WRITTEN: dict[str, dict[str, Callable[[], by_hand.Written]]] = {
-    "vae": {"by hand": by_hand.vae},
-    "gmvae": {"by hand": by_hand.gmvae},
-    "ssvae": {"by hand, x tiled": by_hand.ssvae, "by hand, x once": by_hand.ssvae_split},
-    "ae": {"by hand": by_hand.ae},
-    "beta_vae": {"by hand": by_hand.beta_vae},
-    "conv_vae": {"by hand": by_hand_colour.conv_vae},
-    "hvae": {"by hand": by_hand_colour.hvae},
-    "fsvae": {"by hand": by_hand_colour.fsvae},
-    "gated_vae": {"by hand": by_hand_colour.gated_vae},
-    "af_vae": {"by hand": by_hand_codes.af_vae},
-    "pixel_vae": {"by hand": by_hand_codes.pixel_vae},
-    "vqvae": {"by hand": by_hand_codes.vqvae},
-    "code_pixelcnn": {"by hand": by_hand_codes.code_pixelcnn},
-    "code_transformer": {"by hand": by_hand_codes.code_transformer},
-    "ppca": {"by hand": by_hand.ppca},
-    "vae2d": {"by hand": by_hand.vae2d},
-    "flow": {"by hand": by_hand.flow},
-    "made": {"by hand": by_hand.made},
-}
+NUMPYRO = "NumPyro"
 IN_NUMPYRO = ("vae", "gmvae", "ssvae", "ppca", "vae2d", "conv_vae")
-COLOUR = ("conv_vae", "hvae", "fsvae", "gated_vae", "af_vae", "vqvae")  # at 3 x 32 x 32
 
 
-@fast_float32(torch.device("cpu"))  # as in training; the rivals have it too
+@fast_float32(torch.device("cpu"))  # as in training, and for every implementation
 def main(arguments: list[str]) -> int:
-    """Time every model, print the table and, if asked, write it into docs/cost.md."""
-    parser = Parser(prog="python -m benchmarks.step", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--rounds", type=positive(int), default=9, metavar="N", help="alternations (default: 9)"
-    )
-    parser.add_argument(
-        "--steps", type=positive(int), default=20, metavar="N", help="steps a turn (default: 20)"
-    )
-    about = "one of these alone; may be given again (default: all)"
-    parser.add_argument("--model", action="append", metavar="NAME", help=about)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
-    given = parser.parse_args(arguments)
-    for name in given.model or ():
-        if name not in WRITTEN:
-            raise unknown("model", name, WRITTEN)
-    if given.rounds < 2:
-        raise UserError("--rounds 1 gives no spread: take 2 or more")
+    """Times the models, prints the table and, with `--write`, writes it into docs/cost.md."""
+    given = _arguments(arguments)
     python = peers()
-    products = {"torch": product()}
+    products = {"torch": matrix_product_rate()}
     if python:
         with Peer(python) as peer:
-            products["NumPyro"] = peer.ask("product")
+            products[NUMPYRO] = peer.ask("product")
     found: dict[str, dict[str, Any]] = {}
-    for name in given.model or WRITTEN:
+    for name in given.model or IMPLEMENTATIONS:
         found[name] = {"threads": torch.get_num_threads(), "products": products}
-        found[name] |= measured(name, given.rounds, given.steps, python)
+        found[name] |= measure(name, given.rounds, given.steps, python)
         print(table({name: found[name]}), file=sys.stderr, flush=True)
     print(table(found))
     if given.write:
         found = (json.loads(TIMES.read_text()) if TIMES.exists() else {}) | found
-        found = {name: found[name] for name in WRITTEN if name in found}
+        found = {name: found[name] for name in IMPLEMENTATIONS if name in found}
         write_whole(TIMES, (json.dumps(found, indent=1) + "\n").encode())
         write_between(COST, MARKS, table(found))
     return 0
 
 
-def measured(name: str, rounds: int, steps: int, python: Path | None) -> dict[str, Any]:
-    """Times, memory and operations of every way to make a model's step."""
-    batch = example_inputs(made(name), BATCH)
-    slow = any(isinstance(part, nn.Conv2d | nn.Embedding) for part in made(name).modules())
-    with ExitStack() as held:
-        steppers = contenders(name)
-        turns = {rival: turn(step, batch) for rival, step in steppers.items()}
+def _arguments(arguments: list[str]) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = Parser(prog="python -m benchmarks.step", description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--rounds", type=COUNT.parse, default=9, metavar="N", help="number of rounds (default: 9)")
+    add("--steps", type=COUNT.parse, default=20, metavar="N", help="steps per round (default: 20)")
+    about = "time this model only; can be repeated (default: all models)"
+    add("--model", action="append", metavar="NAME", help=about)
+    add("--write", action="store_true", help="write the table into docs/cost.md")
+    given = parser.parse_args(arguments)
+    for name in given.model or ():
+        if name not in IMPLEMENTATIONS:
+            raise unknown("model", name, IMPLEMENTATIONS)
+    if given.rounds < 2:
+        raise UserError("--rounds 1 gives no quartiles. Use 2 or more.")
+    return given
+
+
+def measure(name: str, rounds: int, steps: int, python: Path | None) -> dict[str, Any]:
+    """Measures the training step of a model in every implementation.
+
+    Args:
+        name: Name of the model.
+        rounds: Number of rounds.
+        steps: Steps per round; a tenth of it for convolutional models and models of codes.
+        python: The Python of the NumPyro environment, or None.
+
+    Returns:
+        `times`, milliseconds per step of each round by implementation; `memory`, MiB by implementation;
+        `operations`, floating-point operations per step.
+    """
+    batch = example_inputs(build_model(name), BATCH)
+    slow = any(isinstance(part, nn.Conv2d | nn.Embedding) for part in build_model(name).modules())
+    with ExitStack() as stack:
+        implementations = contenders(name)
+        timers = {label: step_timer(step, batch) for label, step in implementations.items()}
         if python and name in IN_NUMPYRO:
-            peer = held.enter_context(Peer(python))
+            peer = stack.enter_context(Peer(python))
             peer.ask(name)
-            turns[NUMPYRO] = peer.steps
-        times = race(turns, rounds, -(-steps // 10) if slow else steps)
+            timers[NUMPYRO] = peer.time_steps
+        times = race(timers, rounds, -(-steps // 10) if slow else steps)
     return {
-        "operations": operations(name, batch),
+        "operations": count_operations(name, batch),
         "times": times,
-        "memory": {rival: grown(name, rival) for rival in steppers},
+        "memory": {label: memory_growth(name, label) for label in implementations},
     }
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """The table of docs/cost.md, from what was measured of each model."""
-    head = "| model | step | ms | the suite's step takes | MiB |"
+    """Returns the table of docs/cost.md from the results of `measure` for each model."""
+    head = "| model | implementation | ms per step | ratio, suite / this | memory, MiB |"
     lines = [head, "|---" * head.count(" | ") + "|---|"]
     for name, model in found.items():
         times, ours = model["times"], model["times"][SUITE]
-        for rival, its in times.items():
-            ratio = "" if rival == SUITE else f"{_ratio(ours, its)} times as long"
-            memory = f"{model['memory'][rival]:.0f}" if rival in model["memory"] else ""
-            lines.append(f"| `{name}` | {rival} | {statistics.median(its):.2f} | {ratio} | {memory} |")
+        for label, theirs in times.items():
+            ratio = "" if label == SUITE else _ratio(ours, theirs)
+            memory = f"{model['memory'][label]:.0f}" if label in model["memory"] else ""
+            lines.append(f"| `{name}` | {label} | {statistics.median(theirs):.2f} | {ratio} | {memory} |")
         library, rate = max(model["products"].items(), key=lambda item: item[1])
         floor = model["operations"] / rate * 1e3
-        ratio = f"{statistics.median(ours) / floor:.2f} times as long"
-        words = f"the arithmetic alone, at {library}'s {rate / 1e9:.0f} GFLOP/s"
-        lines.append(f"| `{name}` | {words} | {floor:.2f} | {ratio} | |")
+        label = f"matrix products only, at {library}'s {rate / 1e9:.0f} GFLOP/s"
+        lines.append(f"| `{name}` | {label} | {floor:.2f} | {statistics.median(ours) / floor:.2f} | |")
     return "\n".join(lines)
 
 
-def contenders(name: str, mode: str = "inductor", compiled: bool = True) -> dict[str, Step]:
-    """Every mode in torch to make a training step of a model: how it is written -> the step."""
-    pyro.clear_param_store()  # where plain SVI keeps its parameters, under the same names for every model
-    torch.manual_seed(0)
-    steps: dict[str, Step] = {SUITE: suite(made(name), mode)}
-    if name == "gmvae":  # what its prior costs
-        steps["the suite's `vae`"] = suite(made("vae"), mode)
-    for written, build in WRITTEN[name].items():
-        steps[written] = plain(*build())
-        if compiled:
-            nets, loss, *rate = cast(tuple[Any, ...], build())
-            steps[f"{written}, `torch.compile`"] = plain(nets, torch.compile(loss), *rate)
-    return {**steps, SVI: svi(made(name))}
-
-
-def made(name: str) -> LatentVariableModel:
-    """The model on images of MNIST's size, of 32 x 32 in colour, or on maps of 8 x 8 codes."""
-    cls = MODELS[name]
-    return cls(cls.padded((3, 32, 32) if name in COLOUR else cls.example_shape), 10)
-
-
-def suite(
-    model: LatentVariableModel, mode: str, estimator: str | None = None, particles: int | None = None
-) -> Step:
-    """The step of `inference.svi.fit`."""
-    gradients = Gradients(Loss(model, estimator or model.estimators[0], particles), mode)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-
-    def step(**batch: Tensor) -> None:
-        _, good, _ = gradients(batch)
-        if good:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def plain(nets: list[nn.Module], loss: Callable[..., Tensor], lr: float = 1e-3) -> Step:
-    """The step as one writes it in plain torch."""
-    optimizer = torch.optim.Adam((p for net in nets for p in net.parameters()), lr=lr, fused=True)
-
-    def step(**batch: Tensor) -> None:
-        optimizer.zero_grad()
-        loss(**batch).backward()
-        optimizer.step()
-
-    return step
-
-
-def svi(model: LatentVariableModel) -> Step:
-    """The step as Pyro's tutorials write it: the parameter store and Pyro's Adam; without validation."""
-
-    def program(**batch: Tensor) -> None:
-        pyro.module("model", model)
-        model.model(**batch)
-
-    elbo = ESTIMATORS[model.estimators[0]].elbo(1)
-    step = pyro.infer.SVI(program, model.guide, pyro.optim.Adam({"lr": 1e-3}), elbo).step
-
-    def unchecked(**batch: Tensor) -> None:
-        with pyro.validation_enabled(False):
-            step(**batch)
-
-    return unchecked
-
-
-def turn(step: Step, batch: dict[str, Tensor]) -> Turn:
-    """So many steps of one rival, timed."""
-
-    def make(steps: int) -> float:
-        began = time.perf_counter()
-        for _ in range(steps):
-            step(**batch)
-        return (time.perf_counter() - began) / steps * 1e3
-
-    return make
-
-
-def race(turns: dict[str, Turn], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Milliseconds a step, each rival in turn in each round, after a round that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(rounds + 1):
-        for name, make in turns.items():
-            times[name].append(make(steps))
-    return {name: measured[1:] for name, measured in times.items()}
-
-
-def product() -> float:
-    """Operations a second in a product of 1 024 x 1 024 matrices, the best of ten turns."""
-    a, best = torch.randn(1024, 1024), float("inf")
-    for _ in range(11):
-        began = time.perf_counter()
-        for _ in range(5):
-            a @ a
-        best = min(best, (time.perf_counter() - began) / 5)
-    return 2 * 1024**3 / best
-
-
-def operations(name: str, batch: dict[str, Tensor]) -> int:
-    """Operations of the matrix products and convolutions in one step of the suite."""
-    model = made(name)
+def count_operations(name: str, batch: dict[str, Tensor]) -> int:
+    """Returns the floating-point operations of the suite's step in matrix products and convolutions."""
+    model = build_model(name)
     gradients = Gradients(Loss(model, model.estimators[0]))
     with FlopCounterMode(display=False) as counter:
         gradients(batch)
     return counter.get_total_flops()
 
 
-def grown(name: str, rival: str) -> float:
-    """MiB by which a process of its own grows at its peak while it makes a few steps more."""
+def memory_growth(name: str, implementation: str) -> float:
+    """Returns by how many MiB a separate process grows at its peak over a few steps."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_grow, name, rival).result()
+        return pool.submit(_memory_growth, name, implementation).result()
 
 
-def _grow(name: str, rival: str) -> float:
-    step, batch = contenders(name)[rival], example_inputs(made(name), BATCH)
-    for _ in range(2):  # what is made once is made
+def _memory_growth(name: str, implementation: str) -> float:
+    step, batch = contenders(name)[implementation], example_inputs(build_model(name), BATCH)
+    for _ in range(2):  # allocates the optimizer's state and compiles the step
         step(**batch)
-    peak = peak_from_now()
+    peak = track_peak_memory()
     for _ in range(3):
         step(**batch)
     return peak()
 
 
-def peak_from_now() -> Callable[[], float]:
-    """What is free is given back. Then a function tells by how many MiB the process has grown at most."""
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now: see proc(5)
-    before = _peak()
-    return lambda: _peak() - before
-
-
-def _peak() -> float:
-    """The most memory that this process has had at once, in MiB, as Linux keeps count of it."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1024
-
-
 def _ratio(ours: list[float], theirs: list[float]) -> str:
-    """The median of the rounds' ratios, and their quartiles."""
+    """The median and the quartiles of the ratios of each round."""
     low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 

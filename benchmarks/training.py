@@ -1,14 +1,14 @@
-"""A finished training again, by hand in plain torch: same images, same first weights, same steps.
+"""Repeats a finished training in plain PyTorch: same images, same initial parameters, same steps.
 
 python -m benchmarks.training RUN_DIR
 
-The noise of the latents is the same too where both draw it in one order, as all models of one latent do: then
-the two go the same way until rounding parts them. What is learnt by hand is judged by the run's own measure
-on the whole test set.
+For models with one latent both implementations also draw the same noise, in the same order. They then follow
+the same trajectory until floating-point differences make the runs diverge. The result is evaluated by the
+suite, on the whole test set.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    from inference.errors import exit_on_interrupt
+    from inference.cli.entry import exit_on_interrupt
 
     exit_on_interrupt()
 
@@ -17,76 +17,99 @@ from pathlib import Path
 
 import pyro
 import torch
+from torch import Tensor, nn
+from tqdm import trange
 
-from benchmarks.step import WRITTEN, plain
+from benchmarks.implementations import plain
+from benchmarks.plain_torch import IMPLEMENTATIONS
 from inference.backend.device import fast_float32
-from inference.cli.options import TRAINING, Parser
-from inference.data.batches import Batches, HeldOut
-from inference.errors import UserError, run_command
-from inference.evaluate import evaluate
-from inference.rundir.run import Run
-from inference.svi import DRAWS
-from inference.training.progress import Progress
+from inference.cli.entry import run_command
+from inference.cli.parser import Parser
+from inference.data.batches import Batches
+from inference.data.held_out import HeldOut
+from inference.errors import UserError
+from inference.html.results import NEUTRAL
+from inference.metrics.bounds import evaluate_bounds
+from inference.rundir.restore import restore
+from inference.rundir.run_config import RunConfig
+from inference.training.session import IMAGE_SAMPLES
+from ppl_models.base import LatentVariableModel
 
 
 @fast_float32(torch.device("cpu"))
 def main(arguments: list[str]) -> int:
-    """Train by hand, and print both results side by side."""
+    """Trains in plain PyTorch and prints both results."""
     parser = Parser(prog="python -m benchmarks.training", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a finished run")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where its data set is now")
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a finished run")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the data set is now")
     given = parser.parse_args(arguments)
-    run, config, data, model = Run.restore(given.run, given.data_dir)
+    run, config, data, model = restore(given.run, given.data_dir)
     results = run.results()
-    if config["model"] not in WRITTEN:
-        raise UserError(f"{config['model']} is not written by hand: take a run of {', '.join(WRITTEN)}")
-    changed = [
-        key
-        for key, usual in TRAINING.items()
-        if key not in ("validation", "compile") and config[key] != usual
-    ]
-    if changed:
-        raise UserError(f"by hand there is no {changed[0].replace('_', '-')}: take a run without it")
-    if "x_labelled" in model.inputs:
-        raise UserError(f"{config['model']} takes labelled images beside its batches: not to be had by hand")
+    check_supported(config, model)
 
-    cls, (written, build) = type(model), next(iter(WRITTEN[config["model"]].items()))
-    pyro.set_rng_seed(config["seed"])
-    model = cls(data.shape, data.classes, **config["options"])
-    drawn = torch.get_rng_state()
+    cls, (label, build) = type(model), next(iter(IMPLEMENTATIONS[config.model].items()))
+    pyro.set_rng_seed(config.seed)
+    model = cls(data.shape, data.classes, **config.options)
+    rng_state = torch.get_rng_state()
     nets, loss = build()
-    theirs = [value for net in nets for value in net.state_dict().values()]
-    ours = list(model.state_dict().values())
-    if [value.shape for value in ours] != [value.shape for value in theirs]:
-        raise UserError(f"{written}, {config['model']} has other sizes: take a run of its defaults")
-    for value, first in zip(theirs, ours, strict=True):
-        value.copy_(first)
-    torch.set_rng_state(drawn)
+    parameters = copy_parameters(model, nets, f"{label}, {config.model}")
+    torch.set_rng_state(rng_state)
 
     cpu = torch.device("cpu")
     test = HeldOut(data, cls, cpu)
-    batches = Batches(data, cls, config["batch_size"], config["seed"], torch.empty(0), cpu)
-    step = plain(nets, loss, config["lr"])
+    batches = Batches(data, cls, config.batch_size, config.seed, torch.empty(0), cpu)
+    step = plain(nets, loss, config.lr)
 
-    def judged(draws: int) -> dict[str, dict[str, float]]:
-        model.load_state_dict(dict(zip(model.state_dict(), theirs, strict=True)))
-        return evaluate(model, test, draws)
+    def evaluate_test_set(samples: int) -> dict[str, dict[str, float]]:
+        model.load_state_dict(dict(zip(model.state_dict(), parameters, strict=True)))
+        return evaluate_bounds(model, test, samples)
 
-    began, steps = time.perf_counter(), config["steps"]
-    with Progress(0, steps) as progress:
-        for done in range(steps):
-            step(**batches(done))
-            progress.advance()
-            if (done + 1) % config["eval_every"] == 0:
-                progress.report(done + 1, {name: figure["value"] for name, figure in judged(1).items()})
-    seconds = time.perf_counter() - began
-    print(f"| on {results['data']} | the suite | {written} | higher by |", "|---|---|---|---|", sep="\n")
-    for name, figure in judged(DRAWS).items():
-        suite, hand = results["test"][name]["value"], figure["value"]
-        print(f"| {name} | {suite:.4f} | {hand:.4f} | {100 * (suite / hand - 1):.3f} % |")
-    suite = f"{steps} steps in {results['seconds']:.0f} s"
-    print(f"{suite}, {written} in {seconds:.0f} s, with what is measured on the way")
+    start, steps = time.perf_counter(), config.steps
+    for done in trange(steps, unit="step", disable=None):
+        step(**batches(done))
+        if (done + 1) % config.eval_every == 0:
+            evaluate_test_set(1)
+    seconds = time.perf_counter() - start
+    print(f"| on {results['data']} | suite | {label} | difference |", "|---|---|---|---|", sep="\n")
+    for name, metric in evaluate_test_set(IMAGE_SAMPLES).items():
+        ours, theirs = results["test"][name]["value"], metric["value"]
+        print(f"| {name} | {ours:.4f} | {theirs:.4f} | {100 * (ours / theirs - 1):.3f} % |")
+    print(f"{steps} steps, evaluations included: suite {results['seconds']:.0f} s, {label} {seconds:.0f} s")
     return 0
+
+
+def check_supported(config: RunConfig, model: LatentVariableModel) -> None:
+    """Raises UserError if plain PyTorch cannot repeat a run with this configuration."""
+    name = config.model
+    if name not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise UserError(f"{name} has no implementation in plain PyTorch. Choose a run of {known}.")
+    for key, default in NEUTRAL.items():
+        if key != "validation" and getattr(config, key) != default:
+            option = key.replace("_", "-")
+            raise UserError(f"plain PyTorch does not support --{option}. Choose a run without it.")
+    if "x_labelled" in model.inputs:
+        raise UserError(f"{name} needs labelled images in every batch. Plain PyTorch does not support that.")
+
+
+def copy_parameters(model: LatentVariableModel, nets: list[nn.Module], label: str) -> list[Tensor]:
+    """Copies the model's parameters and buffers into the networks.
+
+    Returns:
+        The parameters and buffers of the networks, in the order of the model's `state_dict`.
+
+    Raises:
+        UserError: If their shapes differ.
+    """
+    theirs = [value for net in nets for value in net.state_dict().values()]
+    ours = list(model.state_dict().values())
+    if [value.shape for value in ours] != [value.shape for value in theirs]:
+        raise UserError(
+            f"{label}, has networks of other sizes. Choose a run with the model's default options."
+        )
+    for target, value in zip(theirs, ours, strict=True):
+        target.copy_(value)
+    return theirs
 
 
 if __name__ == "__main__":

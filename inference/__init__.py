@@ -1,1 +1,32 @@
-"""What is done with a model: training, evaluation, comparison, figures."""
+"""Training, evaluation and comparison of the models of `ppl_models`: the public API.
+
+    >>> from inference import TrainConfig, compare, evaluate, fit, load
+
+`fit` trains a model, `evaluate` measures it, `compare` checks its hand-derived bound against Pyro, and `load`
+reads a saved model or a run folder. Each command `python -m inference.NAME` calls these functions.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inference.api import compare, evaluate, load
+    from inference.fitting import fit
+    from inference.rundir.config import TrainConfig
+    from inference.training.callbacks import Callback, History
+
+__all__ = ["Callback", "History", "TrainConfig", "compare", "evaluate", "fit", "load"]
+
+_MODULES = {"Callback": "inference.training.callbacks", "History": "inference.training.callbacks"}
+_MODULES |= {"TrainConfig": "inference.rundir.config", "fit": "inference.fitting"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: a command can install its Ctrl-C handler before torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'inference' has no attribute {name!r}")
+    return getattr(import_module(_MODULES.get(name, "inference.api")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

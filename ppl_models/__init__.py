@@ -1,11 +1,12 @@
-"""Deep latent-variable models as Pyro model/guide pairs, each with its bound derived by hand beside it."""
+"""Deep latent-variable models as pairs of Pyro programs, each with a bound that is derived by hand."""
 
 from ppl_models.ae import AE
 from ppl_models.af_vae import AFVAE
-from ppl_models.base import ELBOTerms, LatentVariableModel
+from ppl_models.base import LatentVariableModel
 from ppl_models.beta_vae import BetaVAE
 from ppl_models.code_prior import CodePixelCNN, CodeTransformer
 from ppl_models.conv_vae import ConvVAE
+from ppl_models.elbo_terms import ELBOTerms
 from ppl_models.flow import Flow
 from ppl_models.fsvae import FSVAE
 from ppl_models.gated_vae import GatedVAE
@@ -14,12 +15,13 @@ from ppl_models.hvae import HVAE
 from ppl_models.made import MADE
 from ppl_models.pixel_vae import PixelVAE
 from ppl_models.ppca import PPCA
+from ppl_models.registry import MODELS, from_saved, register
 from ppl_models.ssvae import SSVAE
 from ppl_models.vae import VAE
 from ppl_models.vae2d import VAE2D
 from ppl_models.vqvae import VQVAE
 
-MODELS: dict[str, type[LatentVariableModel]] = {
+for _name, _cls in {
     "vae": VAE,
     "gmvae": GMVAE,
     "ssvae": SSVAE,
@@ -38,7 +40,8 @@ MODELS: dict[str, type[LatentVariableModel]] = {
     "vae2d": VAE2D,
     "flow": Flow,
     "made": MADE,
-}
+}.items():
+    register(_name, _cls)
 
 __all__ = [
     "AE",
@@ -62,4 +65,6 @@ __all__ = [
     "GatedVAE",
     "LatentVariableModel",
     "PixelVAE",
+    "from_saved",
+    "register",
 ]

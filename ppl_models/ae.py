@@ -1,4 +1,4 @@
-"""The auto-encoder: a code without a prior."""
+"""Auto-encoder, trained on the mean squared error without a prior."""
 
 import math
 from collections.abc import Mapping
@@ -6,26 +6,28 @@ from typing import Annotated
 
 import pyro
 import pyro.distributions as dist
+from pyro import poutine
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
+from ppl_models.base import LatentVariableModel
+from ppl_models.elbo_terms import KL, ELBOTerms
 from ppl_models.nets.conv import ImageDecoder28, ImageEncoder28
 
-SCALE = 1 / math.sqrt(2 * math.pi)  # the normal with -log N(x; m, SCALE^2) = pi (x - m)^2, without a constant
+SCALE = 1 / math.sqrt(2 * math.pi)  # -log N(x; m, SCALE^2) = pi (x - m)^2: the constant is zero
 
 
 class AE(LatentVariableModel):
-    """p(x, z) = p(z) p(x | z);  q(z | x), with the term of z left out on both sides.
+    """p(x, z) = p(z) p(x | z);  q(z | x), with the terms of z masked in both programs.
 
-    p(z)     = N(z; 0, I)                       z (batch, z_dim): drawn from to sample, never trained on
+    p(z)     = N(z; 0, I)                       z (batch, z_dim): used for sampling, not for training
     p(x | z) = N(x; decoder(z), I / (2 pi))     x (batch, *shape), grey levels 0 to 1
     q(z | x) = Delta(z; encoder(x))
 
     objective = mean squared error over the pixels = -log p(x | z) / (pi pixels)
 
-    Nothing here bounds log p(x): a code at a point has no divergence from a density. The mask that leaves z
-    out stands where a VAE's weight beta stands, at beta = 0.
+    The objective does not bound log p(x): the KL divergence from a point mass to a density is infinite. The
+    mask is the limit of a VAE's KL weight, beta = 0.
 
     Networks, sizes and loss of USC's CS566.
     """
@@ -50,13 +52,13 @@ class AE(LatentVariableModel):
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            with scale_kl(0):
+            with poutine.mask(mask=False):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
-            with scale_kl(self.weight):
+            with poutine.scale(scale=self.weight):
                 pyro.sample("x", dist.Normal(self.decoder(z), SCALE).to_event(3), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        with pyro.plate("data", len(x)), scale_kl(0):
+        with pyro.plate("data", len(x)), poutine.mask(mask=False):
             pyro.sample("z", dist.Delta(self.encoder(x), event_dim=1))
 
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:

@@ -1,4 +1,4 @@
-"""The convolutional beta-VAE, trained on the mean squared error."""
+"""Convolutional beta-VAE, trained on the mean squared error and a weighted KL term."""
 
 import math
 from collections.abc import Mapping
@@ -6,10 +6,12 @@ from typing import Annotated
 
 import pyro
 import pyro.distributions as dist
+from pyro import poutine
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
+from ppl_models.base import LatentVariableModel
+from ppl_models.elbo_terms import KL, ELBOTerms, scale_kl
 from ppl_models.nets.conv import ImageDecoder28, ImageEncoder28
 from ppl_models.nets.heads import loc_log_scale
 
@@ -25,15 +27,16 @@ class BetaVAE(LatentVariableModel):
     objective = mean squared error over the D pixels + beta KL(q(z | x) || p(z))
               = beta (-ELBO(x)) + constant              at s^2 = beta D / 2
 
-    With a mean of squares the weight beta is a scale of the decoder in disguise: as -log p(x | z) is
-    D / (2 s^2) times the mean of squares, and a constant, the objective is beta times the bound of the model
-    whose s^2 is beta D / 2. So x is weighted by 2 s^2 / D, which is beta, and z by beta. At beta = 0 there is
-    no such s; z is masked, and s^2 = 1 / (2 pi), where -log p has no constant.
+    With a mean squared error the weight beta determines the decoder's scale: -log p(x | z) is D / (2 s^2)
+    times the mean squared error, plus a constant, so that the objective is beta times the bound of the model
+    with s^2 = beta D / 2. The program scales the site x by 2 s^2 / D = beta, and z by beta. At beta = 0 no
+    such s exists: z is masked, and s^2 = 1 / (2 pi), for which the constant is zero.
 
     Networks, sizes and loss of USC's CS566; Higgins et al. 2017, beta-VAE.
     """
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
+    has_kl_weight = True
     observation, image_size = "unit", 28
     defaults = {"steps": 18_760, "batch_size": 64, "lr": 1e-3}  # 20 epochs of MNIST
     small_image_defaults = {"steps": 1_000}
@@ -44,7 +47,7 @@ class BetaVAE(LatentVariableModel):
         classes: int = 0,
         *,
         z_dim: Annotated[int, "dimensions of the latent z"] = 64,
-        beta: Annotated[float, "weight of the divergence beside the mean squared error"] = 1e-4,
+        beta: Annotated[float, "weight of the KL term relative to the mean squared error"] = 1e-4,
     ):
         super().__init__(shape, classes)
         pixels = math.prod(shape)
@@ -58,7 +61,7 @@ class BetaVAE(LatentVariableModel):
         with pyro.plate("data", len(x)):
             with scale_kl(self.beta):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
-            with scale_kl(self.weight):
+            with poutine.scale(scale=self.weight):
                 pyro.sample("x", dist.Normal(self.decoder(z), self.scale).to_event(3), obs=x)
 
     def guide(self, x: Tensor) -> None:
@@ -81,7 +84,7 @@ class BetaVAE(LatentVariableModel):
         )
 
     def note(self) -> str | None:
-        """The decoder's scale that beta stands for, to be said when training begins."""
+        """Returns a line about the decoder's scale that corresponds to beta."""
         if self.beta == 0:
-            return "beta 0: no Gaussian scale of the decoder stands for it"
-        return f"beta {self.beta:g} of the mean squared error is a Gaussian decoder of scale {self.scale:.4g}"
+            return "beta 0 corresponds to no scale of a Gaussian decoder"
+        return f"beta {self.beta:g} corresponds to a Gaussian decoder of scale {self.scale:.4g}"

@@ -1,4 +1,4 @@
-"""The convolutional variational auto-encoder for images of 32 x 32."""
+"""Convolutional variational auto-encoder for images of 32 x 32 pixels."""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,13 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel
+from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import NormalImage
+from ppl_models.elbo_terms import KL, ELBOTerms
 from ppl_models.nets.conv import ImageDecoder32, ImageEncoder32
 from ppl_models.nets.heads import loc_log_scale
 
-SCALE = math.sqrt(0.5)  # -log N(x; m, SCALE^2) = (x - m)^2 + log(pi) / 2: the squared error, undivided
+SCALE = math.sqrt(0.5)  # -log N(x; m, SCALE^2) = (x - m)^2 + log(pi) / 2
 
 
 class ConvVAE(LatentVariableModel):
@@ -25,10 +26,10 @@ class ConvVAE(LatentVariableModel):
     q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_dim)
 
     -ELBO(x) = -log p(x | z) + KL(q(z | x) || p(z)),    z ~ q(z | x)
-             = squared error + D/2 log pi + KL          D values in an image
+             = squared error + D/2 log pi + KL          D values per image
 
-    The courses leave the constant out and call the rest -ELBO: it is reported as `squared_error_and_kl`.
-    The networks are made for 32 x 32: smaller images are zero-padded, and the padding is modelled too.
+    The courses omit the constant and call the rest -ELBO: the metric `squared_error_and_kl`. Images smaller
+    than 32 x 32 are zero-padded, and the model includes the padding.
 
     Networks and sizes of Berkeley's CS294-158 (2024, question 2a) and of CSDS 600 (question 4).
     """

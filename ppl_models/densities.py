@@ -1,8 +1,8 @@
-"""Log-densities and divergences worked out by hand, in plain torch: the vocabulary of every `bound`.
+"""Log densities and KL divergences in plain torch, from which every `bound` is built.
 
-An event is a vector: each function sums over the last dimension, so that parameters and values of shape
-(..., d), broadcast against each other, give (...,). All results are in nats. Nothing here uses
-`torch.distributions` or Pyro, so that a bound built from these functions is a derivation of its own.
+An event is a vector: unless stated otherwise, a function sums over the last dimension, so that parameters and
+values of shape `(..., d)` broadcast and give `(...)`. Results are in nats. Nothing here uses
+`torch.distributions` or Pyro, so that a bound built from these functions is an independent derivation.
 """
 
 import math
@@ -14,45 +14,67 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def normal(x: Tensor, loc: Tensor | float, scale: Tensor | float) -> Tensor:
-    """log N(x; loc, diag scale^2), with scale the standard deviation."""
+    """Returns log N(x; loc, diag scale^2); scale is the standard deviation."""
     scale = torch.as_tensor(scale, dtype=x.dtype, device=x.device)
     return (-0.5 * ((x - loc) / scale) ** 2 - scale.log() - 0.5 * LOG_2PI).sum(-1)
 
 
 def multivariate_normal(x: Tensor, loc: Tensor, scale_tril: Tensor) -> Tensor:
-    """log N(x; loc, L L^T), with scale_tril L (d, d) lower triangular: log|det L| is the sum of log L_ii."""
-    return normal(whitened(x - loc, scale_tril), 0.0, 1.0) - scale_tril.diagonal().log().sum()
+    """Returns log N(x; loc, L L^T), where log|det L| = sum_i log L_ii.
+
+    Args:
+        x: `(..., d)`.
+        loc: `(..., d)`.
+        scale_tril: L, lower triangular, `(d, d)`.
+    """
+    return normal(whiten(x - loc, scale_tril), 0.0, 1.0) - scale_tril.diagonal().log().sum()
 
 
-def whitened(e: Tensor, scale_tril: Tensor) -> Tensor:
-    """L^-1 e, for e (..., d) and scale_tril L (d, d) lower triangular: (..., d)."""
+def whiten(e: Tensor, scale_tril: Tensor) -> Tensor:
+    """Returns L^-1 e, `(..., d)`.
+
+    Args:
+        e: `(..., d)`.
+        scale_tril: L, lower triangular, `(d, d)`.
+    """
     rows = e.reshape(-1, e.shape[-1])
     return torch.linalg.solve_triangular(scale_tril, rows.T, upper=False).T.reshape(e.shape)
 
 
 def bernoulli(x: Tensor, logits: Tensor) -> Tensor:
-    """log p(x) of independent pixels with p(x_i = 1) = 1 / (1 + exp(-logits_i)).
+    """Returns log p(x) of independent pixels with p(x_i = 1) = 1 / (1 + exp(-logits_i)).
 
-    x_i l_i - log(1 + e^{l_i}), the logarithm as max(l_i, 0) + log(1 + e^{-|l_i|}): exact at x = 0 and
-    x = 1, however large the logits.
+    The sum of x_i l_i - log(1 + e^{l_i}), with log(1 + e^l) = max(l, 0) + log(1 + e^{-|l|}), which does not
+    overflow for large logits.
     """
     return (x * logits - logits.clamp(min=0) - (1 + (-logits.abs()).exp()).log()).sum(-1)
 
 
 def mixture_of_normals(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """log of 1/k sum_i N(x; loc_i, diag scale_i^2), for x (..., d) and loc, scale (k, d): (...)."""
+    """Returns log 1/k sum_i N(x; loc_i, diag scale_i^2), `(...)`.
+
+    Args:
+        x: `(..., d)`.
+        loc: the components' means, `(k, d)`.
+        scale: the components' standard deviations, `(k, d)`.
+    """
     return normal(x.unsqueeze(-2), loc, scale).logsumexp(-1) - math.log(len(loc))
 
 
 def logistic_mixture(x: Tensor, raw: Tensor, components: int) -> Tensor:
-    """log p of levels x (..., channels, height, width), 2 k / 255 - 1 for k of 256, as mixtures of logistics.
+    """Returns log p(x) of images under a discretised mixture of logistics per pixel, `(...)`.
 
-    raw (..., parts, height, width), where a part is a number for each component: the logit of its weight,
-    each channel's loc, then each one's logarithm of the scale, kept within 7 of zero, then the coefficients
-    of the channels before, through tanh. A level has what a logistic distribution has between its borders,
-    u and l in units of the scale: sigmoid(u) - sigmoid(l) = sinh(h) / (cosh(m) + cosh(h)), m half way
-    between them and h half their distance; the first and the last level have all that is beyond them.
-    PixelCNN++ (arXiv 1701.05517), section 2.
+    A level has the probability mass of a logistic distribution between the level's borders, u and l in units
+    of the scale: sigmoid(u) - sigmoid(l) = sinh(h) / (cosh(m) + cosh(h)), where m is their midpoint and h
+    half their distance. The first and the last level have all the mass beyond their inner border.
+    Salimans, Karpathy, Chen and Kingma 2017, PixelCNN++ (arXiv 1701.05517), section 2.
+
+    Args:
+        x: levels 2 k / 255 - 1 for k from 0 to 255, `(..., channels, height, width)`.
+        raw: the parameters, `(..., parts * components, height, width)`. The parts are, per component: the
+            logit of its weight, each channel's loc, each channel's log scale, clamped to [-7, 7], and the
+            coefficients of the channels before, before tanh.
+        components: the number of components.
     """
     channels = x.shape[-3]
     parts = raw.unflatten(-3, (-1, components)).unbind(-4)  # (..., components, height, width) each
@@ -64,8 +86,10 @@ def logistic_mixture(x: Tensor, raw: Tensor, components: int) -> Tensor:
         loc = locs[c] + sum(coefficients.pop(0).tanh() * levels[before] for before in range(c))
         scale = logs[c].clamp(-7, 7).exp()
         m, h = (levels[c] - loc) / scale, 1 / (255 * scale)
-        log_sinh = h + (1 - (-2 * h).exp()).log()  # and log 2 less
-        log_cosh = torch.stack(torch.broadcast_tensors(m, -m, h, -h)).logsumexp(0)  # of both, and log 2 less
+        log_sinh = h + (1 - (-2 * h).exp()).log()  # log(2 sinh(h))
+        log_cosh = torch.stack(torch.broadcast_tensors(m, -m, h, -h)).logsumexp(
+            0
+        )  # log(2 cosh(m) + 2 cosh(h))
         first = -(1 + (-(m + h).abs()).exp()).log() - (-(m + h)).clamp(min=0)
         last = -(1 + (-(m - h).abs()).exp()).log() - (m - h).clamp(min=0)
         inner = log_sinh - log_cosh
@@ -74,20 +98,33 @@ def logistic_mixture(x: Tensor, raw: Tensor, components: int) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Logits to normalised log-probabilities, (..., k) both: the one function here that does not sum."""
+    """Normalises logits to log probabilities, `(..., k)` both; it does not sum."""
     return logits - logits.logsumexp(-1, keepdim=True)
 
 
 def kl_normal_standard(loc: Tensor, scale: Tensor) -> Tensor:
-    """KL(N(loc, diag scale^2) || N(0, I)) = 1/2 sum(loc^2 + scale^2 - log scale^2 - 1).
+    """Returns KL(N(loc, diag scale^2) || N(0, I)) = 1/2 sum(loc^2 + scale^2 - log scale^2 - 1).
 
     Kingma and Welling 2014, appendix B.
     """
     return 0.5 * (loc**2 + scale**2 - 2 * scale.log() - 1).sum(-1)
 
 
+def kl_normals(loc: Tensor, scale: Tensor, prior_loc: Tensor, prior_scale: Tensor) -> Tensor:
+    """Returns KL(N(loc, diag scale^2) || N(prior_loc, diag prior_scale^2)), for a learned prior.
+
+    It equals KL(N(m, diag s^2) || N(0, I)) with m = (loc - prior_loc) / prior_scale, s = scale / prior_scale.
+    """
+    return kl_normal_standard((loc - prior_loc) / prior_scale, scale / prior_scale)
+
+
 def kl_multivariate_normal_standard(loc: Tensor, scale_tril: Tensor) -> Tensor:
-    """KL(N(loc, L L^T) || N(0, I)) = 1/2 (|loc|^2 + |L|^2 - d) - sum log L_ii, for scale_tril L (d, d)."""
+    """Returns KL(N(loc, L L^T) || N(0, I)) = 1/2 (|loc|^2 + |L|^2 - d) - sum_i log L_ii.
+
+    Args:
+        loc: `(..., d)`.
+        scale_tril: L, lower triangular, `(d, d)`.
+    """
     trace = (scale_tril**2).sum()
     return 0.5 * ((loc**2).sum(-1) + trace - loc.shape[-1]) - scale_tril.diagonal().log().sum()
 
@@ -95,12 +132,19 @@ def kl_multivariate_normal_standard(loc: Tensor, scale_tril: Tensor) -> Tensor:
 def kl_multivariate_normals(
     loc: Tensor, scale_tril: Tensor, prior_loc: Tensor, prior_scale_tril: Tensor
 ) -> Tensor:
-    """KL(N(loc, L L^T) || N(prior_loc, P P^T)): that of N(P^-1 (loc - prior_loc), ...) from N(0, I)."""
-    tril = whitened(scale_tril.T, prior_scale_tril).T  # P^-1 L, lower triangular too
-    return kl_multivariate_normal_standard(whitened(loc - prior_loc, prior_scale_tril), tril)
+    """Returns KL(N(loc, L L^T) || N(prior_loc, P P^T)), from that of the whitened normal to N(0, I).
+
+    Args:
+        loc: `(..., d)`.
+        scale_tril: L, lower triangular, `(d, d)`.
+        prior_loc: `(..., d)`.
+        prior_scale_tril: P, lower triangular, `(d, d)`.
+    """
+    tril = whiten(scale_tril.T, prior_scale_tril).T  # P^-1 L, also lower triangular
+    return kl_multivariate_normal_standard(whiten(loc - prior_loc, prior_scale_tril), tril)
 
 
 def kl_categorical_uniform(logits: Tensor) -> Tensor:
-    """KL(Categorical(logits) || uniform over the k classes) = log k + sum_y q(y) log q(y)."""
+    """Returns KL(Categorical(logits) || uniform over the k classes) = log k + sum_y q(y) log q(y)."""
     log_q = log_softmax(logits)
     return math.log(logits.shape[-1]) + (log_q.exp() * log_q).sum(-1)

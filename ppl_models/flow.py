@@ -1,4 +1,4 @@
-"""A normalising flow: a density without latents, trained by maximum likelihood."""
+"""Normalizing flow of points, trained by maximum likelihood."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,11 +11,12 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel
+from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import SplineCoupling
+from ppl_models.elbo_terms import KL, ELBOTerms
 
-CACHES = {"_cache_log_detJ", "_cached_log_scale"}  # what Pyro's transforms remember beside points
-BINS, BOUND = 16, 4.0  # of a spline, which is the identity outside of [-BOUND, BOUND]
+CACHES = {"_cache_log_detJ", "_cached_log_scale"}  # cached by Pyro's transforms in addition to points
+BINS, BOUND = 16, 4.0  # of a spline; outside [-BOUND, BOUND] it is the identity
 
 
 class Flow(LatentVariableModel):
@@ -23,11 +24,11 @@ class Flow(LatentVariableModel):
 
     p(x) = N(f(x); 0, I) |det df/dx|                    x (batch, d)
 
-    f is a chain of layers that turn points into noise: a shift and scale of each axis, then couplings by
-    linear rational splines, each of which moves one half of the axes as the other half says, or masked
-    autoregressive layers, each of which scales and shifts an axis as the axes before it say. Noise goes back
-    through their inverses. Nothing is latent and the guide is empty: the bound is the likelihood itself,
-    and its gradient that of maximum likelihood. By hand the determinant is autograd's Jacobian's.
+    f is a chain of layers from points to noise: a shift and scale per axis, then couplings or masked
+    autoregressive layers. A coupling transforms one half of the axes by linear rational splines that depend
+    on the other half. An autoregressive layer scales and shifts an axis depending on the axes before it.
+    Sampling applies the inverse layers to noise. The model has no latents and the guide is empty: the bound
+    equals the log-likelihood. `bound` computes the determinant of the Jacobian that autograd returns.
 
     Rezende and Mohamed 2015, Variational Inference with Normalizing Flows (arXiv 1505.05770); Papamakarios,
     Pavlakou and Murray 2017, Masked Autoregressive Flow (arXiv 1705.07057); Dolatabadi, Erfani and
@@ -37,7 +38,7 @@ class Flow(LatentVariableModel):
     estimators = ("trace",)
     observation = "points"
     default_dataset = "smiley"
-    has_mean = False
+    has_latents = has_mean = False
     defaults = {"steps": 4_000, "batch_size": 128, "lr": 3e-3, "schedule": "cosine"}
 
     def __init__(
@@ -45,9 +46,9 @@ class Flow(LatentVariableModel):
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        kind: Annotated[Literal["coupling", "autoregressive"], "the layers"] = "coupling",
-        layers: Annotated[int, "how many"] = 4,
-        hidden: Annotated[int, "width of the two hidden layers of each layer's network"] = 64,
+        kind: Annotated[Literal["coupling", "autoregressive"], "type of the layers"] = "coupling",
+        layers: Annotated[int, "number of layers"] = 4,
+        hidden: Annotated[int, "width of the two hidden layers in each layer's network"] = 64,
     ):
         super().__init__(shape, classes)
         (d,) = shape
@@ -60,7 +61,7 @@ class Flow(LatentVariableModel):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out the points that the transforms remember, whose graph cannot be copied or pickled."""
+        """Clears the transforms' caches, whose autograd graph cannot be copied or pickled."""
         for layer in cast(Iterable[Any], self.layers):
             layer.clear_cache()
             for part in layer.modules():
@@ -68,23 +69,25 @@ class Flow(LatentVariableModel):
         return super().__getstate__()
 
     def chain(self) -> list[transforms.Transform]:
-        """f, layer by layer: the axes change places between two, so that each is moved by the others."""
+        """Returns the layers of f in order, with a reversal of the axes after each learned layer."""
         d = len(self.loc)
-        swap = transforms.Permute(torch.arange(d - 1, -1, -1, device=self.loc.device))
+        reverse = transforms.Permute(torch.arange(d - 1, -1, -1, device=self.loc.device))
         scale = (-self.log_scale).exp()
-        found = [transforms.AffineTransform(-self.loc * scale, scale, event_dim=1)]
+        layers: list[transforms.Transform] = [
+            transforms.AffineTransform(-self.loc * scale, scale, event_dim=1)
+        ]
         for layer in self.layers:
-            found += [layer, swap]
-        return found
+            layers += [layer, reverse]
+        return layers
 
-    def density(self) -> dist.TransformedDistribution:
-        """p(x) as a distribution: noise goes backwards through f."""
+    def distribution(self) -> dist.TransformedDistribution:
+        """Returns p(x): standard normal noise through the inverse of f."""
         noise = dist.Normal(torch.zeros_like(self.loc), 1.0).to_event(1)
         return dist.TransformedDistribution(noise, [layer.inv for layer in reversed(self.chain())])
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
-            pyro.sample("x", self.density(), obs=x)
+            pyro.sample("x", self.distribution(), obs=x)
 
     def guide(self, x: Tensor) -> None:
         pass
@@ -108,5 +111,5 @@ class Flow(LatentVariableModel):
         )
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """log p(x) of points (batch, d): (batch,)."""
-        return self.density().log_prob(x)
+        """Returns log p(x) of points `(batch, d)`, `(batch,)`."""
+        return self.distribution().log_prob(x)

@@ -1,4 +1,4 @@
-"""The class-conditional variational auto-encoder of colour images: what is drawn, and how it looks."""
+"""Class-conditional variational auto-encoder of colour images."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel
+from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import NormalImage
+from ppl_models.elbo_terms import KL, ELBOTerms
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
 
-SCALE = math.sqrt(0.1)  # of a value of x: the variance is a tenth
+SCALE = math.sqrt(0.1)  # of x: the variance is 0.1
 
 
 class FSVAE(LatentVariableModel):
@@ -27,8 +28,8 @@ class FSVAE(LatentVariableModel):
 
     -ELBO(x | y) = -log p(x | z, y) + KL(q(z | x, y) || p(z)),    z ~ q(z | x, y)
 
-    The label is always given: it says which digit, and z is left to say how it looks. Images are laid end to
-    end with the channel first. -ELBO may well be negative, as a density of levels from 0 to 1 may exceed one.
+    The label y is always given and z encodes the rest of the image, its style. Images are flattened with the
+    channels first. -ELBO can be negative: a density of levels from 0 to 1 can exceed 1.
 
     The fully supervised model of Stanford's CS236 (2021), the bonus question, with its "v2" networks.
     """

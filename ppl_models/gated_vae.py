@@ -1,4 +1,4 @@
-"""The gated residual variational auto-encoder of dequantised images, in bits per dimension."""
+"""Gated residual variational auto-encoder of dequantised images, measured in bits per dimension."""
 
 import math
 from collections.abc import Mapping
@@ -10,33 +10,34 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel
+from ppl_models.base import LatentVariableModel
+from ppl_models.elbo_terms import KL, ELBOTerms
 from ppl_models.nets.gated import GatedDecoder, GatedEncoder
 from ppl_models.nets.heads import loc_scale
 
-LEVEL = 1 / 128  # the width of one of 256 levels from -1 to 1
-LEAST = LEVEL / 4  # of the decoder's scales
+LEVEL_WIDTH = 1 / 128  # the width of each of the 256 levels from -1 to 1
+MIN_SCALE = LEVEL_WIDTH / 4  # lower limit of the decoder's scales
 
 
 class GatedVAE(LatentVariableModel):
     """p(x, z) = p(z) p(x | z);  q(z | x).
 
     p(z)     = N(z; 0, I)                               z (batch, z_channels, 8, 8)
-    p(x | z) = N(x; loc(z), diag scale(z)^2)            x (batch, *shape), a loc and a scale for every value
+    p(x | z) = N(x; loc(z), diag scale(z)^2)            x (batch, *shape), a loc and a scale per value
     q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_channels, 8, 8)
 
     -ELBO(x) = -log p(x | z) + KL(q(z | x) || p(z)),    z ~ q(z | x)
-    bits_per_dim = -ELBO(x) / (D log 2) + log2(128)     D values in an image
+    bits_per_dim = -ELBO(x) / (D log 2) + log2(128)     D values per image
 
-    x is a level from 0 to 255 and uniform noise of a level's width, on a scale of -1 to 1, where a level is
-    1/128 wide. The bound is of a density, and by Jensen's inequality `bits_per_dim` bounds the bits of the
-    levels themselves (Theis, van den Oord and Bethge 2016, arXiv 1511.01844). The decoder's scales are at
-    least a quarter of a level: no value that is the same in all images makes the density unbounded.
+    x is a level from 0 to 255 plus uniform noise of one level's width, rescaled to [-1, 1], where a level is
+    1/128 wide. The bound is on a density. By Jensen's inequality `bits_per_dim` bounds the bits of the levels
+    (Theis, van den Oord and Bethge 2016, arXiv 1511.01844). The decoder's scales are at least a quarter of a
+    level: otherwise a value that is constant over all images makes the density unbounded.
 
-    Part 2 of Berkeley's CS294-158, homework 3 (2019). What it leaves open: z has 16 channels, as in Chen et
-    al. 2017, Variational Lossy Autoencoder (arXiv 1611.02731); a convolution of 1 x 1 makes the guide's locs
-    and variances; and one takes the 256 channels down to 64 before the residual blocks, so that the 64 gated
-    channels of each can be added to what came in.
+    Part 2 of Berkeley's CS294-158, homework 3 (2019). It leaves three choices open. Here z has 16 channels,
+    as in Chen et al. 2017, Variational Lossy Autoencoder (arXiv 1611.02731); a 1 x 1 convolution computes the
+    guide's locs and variances; and a 1 x 1 convolution reduces the 256 channels to 64 before the residual
+    blocks, so that each block can add its 64 gated channels to its input.
     """
 
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace", "iwae", "iwae_dreg")
@@ -61,9 +62,9 @@ class GatedVAE(LatentVariableModel):
         self.decoder = GatedDecoder(z_channels, 2 * shape[0])
 
     def _decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder's loc and scale, (..., *shape) each."""
+        """Returns the decoder's loc and scale, `(..., *shape)` each."""
         loc, raw = self.decoder(z).chunk(2, dim=-3)
-        return loc, LEAST + softplus(raw)
+        return loc, MIN_SCALE + softplus(raw)
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -86,10 +87,16 @@ class GatedVAE(LatentVariableModel):
             if kl == "closed"
             else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0)
         )
-        return in_bits(reconstruction, kl_z, x.shape[-1])
+        return with_bits_per_dim(reconstruction, kl_z, x.shape[-1])
 
 
-def in_bits(reconstruction: Tensor, kl_z: Tensor, values: int) -> ELBOTerms:
-    """The bound of dequantised images with so many values each, in bits per dimension as well."""
-    bits = (reconstruction + kl_z) / (math.log(2) * values) - math.log2(LEVEL)
+def with_bits_per_dim(reconstruction: Tensor, kl_z: Tensor, values: int) -> ELBOTerms:
+    """Builds the terms for dequantised images, with the bound in bits per dimension as a metric.
+
+    Args:
+        reconstruction: -log p(x | z) in nats per image, `(..., batch)`.
+        kl_z: the KL term in nats per image, `(..., batch)`.
+        values: the number of values per image.
+    """
+    bits = (reconstruction + kl_z) / (math.log(2) * values) - math.log2(LEVEL_WIDTH)
     return ELBOTerms(reconstruction=reconstruction, kl_z=kl_z, metrics={"bits_per_dim": bits})

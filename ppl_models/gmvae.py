@@ -1,4 +1,4 @@
-"""The variational auto-encoder with a mixture of normals as its prior."""
+"""Variational auto-encoder with a mixture-of-Gaussians prior."""
 
 import math
 from collections.abc import Mapping
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
+from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import BernoulliImage, MixtureOfNormals
+from ppl_models.elbo_terms import KL, ELBOTerms, scale_kl
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
 
@@ -26,13 +27,14 @@ class GMVAE(LatentVariableModel):
     -ELBO(x)  = -log p(x | z) + log q(z | x) - log p(z),    z ~ q(z | x)
     objective = -log p(x | z) + beta (log q(z | x) - log p(z))
 
-    A normal's divergence from a mixture has no closed form: it is taken from the same single sample.
+    The KL divergence from a normal to a mixture has no closed form: the bound estimates it with the sample z.
 
-    Problem 2 of Stanford's CS236, homework 2 (2021), with its sizes and its start: the locs and the scales
-    before their softplus are N(0, 1) / sqrt(k z_dim).
+    Problem 2 of Stanford's CS236, homework 2 (2021), with its sizes and its initialisation: the locs and the
+    scales before the softplus are sampled from N(0, 1) / sqrt(k z_dim).
     """
 
     estimators = ("trace", "iwae", "iwae_dreg")
+    has_kl_weight = True
     small_image_defaults = {"hidden": 128, "components": 50, "steps": 5_000}
 
     def __init__(
@@ -42,8 +44,8 @@ class GMVAE(LatentVariableModel):
         *,
         z_dim: Annotated[int, "dimensions of the latent z"] = 10,
         hidden: Annotated[int, "width of the two hidden layers of each network"] = 300,
-        components: Annotated[int, "normals in the prior, of equal weight"] = 500,
-        beta: Annotated[float, "weight of the divergence in the objective"] = 1.0,
+        components: Annotated[int, "equally weighted normals in the prior"] = 500,
+        beta: Annotated[float, "weight of the KL term in the objective"] = 1.0,
     ):
         super().__init__(shape, classes)
         pixels = math.prod(shape)

@@ -1,4 +1,4 @@
-"""The hierarchical variational auto-encoder: two levels of latents, with a learned prior between."""
+"""Hierarchical variational auto-encoder with two levels of latents and a learned prior."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -8,13 +8,14 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
+from ppl_models.base import LatentVariableModel
 from ppl_models.conv_vae import SCALE
 from ppl_models.distributions import NormalImage
+from ppl_models.elbo_terms import KL, ELBOTerms, scale_kl
 from ppl_models.nets.heads import loc_log_scale
 from ppl_models.nets.hierarchy import MapDecoder, MapEncoder, MapPrior
 
-Z = 12  # channels of a latent map of 2 x 2
+Z_CHANNELS = 12  # of a latent map of 2 x 2
 
 
 class HVAE(LatentVariableModel):
@@ -29,38 +30,39 @@ class HVAE(LatentVariableModel):
     -ELBO(x)  = -log p(x | z2) + KL(q(z1 | x) || p(z1)) + KL(q(z2 | x, z1) || p(z2 | z1)),    z1, z2 ~ q
     objective = -log p(x | z2) + beta (KL(q(z1 | x) || p(z1)) + KL(q(z2 | x, z1) || p(z2 | z1)))
 
-    The guide of z2 is a residual normal: it says how z2 differs from what its prior expects. So prior(z1)
-    falls out of the second divergence, 1/2 sum(loc2^2 + scale2^2 - log scale2^2 - 1) under the sampled z1.
-    The decoder sees z2 alone. As in `conv_vae` the course's figure, squared error and divergences, is
-    `squared_error_and_kl`. Where beta is one from the first step on, z1 falls asleep: z2 learns to do without
-    it. So beta grows from zero in the first steps, unless `--warmup` says otherwise.
+    The guide of z2 is a residual normal: loc2 is the difference from the prior's mean. So prior(z1) cancels
+    in the second KL term, 1/2 sum(loc2^2 + scale2^2 - log scale2^2 - 1) given the sampled z1. The decoder
+    depends on z2 only. As in `conv_vae`, the course's -ELBO is the metric `squared_error_and_kl`. By default
+    beta grows linearly from zero in the first steps (KL warm-up), a remedy for posterior collapse.
 
-    Question 2b of Berkeley's CS294-158, homework 2 (2024), which leaves the prior's network open: a small
-    form of Vahdat and Kautz 2020, NVAE: A Deep Hierarchical Variational Autoencoder (arXiv 2007.03898).
+    Question 2b of Berkeley's CS294-158, homework 2 (2024), which leaves the prior's network open. This one is
+    a small form of Vahdat and Kautz 2020, NVAE: A Deep Hierarchical Variational Autoencoder
+    (arXiv 2007.03898).
     """
 
     estimators = ("mean_field", "trace", "iwae")
+    has_kl_weight = True
     observation, image_size = "centred", 32
-    defaults = {"steps": 12_000, "batch_size": 128, "lr": 1e-3, "warmup": 1_500}
-    small_image_defaults = {"steps": 500, "warmup": 100}
+    defaults = {"steps": 12_000, "batch_size": 128, "lr": 1e-3, "kl_warmup": 1_500}
+    small_image_defaults = {"steps": 500, "kl_warmup": 100}
 
     def __init__(
         self,
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        beta: Annotated[float, "weight of both divergences in the objective"] = 1.0,
+        beta: Annotated[float, "weight of both KL terms in the objective"] = 1.0,
     ):
         super().__init__(shape, classes)
         self.beta = beta
-        self.encoder1, self.encoder2 = (MapEncoder(shape[0], Z, 2 * Z) for _ in range(2))
-        self.prior_net = MapPrior(Z)
-        self.decoder = MapDecoder(Z, shape[0])
+        self.encoder1, self.encoder2 = (MapEncoder(shape[0], Z_CHANNELS, 2 * Z_CHANNELS) for _ in range(2))
+        self.prior_net = MapPrior(Z_CHANNELS)
+        self.decoder = MapDecoder(Z_CHANNELS, shape[0])
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             with scale_kl(self.beta):
-                z1 = pyro.sample("z1", dist.Normal(x.new_zeros(Z, 2, 2), 1.0).to_event(3))
+                z1 = pyro.sample("z1", dist.Normal(x.new_zeros(Z_CHANNELS, 2, 2), 1.0).to_event(3))
                 z2 = pyro.sample("z2", dist.Normal(self.prior_net(z1), 1.0).to_event(3))
             pyro.sample("x", NormalImage(self.decoder(z2), SCALE), obs=x)
 
@@ -80,9 +82,9 @@ class HVAE(LatentVariableModel):
             kl_z1 = densities.kl_normal_standard(loc1, scale1)
             kl_z2 = densities.kl_normal_standard(loc2, scale2)
         else:
-            z1, z2, expected = (map_.flatten(-3) for map_ in (z1, z2, self.prior_net(z1)))
+            z1, z2, prior_loc = (part.flatten(-3) for part in (z1, z2, self.prior_net(z1)))
             kl_z1 = densities.normal(z1, loc1, scale1) - densities.normal(z1, 0.0, 1.0)
-            kl_z2 = densities.normal(z2, expected + loc2, scale2) - densities.normal(z2, expected, 1.0)
+            kl_z2 = densities.normal(z2, prior_loc + loc2, scale2) - densities.normal(z2, prior_loc, 1.0)
         error = ((x - mean) ** 2).sum((-1, -2, -3))
         return ELBOTerms(
             reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), SCALE),
@@ -92,9 +94,8 @@ class HVAE(LatentVariableModel):
             metrics={"squared_error": error, "squared_error_and_kl": error + kl_z1 + kl_z2},
         )
 
-    def interpolate(self, codes: Mapping[str, Tensor], share: Tensor) -> dict[str, Tensor]:
-        """Codes on the way: z1 on a line, and on another what z2 is beside that which its prior expects."""
-        expected = self.prior_net(codes["z1"])
-        on_the_way = super().interpolate({"z1": codes["z1"], "residual": codes["z2"] - expected}, share)
-        z1 = on_the_way["z1"]
-        return {"z1": z1, "z2": self.prior_net(z1) + on_the_way["residual"]}
+    def interpolate(self, codes: Mapping[str, Tensor], fractions: Tensor) -> dict[str, Tensor]:
+        """Interpolates z1 and the residual z2 - prior(z1) linearly, see `LatentVariableModel.interpolate`."""
+        residual = codes["z2"] - self.prior_net(codes["z1"])
+        lines = super().interpolate({"z1": codes["z1"], "residual": residual}, fractions)
+        return {"z1": lines["z1"], "z2": self.prior_net(lines["z1"]) + lines["residual"]}

@@ -1,4 +1,4 @@
-"""The variational auto-encoder with a PixelCNN for a decoder: what is near, and what is left to z."""
+"""Variational auto-encoder with an autoregressive PixelCNN decoder."""
 
 import math
 from collections.abc import Mapping
@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel
+from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import AutoregressiveGrid, BernoulliImage, LogisticMixtureImage
-from ppl_models.distributions.logistic_mixture import outputs
+from ppl_models.distributions.logistic_mixture import num_outputs
+from ppl_models.elbo_terms import KL, ELBOTerms
 from ppl_models.nets.conv import QuarterDecoder, QuarterEncoder
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.pixelcnn import PixelCNN
 
-COMPONENTS = 10  # logistics in a pixel's mixture
+COMPONENTS = 10  # logistics in the mixture of a pixel
 
 
 class PixelVAE(LatentVariableModel):
@@ -31,14 +32,14 @@ class PixelVAE(LatentVariableModel):
     -ELBO(x)  = -log p(x | z) + KL(q(z | x) || p(z)),           z ~ q(z | x)
     objective = mean_x -ELBO(x) + max(free_bits - mean_x KL, 0)
 
-    A pixel is a Bernoulli in images of one channel, and all channels of a pixel are a mixture of logistics,
-    cut at the borders of 256 levels, in colour: then `bits_per_dim` = -ELBO(x) / (D log 2) is of the levels
-    themselves. Which pixels are near is the PixelCNN's receptive field: `receptive_field` rows above, as many
-    columns on either side, and as many pixels to the left. What it does not see can only come through z.
-    With `free_bits` the divergence costs nothing up to so many nats: -ELBO + max(free_bits - KL, 0) is the
-    reconstruction and max(KL, free_bits).
+    In images of one channel a pixel is a Bernoulli variable. In colour images all channels of a pixel follow
+    a discretised mixture of logistics over 256 levels, and `bits_per_dim` = -ELBO(x) / (D log 2). The pixels
+    near i are the PixelCNN's receptive field: `receptive_field` rows above, as many columns on either side,
+    and as many pixels to the left. Only z can carry information about the other pixels. With `free_bits` a
+    mean KL term below that number of nats has no gradient: -ELBO + max(free_bits - KL, 0) is
+    -log p(x | z) + max(KL, free_bits).
 
-    There is no mean image: what stands for one is a draw.
+    p(x | z) has no tractable mean: `decode` returns samples.
 
     The bonus of Berkeley's CS294-158, homework 3 (2019); Chen et al. 2017, Variational Lossy Autoencoder
     (arXiv 1611.02731), section 2; Kingma et al. 2016 (arXiv 1606.04934), appendix C, for free bits.
@@ -59,26 +60,33 @@ class PixelVAE(LatentVariableModel):
         *,
         z_dim: Annotated[int, "dimensions of the latent z"] = 32,
         width: Annotated[int, "channels of the PixelCNN"] = 32,
-        receptive_field: Annotated[int, "rows above, and columns to the sides, that a pixel sees"] = 4,
-        free_bits: Annotated[float, "nats of the divergence that cost nothing"] = 0.0,
+        receptive_field: Annotated[int, "rows above and columns on either side that a pixel depends on"] = 4,
+        free_bits: Annotated[float, "KL term in nats below which it is not reduced further"] = 0.0,
     ):
         super().__init__(shape, classes)
         if shape[1] % 4 or shape[2] % 4:
-            raise ValueError(f"the images' sides must be multiples of 4, not {shape[1]}x{shape[2]}")
+            raise ValueError(
+                f"Images of {shape[1]}x{shape[2]} have a side that is not a multiple of 4. Pad or crop them."
+            )
         channels = shape[0]
         self.z_dim, self.free_bits, self.colour = z_dim, free_bits, self.observation == "centred"
-        out = outputs(channels, COMPONENTS) if self.colour else channels
+        out = num_outputs(channels, COMPONENTS) if self.colour else channels
         self.encoder = QuarterEncoder(shape, 2 * z_dim)
         self.decoder = QuarterDecoder(z_dim, width, shape)
         self.pixelcnn = PixelCNN(channels, width, out, receptive_field, condition=width)
 
     @classmethod
     def observation_of(cls, shape: tuple[int, ...]) -> str:
-        """Zeros and ones in one channel, levels in colour."""
+        """Returns "binary" for one channel and "centred" for colour images."""
         return "binary" if shape[0] == 1 else "centred"
 
+    @property
+    def has_penalties(self) -> bool:
+        """Whether `free_bits` is used."""
+        return self.free_bits > 0
+
     def family(self, raw: Tensor) -> BernoulliImage | LogisticMixtureImage:
-        """p(x_i | ...) of every pixel, from the PixelCNN's outputs."""
+        """Returns p(x_i | ...) of every pixel, from the PixelCNN's outputs `(..., out, height, width)`."""
         if self.colour:
             return LogisticMixtureImage(raw, self.shape[0], COMPONENTS)
         return BernoulliImage(raw.flatten(-3), raw.shape[-3:])

@@ -1,4 +1,4 @@
-"""Probabilistic principal component analysis: the linear VAE, whose log p(x) is known."""
+"""Probabilistic principal component analysis: a linear VAE with exact log p(x)."""
 
 import math
 from collections.abc import Mapping
@@ -10,28 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel
+from ppl_models.base import LatentVariableModel
+from ppl_models.elbo_terms import KL, ELBOTerms
 
 
 class PPCA(LatentVariableModel):
     """p(x, z) = p(z) p(x | z);  q(z | x).
 
     p(z)     = N(z; 0, I)                               z (batch, z_dim)
-    p(x | z) = N(x; W z + b, s^2 I)                     x (batch, *shape), of D values; W (D, z_dim)
+    p(x | z) = N(x; W z + b, s^2 I)                     x (batch, *shape), D values; W (D, z_dim)
     q(z | x) = N(z; A x + c, L L^T)                     L (z_dim, z_dim) lower triangular, or diagonal
 
     -ELBO(x) = -log p(x | z) + KL(q(z | x) || p(z)),    z ~ q(z | x)
 
-    What is known, with C = W W^T + s^2 I and M = W^T W + s^2 I:
+    In closed form, with C = W W^T + s^2 I and M = W^T W + s^2 I:
 
     log p(x) = log N(x; b, C)
     p(z | x) = N(z; M^-1 W^T (x - b), s^2 M^-1)
-    maximum likelihood: b the mean, W = U (Lambda - s^2 I)^(1/2) from the largest eigenvalues of the data's
-    covariance and their vectors, s^2 the mean of the other eigenvalues
+    maximum likelihood: b is the mean of the data, W = U (Lambda - s^2 I)^(1/2) with the largest eigenvalues
+    Lambda of the data's covariance and their eigenvectors U, and s^2 the mean of the other eigenvalues
 
-    So the full guide can be the posterior, and then every importance weight of x is p(x) itself. A
-    mean-field guide can be it only where the columns of W are orthogonal. Both have the maximum likelihood
-    as their best bound: there the mean-field guide makes W's columns orthogonal.
+    So the full guide can equal the posterior, and then every importance weight of x is p(x). A mean-field
+    guide can equal it only if the columns of W are orthogonal. For both guides the optimum of the bound is
+    the maximum likelihood: with the mean-field guide the columns of W become orthogonal.
 
     Tipping and Bishop 1999, Probabilistic Principal Component Analysis; Lucas, Tucker, Grosse and Norouzi
     2019, Don't Blame the ELBO! (arXiv 1911.02469).
@@ -60,7 +61,7 @@ class PPCA(LatentVariableModel):
 
     @property
     def scale_tril(self) -> Tensor:
-        """L (z_dim, z_dim): its diagonal is given by its logarithm."""
+        """L `(z_dim, z_dim)`, whose diagonal is parameterised by its logarithm."""
         if self.full:
             return self.raw_tril.tril(-1) + self.raw_tril.diagonal().exp().diag()
         return self.raw_tril.exp().diag()
@@ -89,7 +90,7 @@ class PPCA(LatentVariableModel):
         )
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """log p(x) = log N(x; b, W W^T + s^2 I) of images (batch, *shape): (batch,)."""
+        """Returns log p(x) = log N(x; b, W W^T + s^2 I) of images `(batch, *shape)`, `(batch,)`."""
         w, variance = self.decoder.weight, (2 * self.log_scale).exp()
         covariance = w @ w.T + variance * torch.eye(len(w)).to(w)
         return densities.multivariate_normal(
@@ -97,21 +98,28 @@ class PPCA(LatentVariableModel):
         )
 
     @torch.no_grad()
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """p(z | x) of images (batch, *shape): its means (batch, z_dim), its covariance (z_dim, z_dim)."""
+    def exact_posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the mean and covariance of the exact p(z | x); `posterior` returns the guide's q(z | x).
+
+        Args:
+            x: images, `(batch, *shape)`.
+
+        Returns:
+            The means `(batch, z_dim)` and the covariance `(z_dim, z_dim)`, which is the same for all images.
+        """
         w, variance = self.decoder.weight, (2 * self.log_scale).exp()
         inverse = torch.linalg.inv(w.T @ w + variance * torch.eye(self.z_dim).to(w))
         return (x.flatten(1) - self.decoder.bias) @ w @ inverse, variance * inverse
 
     @torch.no_grad()
     def solve_guide(self) -> None:
-        """Set the guide to the best of its kind: to the posterior, or to what is nearest without correlation.
+        """Sets the guide to the minimiser of KL(q || p) in its family.
 
-        Nearest is where KL(q || p) is least: at the posterior's means, with the precisions on the diagonal of
-        the posterior's precision.
+        The full guide becomes the posterior. The mean-field guide gets the posterior's means and the diagonal
+        of the posterior's precision matrix.
         """
         w = self.decoder.weight
-        origin, covariance = self.posterior(w.new_zeros(1, *self.shape))
+        origin, covariance = self.exact_posterior(w.new_zeros(1, *self.shape))
         precision = torch.linalg.inv(covariance)
         self.encoder.weight.copy_(covariance @ w.T / (2 * self.log_scale).exp())
         self.encoder.bias.copy_(origin[0])
@@ -123,7 +131,7 @@ class PPCA(LatentVariableModel):
 
     @torch.no_grad()
     def solve(self, x: Tensor) -> None:
-        """Set the model to the maximum-likelihood solution for images (n, *shape), the guide to its best."""
+        """Sets the model to the maximum-likelihood solution for images `(n, *shape)`, and then the guide."""
         x = x.flatten(1)
         values, vectors = torch.linalg.eigh(x.T.cov(correction=0))  # in ascending order
         variance = values[: -self.z_dim].mean()

@@ -1,4 +1,4 @@
-"""The semi-supervised variational auto-encoder, with the label summed out exactly."""
+"""Semi-supervised variational auto-encoder with an exact sum over the unknown label."""
 
 import math
 from collections.abc import Mapping
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel
+from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import BernoulliImage
+from ppl_models.elbo_terms import KL, ELBOTerms
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
 
@@ -20,8 +21,8 @@ from ppl_models.nets.mlp import MLP
 class SSVAE(LatentVariableModel):
     """p(x, y, z) = p(y) p(z) p(x | y, z);  q(y, z | x) = q(y | x) q(z | x, y).
 
-    p(y)        = uniform over the classes               y (classes, 1, classes), every label as a one-hot row
-    p(z)        = N(z; 0, I)                             z (classes, batch, z_dim), one an image and label
+    p(y)        = uniform over the classes               y (classes, 1, classes), all labels, one-hot
+    p(z)        = N(z; 0, I)                             z (classes, batch, z_dim), one per label and image
     p(x | y, z) = Bernoulli(x; logits = decoder(z, y))   x (batch, *shape), zeros and ones
     q(y | x)    = Categorical(y; logits = classifier(x))
     q(z | x, y) = N(z; loc(x, y), diag scale(x, y)^2)    loc, scale (classes, batch, z_dim)
@@ -29,8 +30,8 @@ class SSVAE(LatentVariableModel):
     -ELBO(x)  = KL(q(y | x) || p(y)) + sum_y q(y | x) [ KL(q(z | x, y) || p(z)) - log p(x | y, z) ]
     objective = gen_weight * mean_x -ELBO(x) + class_weight * mean_labelled -log q(y | x)
 
-    The sum over y is exact (`TraceEnum_ELBO`). The few labelled images have a plate of their own, whose
-    site observes their labels: the classification term is a scaled part of the model, and one ELBO is the
+    The sum over y is exact (`TraceEnum_ELBO`). The labelled images are in a second plate, in which a site
+    observes their labels. So the classification term is a scaled part of the model, and Pyro's ELBO is the
     whole objective.
 
     Kingma, Rezende, Mohamed and Welling 2014, Semi-supervised Learning with Deep Generative Models
@@ -50,13 +51,15 @@ class SSVAE(LatentVariableModel):
         *,
         z_dim: Annotated[int, "dimensions of the latent z"] = 64,
         hidden: Annotated[int, "width of the two hidden layers of each network"] = 300,
-        labels: Annotated[int, "labelled images in all, shared equally by the classes"] = 100,
-        gen_weight: Annotated[float, "weight of the bound; 0 trains the classifier alone"] = 1.0,
-        class_weight: Annotated[float, "weight of the labelled images' mean cross-entropy"] = 100.0,
+        labels: Annotated[int, "total number of labelled images, equally many per class"] = 100,
+        gen_weight: Annotated[float, "weight of the bound; 0 trains only the classifier"] = 1.0,
+        class_weight: Annotated[float, "weight of the mean cross-entropy of the labelled images"] = 100.0,
     ):
         super().__init__(shape, classes)
         if gen_weight == 0 and class_weight == 0:
-            raise ValueError("gen_weight and class_weight are both 0: nothing is left to train")
+            raise ValueError(
+                "gen_weight and class_weight are both 0: nothing is left to train. Set one of them above 0."
+            )
         pixels = math.prod(shape)
         self.z_dim, self.labels = z_dim, labels
         self.gen_weight, self.class_weight = gen_weight, class_weight
@@ -102,9 +105,9 @@ class SSVAE(LatentVariableModel):
             log_q = densities.log_softmax(self.classify(x_labelled))  # (labelled, classes)
             penalties["classification"] = -log_q.gather(-1, y_labelled[:, None]).mean()
         if self.gen_weight > 0:
-            y, z = latents["y"], latents["z"]  # every label, and a z for each
+            y, z = latents["y"], latents["z"]  # all labels, and one z per label
             log_q = densities.log_softmax(self.classify(x))  # (batch, classes)
-            q = (y * log_q).sum(-1).exp()  # (classes, batch): q(y | x) of each label
+            q = (y * log_q).sum(-1).exp()  # q(y | x), (classes, batch)
             x = x.flatten(1)
             loc, scale = loc_scale(self.encoder(x, y))
             kl_z = (
@@ -120,6 +123,16 @@ class SSVAE(LatentVariableModel):
         weights = {**dict.fromkeys(terms, self.gen_weight), "classification": self.class_weight}
         return ELBOTerms(**terms, weights=weights, penalties=penalties)
 
+    @property
+    def has_penalties(self) -> bool:
+        """Whether the labelled images' cross-entropy is part of the objective."""
+        return self.class_weight > 0
+
+    @property
+    def labelled_images(self) -> int:
+        """The number of labelled images, over all classes."""
+        return self.labels
+
     def classify(self, x: Tensor) -> Tensor:
-        """Logits of q(y | x), (batch, classes)."""
+        """Returns the logits of q(y | x), `(batch, classes)`."""
         return self.classifier(x.flatten(1))

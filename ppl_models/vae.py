@@ -1,4 +1,4 @@
-"""The variational auto-encoder."""
+"""Variational auto-encoder."""
 
 import math
 from collections.abc import Mapping
@@ -9,8 +9,9 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
+from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import BernoulliImage
+from ppl_models.elbo_terms import KL, ELBOTerms, scale_kl
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
 
@@ -26,11 +27,11 @@ class VAE(LatentVariableModel):
     objective = -log p(x | z) + beta KL(q(z | x) || p(z))
 
     Kingma and Welling 2014, Auto-Encoding Variational Bayes (arXiv 1312.6114); sizes of Stanford's CS236.
-    beta: Higgins et al. 2017, beta-VAE. Only beta = 1 trains on the bound itself.
+    beta: Higgins et al. 2017, beta-VAE. Only with beta = 1 is the objective the bound.
     """
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
-
+    has_kl_weight = True
     small_image_defaults = {"z_dim": 10, "hidden": 128, "steps": 5_000}
 
     def __init__(
@@ -40,7 +41,7 @@ class VAE(LatentVariableModel):
         *,
         z_dim: Annotated[int, "dimensions of the latent z"] = 10,
         hidden: Annotated[int, "width of the two hidden layers of each network"] = 300,
-        beta: Annotated[float, "weight of the divergence in the objective"] = 1.0,
+        beta: Annotated[float, "weight of the KL term in the objective"] = 1.0,
     ):
         super().__init__(shape, classes)
         pixels = math.prod(shape)

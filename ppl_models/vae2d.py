@@ -1,4 +1,4 @@
-"""The variational auto-encoder of points in the plane: where does it put its information?"""
+"""Variational auto-encoder of two-dimensional points."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from ppl_models import densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel, scale_kl
+from ppl_models.base import LatentVariableModel
+from ppl_models.elbo_terms import KL, ELBOTerms, scale_kl
 from ppl_models.nets.heads import loc_log_scale
 from ppl_models.nets.mlp import MLP
 
@@ -19,21 +20,22 @@ class VAE2D(LatentVariableModel):
     """p(x, z) = p(z) p(x | z);  q(z | x).
 
     p(z)     = N(z; 0, I)                               z (batch, 2)
-    p(x | z) = N(x; loc(z), diag scale(z)^2)            x (batch, 2); scale (batch, 2), or (batch, 1) for both
+    p(x | z) = N(x; loc(z), diag scale(z)^2)            x (batch, 2); scale (batch, 2), or (batch, 1)
     q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, 2)
 
     -ELBO(x)  = -log p(x | z) + KL(q(z | x) || p(z)),   z ~ q(z | x)
     objective = -log p(x | z) + beta KL(q(z | x) || p(z))
 
-    A decoder with a scale for each axis is all that points need whose coordinates are independent normals:
-    there every KL is a cost, and z may be left alone. What the decoder cannot say by itself, a correlation,
-    or two scales where it has one, has to go through z.
+    Two-dimensional data show which information a VAE encodes in z. A decoder with a scale per axis can model
+    independent normal coordinates without z. A structure that the decoder cannot represent, such as a
+    correlation or a second scale, must be encoded in z.
 
     Question 1 of Berkeley's CS294-158, homework 2 (2024), and part 1 of its homework 3 (2019); networks of
     the solution of 2020.
     """
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
+    has_kl_weight = True
     observation = "points"
     default_dataset = "gauss-full-1"
     defaults = {"steps": 8_000, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"}
@@ -46,8 +48,10 @@ class VAE2D(LatentVariableModel):
         z_dim: Annotated[int, "dimensions of the latent z"] = 2,
         hidden: Annotated[int, "width of each hidden layer"] = 128,
         layers: Annotated[int, "hidden layers of each network"] = 2,
-        decoder: Annotated[Literal["diag", "scalar"], "scales of p(x | z): one an axis, or one"] = "diag",
-        beta: Annotated[float, "weight of the divergence in the objective"] = 1.0,
+        decoder: Annotated[
+            Literal["diag", "scalar"], "scales of p(x | z), one per axis (diag) or one for both (scalar)"
+        ] = "diag",
+        beta: Annotated[float, "weight of the KL term in the objective"] = 1.0,
     ):
         super().__init__(shape, classes)
         (d,) = shape
@@ -57,7 +61,7 @@ class VAE2D(LatentVariableModel):
         self.decoder = MLP(z_dim, [hidden] * layers, d + scales, activation=relu)
 
     def _decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder's loc (..., d) and scale (..., d or 1)."""
+        """Returns the decoder's loc `(..., d)` and scale `(..., d)`, or `(..., 1)` if it is scalar."""
         h = self.decoder(z)
         (d,) = self.shape
         return h[..., :d], h[..., d:].exp()

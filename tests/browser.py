@@ -1,6 +1,6 @@
-"""Pages as a headless Chromium shows them, and whatever they complain of on the way.
+"""Fixtures that open pages in a headless Chromium and collect their errors.
 
-Tests take the fixture `open_page`; without Chromium or playwright they are skipped, with a word.
+Tests use the fixture `open_page`; they are skipped if Chromium or playwright is not installed.
 """
 
 import shutil
@@ -13,10 +13,10 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-OWN = ("file:", "data:", "blob:", "about:")  # what a page may ask for: nothing of these is a network's
+LOCAL = ("file:", "data:", "blob:", "about:")  # URL schemes that do not use the network
 
 
-@pytest.fixture(scope="module")  # its event loop is gone before other modules' tests begin
+@pytest.fixture(scope="module")  # so that its event loop ends before tests of other modules start
 def browser() -> Iterator["Browser"]:
     """A headless Chromium."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -24,19 +24,19 @@ def browser() -> Iterator["Browser"]:
     if program is None:
         pytest.skip("no Chromium is installed")
     with api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=program)
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=program)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
 def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
-    """A function from a file, and how it is looked at, to its page once loaded.
+    """Returns a function that opens a file and returns its page once it has loaded.
 
-    At the end of the test it fails where any page wrote an error or a warning on the console, raised one, or
-    asked for anything over a network.
+    The test fails at its end if a page has raised an error, logged an error or a warning, or requested
+    anything over the network.
     """
-    complaints: list[str] = []
+    problems: list[str] = []
     contexts = []
 
     def opened(
@@ -57,26 +57,26 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
         contexts.append(context)
         page = context.new_page()
 
-        def said(message: object) -> None:
+        def on_console(message: object) -> None:
             if message.type in ("error", "warning"):
-                complaints.append(f"console: {message.text}")
+                problems.append(f"console: {message.text}")
 
-        def asked(request: object) -> None:
-            if not request.url.startswith(OWN):
-                complaints.append(f"network: {request.url[:200]}")
+        def on_request(request: object) -> None:
+            if not request.url.startswith(LOCAL):
+                problems.append(f"network: {request.url[:200]}")
 
-        page.on("console", said)
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("request", asked)
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("request", on_request)
         page.goto(path.resolve().as_uri(), wait_until="load")
         return page
 
     yield opened
     for context in contexts:
         context.close()
-    assert not complaints, "\n".join(complaints)
+    assert not problems, "\n".join(problems)
 
 
 def overflow(page: "Page") -> int:
-    """By how many pixels the page is wider than its window: above zero it scrolls sideways."""
+    """Returns by how many pixels the page is wider than its window; above zero it scrolls sideways."""
     return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

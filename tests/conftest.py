@@ -1,4 +1,4 @@
-"""What several tests share: small data on disk, and the real MNIST where it is at hand."""
+"""Fixtures: seeded generators, small data sets on disk, short runs, and MNIST if it is on disk."""
 
 import os
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ import pyro
 import pytest
 import torch
 
-from inference import report
+from inference.html import report
 from tests.browser import browser, open_page  # noqa: F401  (fixtures)
 from tests.support import every_kind
 
 ROOT = Path(__file__).parent.parent
-if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers share the cores, and so do what they begin
+if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers and their subprocesses share the cores
     cores = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
     torch.set_num_threads(cores)
     os.environ["OMP_NUM_THREADS"] = str(cores)
@@ -22,7 +22,7 @@ if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers share the cores, and so
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """Every test starts from the same generators, with validation on and an empty parameter store."""
+    """Seeds the generators, enables Pyro's validation and clears the parameter store before every test."""
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
     pyro.enable_validation(True)
@@ -32,12 +32,13 @@ def seeded() -> Iterator[None]:
 
 @pytest.fixture
 def float64() -> None:
+    """Sets the default dtype to float64 during the test."""
     torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(scope="session")
 def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of 6x6 in three classes that can be told apart, as a user's .npz: 90 to train, 30 to test."""
+    """An .npz file of 6 x 6 images in three distinguishable classes, 90 for training, 30 for testing."""
     random = np.random.RandomState(0)
     prototypes = random.rand(3, 6, 6) > 0.5
     y = np.arange(120) % 3
@@ -48,21 +49,21 @@ def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def reports_where_they_matter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training leaves its report in the tests of what a run leaves; elsewhere that would cost a second."""
+def no_reports_elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disables the report after training, which takes a second, except in tests of run folders."""
     if not request.node.path.stem.startswith(("test_report", "test_svi", "test_sweep", "test_disk")):
-        monkeypatch.setattr(report, "leave", lambda *_: 0)
+        monkeypatch.setattr(report, "write_after_training", lambda *_: 0)
 
 
 @pytest.fixture(scope="session")
 def report_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of short finished runs, one of each kind, with their reports; not to be changed."""
+    """A folder of short finished runs of each kind with their reports. Tests must not change it."""
     return every_kind(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
-    """A folder that holds MNIST, if there is one beside the project or in it."""
+    """A folder with MNIST. Skips the test if there is none."""
     for folder in (ROOT / "data", ROOT.parent / "shared" / "data"):
         if (folder / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
             return folder

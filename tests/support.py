@@ -1,4 +1,4 @@
-"""Documented models; small runs, and what they leave behind; bounds of a model that is trained."""
+"""Helpers of several test files: documented models, options of small runs, reading and comparing runs."""
 
 import json
 import math
@@ -15,27 +15,27 @@ from inference.metrics.importance import sample_pool
 from ppl_models.base import LatentVariableModel
 from tools import table
 
-# The models with a line in README's table of systems. The docs must be complete for these alone: a model that
-# someone has just registered needs none.
+# The models in README's table of systems. The docs must cover these; a newly registered model needs no docs.
 _, _SYSTEMS = table.README.read_text().split(table.SYSTEMS_MARKS[0])
 DOCUMENTED = re.findall(r"^\| `(\w+)` \|", _SYSTEMS.partition(table.SYSTEMS_MARKS[1])[0], re.MULTILINE)
 
+# Options of a run that takes about a second.
 TINY = ["--steps", "40", "--batch-size", "20", "--hidden", "16", "--z-dim", "2"]
-
-
 SSVAE = ["--model", "ssvae", *TINY, "--labels", "6"]
 
 
 def lines(run: Path) -> list[dict]:
+    """Reads metrics.jsonl of a run."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def timeless(run: Path) -> list[dict]:
+    """Reads metrics.jsonl of a run, without timings."""
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines(run)]
 
 
 def same(a: object, b: object) -> bool:
-    """Whether two checkpoints hold the same, bit for bit; all but the clock."""
+    """Returns whether two checkpoints are equal bit for bit, except for timings."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key != "seconds")
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
@@ -44,25 +44,38 @@ def same(a: object, b: object) -> bool:
 
 
 def checkpoint(run: Path) -> dict:
+    """Reads the checkpoint of a run."""
     return torch.load(run / "checkpoint.pt", weights_only=True)
 
 
 def bounds(
-    model: LatentVariableModel, x: Tensor, particles: tuple[int, ...], draws: int
+    model: LatentVariableModel, x: Tensor, particles: tuple[int, ...], samples: int
 ) -> tuple[Tensor, Tensor]:
-    """IWAE-m of each m on average over the images, and its Monte-Carlo error; m divides the draws."""
+    """Estimates importance-weighted bounds, as means over the images.
+
+    Args:
+        model: A trained model.
+        x: Images, (images, *shape).
+        particles: Numbers of particles; each divides `samples`.
+        samples: Importance samples per image.
+
+    Returns:
+        The bound for each number of particles in nats per image, and its Monte Carlo error.
+    """
     with torch.no_grad(), pyro.validation_enabled(False):
-        log_w = sample_pool(model, {"x": x}, draws, 2_000).log_weights
+        log_w = sample_pool(model, {"x": x}, samples, 2_000).log_weights
     means, errors = [], []
     for m in particles:
-        groups = log_w.unflatten(0, (-1, m)).logsumexp(1).mean(-1) - math.log(m)  # (groups,), over images
+        groups = log_w.unflatten(0, (-1, m)).logsumexp(1).mean(-1) - math.log(
+            m
+        )  # (groups,), mean over images
         means.append(groups.mean())
         errors.append(groups.std() / len(groups) ** 0.5)
     return torch.stack(means), torch.stack(errors)
 
 
 def every_kind(folder: Path) -> Path:
-    """Leave a short finished run of each kind in a folder, and a prior's in that of its first stage."""
+    """Trains a short run of each kind of model in a folder, and a code prior next to its first stage."""
     colours = folder / "colours.npz"
     x = np.random.RandomState(0).randint(256, size=(24, 32, 32, 3), dtype=np.uint8)
     np.savez(colours, x_train=x[:16], x_test=x[16:])
@@ -78,5 +91,5 @@ def every_kind(folder: Path) -> Path:
     }
     for model, options in kinds.items():
         assert svi.main(["--model", model, *options, "--run-dir", str(folder / model)]) == 0
-    assert svi.main(["--from", str(folder / "vqvae"), "--prior", "pixelcnn", *two]) == 0
+    assert svi.main(["--stage1-run", str(folder / "vqvae"), "--code-prior", "pixelcnn", *two]) == 0
     return folder

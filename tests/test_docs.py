@@ -1,4 +1,4 @@
-"""The Markdown pages: every link leads to a file, and every name that a link gives is defined there."""
+"""Markdown pages: every link leads to a file that defines the name in the link, and formulas render."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ NO_PROSE = re.compile(r"^(```|\$\$).*?^\1\s*$|<!--.*?-->", re.MULTILINE | re.DOT
 
 
 def links(page: Path) -> Iterator[tuple[int, str, str]]:
-    """Line, text and target of every link to a file of the project; pictures too."""
+    """Yields line, text and target of every link to a file of the project, pictures included."""
     prose = NO_PROSE.sub(lambda block: "\n" * block[0].count("\n"), page.read_text("utf-8"))
     for link in LINK.finditer(prose):
         target = unquote(link["target"].partition("#")[0])
@@ -29,7 +29,7 @@ def links(page: Path) -> Iterator[tuple[int, str, str]]:
 
 @cache
 def defined(path: Path) -> set[str]:
-    """Every name that a module defines, and those of its classes as `Class.name`."""
+    """Returns the names that a module defines, and the names in its classes as `Class.name`."""
 
     def names(body: list[ast.stmt], before: str) -> Iterator[str]:
         for node in body:
@@ -47,9 +47,12 @@ def defined(path: Path) -> set[str]:
 
 
 def is_defined(name: str, path: Path) -> bool:
-    """Whether `file.py::test`, `file.py::Class::test`, `module.name`, `Class.method` or a name is there.
+    """Returns whether a file defines a name.
 
-    A path, as `ppl_models/vae.py` or `vae.py`, names the file itself, and so does `vae`.
+    Args:
+        name: `file.py::test`, `file.py::Class::test`, `module.name`, `Class.method` or a plain name. A
+            path such as `ppl_models/vae.py` or `vae.py`, or the module's name `vae`, names the file itself.
+        path: The file.
     """
     if "::" in name:
         file, *inside = name.split("::")
@@ -61,7 +64,7 @@ def is_defined(name: str, path: Path) -> bool:
 
 
 def mistakes(page: Path) -> list[str]:
-    """What is wrong with a page's links, each with file and line."""
+    """Returns a message with file and line for each wrong link of a page."""
     found = []
     for line, text, target in links(page):
         path, name = page.parent / target, NAME.fullmatch(text)
@@ -73,13 +76,12 @@ def mistakes(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_to_what_they_name(page: Path) -> None:
+def test_links_lead_to_the_names_in_their_text(page: Path) -> None:
     found = mistakes(page)
     assert not found, "\n".join(found)
 
 
-def test_every_derivation_is_listed_and_tied_to_the_program() -> None:
-    """In the index, with a link to what implements it at least and one to what checks it."""
+def test_every_derivation_is_in_the_index_and_links_to_a_function_and_a_test() -> None:
     index = DERIVATIONS / "README.md"
     listed = {target for _, _, target in links(index)}
     pages = sorted(set(DERIVATIONS.glob("*.md")) - {index})
@@ -97,7 +99,7 @@ def test_every_derivation_is_listed_and_tied_to_the_program() -> None:
     assert not found, "\n".join(found)
 
 
-def test_a_mistake_is_noticed_with_its_line(tmp_path: Path) -> None:
+def test_wrong_links_are_found_with_their_line(tmp_path: Path) -> None:
     (tmp_path / "tools.py").write_text("LIMIT = 3\nclass Box:\n    def lid(self): ...\ndef test_it(): ...\n")
     right = "tools.LIMIT LIMIT Box Box.lid tools.Box.lid tools.py::test_it tools.py::Box::lid tools.py"
     wrong = "tools.lid lid Box.top other.Box other.py::test_it tools.py::test_that other.py"
@@ -113,16 +115,16 @@ def test_a_mistake_is_noticed_with_its_line(tmp_path: Path) -> None:
     assert written(wrong, "![x](gone.png)") == expected
 
 
-# What a code host takes out of mathematics, or takes for something else, before it is set.
-UNSET = {
+# Parts of a formula that a code host removes or interprets as Markdown or HTML.
+BREAKS_RENDERING = {
     "a backslash before punctuation": re.compile(r"\\[^a-zA-Z\s]"),
-    "what looks like a tag": re.compile(r"<[a-z/]"),
-    "what looks like a link": re.compile(r"\]\("),
+    "looks like a tag": re.compile(r"<[a-z/]"),
+    "looks like a link": re.compile(r"\]\("),
 }
 
 
 def formulas(page: Path) -> Iterator[tuple[int, str, str]]:
-    """Line, formula, and what is wrong with how it is written, "" if nothing: of each one of a page."""
+    """Yields line, formula and problem of each formula of a page; the problem is "" if there is none."""
 
     def blank(part: re.Match[str]) -> str:
         return "\n" * part[0].count("\n")
@@ -134,23 +136,23 @@ def formulas(page: Path) -> Iterator[tuple[int, str, str]]:
     for part in inline.finditer(prose):
         apart = not (part[1].isalnum() or part[1] == "-" or part[3].isalnum())
         whole = part[2] == part[2].strip() and "\n" not in part[2] and "*" not in part[2]
-        wrong = "" if apart and whole else "dollars that a code host does not take for mathematics"
+        wrong = "" if apart and whole else "dollar signs that a code host does not read as mathematics"
         found.append((prose.count("\n", 0, part.start()) + 1, part[2], wrong))
     for line, formula, wrong in found:
-        signs = [words for words, sign in UNSET.items() if sign.search(formula)]
+        signs = [words for words, sign in BREAKS_RENDERING.items() if sign.search(formula)]
         signs += ["braces that do not match"] if formula.count("{") != formula.count("}") else []
         yield line, formula, wrong or ", ".join(signs)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_mathematics_is_written_so_that_a_code_host_sets_it(page: Path) -> None:
+def test_code_hosts_render_every_formula(page: Path) -> None:
     found = [f"{page}:{line}: {wrong}: {formula}" for line, formula, wrong in formulas(page) if wrong]
     assert not found, "\n".join(found)
     if page.parent == DERIVATIONS and page.name != "README.md":
         assert len(list(formulas(page))) >= 10
 
 
-def test_mathematics_that_is_not_set_is_noticed(tmp_path: Path) -> None:
+def test_formulas_that_do_not_render_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     right = ["so $x_1$ and $\\mathbb E [z]$, in `$code$`", "$$\n\\frac{a}{b}\n$$"]
     wrong = [

@@ -84,10 +84,10 @@ def test_a_command_line_is_parsed_without_the_heavy_libraries(command: str) -> N
     program = f"""
 import pyro, sys, torch
 before = set(sys.modules)  # what torch and pyro load by themselves
-from inference import {command}
+import inference.{command} as command
 from inference.errors import UserError
 try:
-    {command}.main(["--hepl"])
+    command.main(["--hepl"])
 except UserError as error:
     print(error)
 print(sorted({{name for name in set(sys.modules) - before if name in {HEAVY}}}))

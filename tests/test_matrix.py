@@ -1,13 +1,14 @@
-"""The supported versions are the same wherever they are stated; the matrix reports what fails."""
+"""All files state the same supported versions, and tests/matrix.py reports failures."""
 
 import configparser
 import re
 from pathlib import Path
 
-import matrix
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from tests import matrix
 
 ROOT = Path(__file__).parent.parent
 STUB = """#!/bin/sh
@@ -44,7 +45,7 @@ def test_newest_pins_what_setup_cfg_requires_and_allows() -> None:
     assert [name for name in newest if not requirements[name].specifier.contains(newest[name])] == []
 
 
-def test_the_readme_states_the_range_of_versions() -> None:
+def test_the_readme_states_the_supported_versions() -> None:
     python, _ = stated()
     sentence = re.search(
         r"Python 3\.(\d+) to 3\.(\d+) and torch ([\d.]+) to ([\d.]+)\. ", (ROOT / "README.md").read_text()
@@ -111,7 +112,7 @@ def test_the_exit_status_is_1_if_an_environment_failed(
     expected: str,
     exit_status: int,
 ) -> None:
-    """A stub stands in for the environment's Python; the environment that exists is used again."""
+    """A stub replaces the environment's Python; an existing environment is reused."""
     python = tmp_path / "lowest" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(STUB.format(installed=installed, summary=summary, status=status))

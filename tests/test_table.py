@@ -1,4 +1,4 @@
-"""The tables of results: made from the published runs, and in step with them."""
+"""The tables of results, which are made from the published runs and equal to those in the pages."""
 
 import json
 import os
@@ -10,19 +10,21 @@ from pathlib import Path
 import pytest
 
 from inference.errors import UserError
+from inference.html.references import REFERENCES
+from inference.html.results import group_results, system_of
+from inference.rundir.schema import upgraded_results
 from ppl_models import MODELS
 from tests.support import DOCUMENTED
 from tools import table
-from tools.references import REFERENCES
 
 
 def result(model: str, seed: int, test: dict[str, float], **options: float) -> dict:
     usual = {"vae": {"z_dim": 10, "hidden": 300}}[model]
     steps = {"steps": 20_000, "batch_size": 97, "lr": 1e-3, "elbo": "mean_field"}
     config = {"model": model, "shape": [1, 28, 28], "options": usual | options, **steps}
-    figures = {name: {"value": value, "se": 0.1} for name, value in test.items()}
-    run = {"model": model, "data": "mnist", "pixels": "0 or 1: drawn", "seed": seed}
-    return {**run, "test": figures, "config": config}
+    metrics = {name: {"value": value, "se": 0.1} for name, value in test.items()}
+    run = {"model": model, "data": "mnist", "observation": "0 or 1: drawn", "seed": seed}
+    return {**run, "test": metrics, "config": config}
 
 
 def test_a_row_is_a_system_and_a_cell_a_mean_over_seeds() -> None:
@@ -32,25 +34,26 @@ def test_a_row_is_a_system_and_a_cell_a_mean_over_seeds() -> None:
     bounds, labels = table.table(runs).split("\n\n**Labels**\n\n")
     title, _, head, _, first, second = bounds.splitlines()
     assert title == "**Bounds**"
-    assert head == "| system | data | pixels | seeds | -ELBO | -IWAE-10 | beside it |"
+    assert head == "| system | data | pixels | seeds | -ELBO | -IWAE-10 | reference |"
     assert first.startswith("| `vae` | mnist | 0 or 1 | 0, 1 | 100.00 ± 1.41 | 97.00 |")
     assert second.startswith("| `vae z_dim=20` | mnist | 0 or 1 | 0 | 98.00 | - |")
     assert labels.splitlines()[2].startswith("| `vae z_dim=20` | mnist | 0 or 1 | 0 | 50.00 % |")
 
 
 def test_runs_on_named_labelled_images_are_a_system_of_their_own() -> None:
-    runs = [result("vae", seed, {"accuracy": share}) for seed, share in ((0, 0.5), (1, 0.7))]
+    runs = [result("vae", seed, {"accuracy": accuracy}) for seed, accuracy in ((0, 0.5), (1, 0.7))]
     runs[0]["config"]["labelled_file"], runs[1]["config"]["labelled_file"] = None, "own.txt"
     lines = [line for line in table.table(runs).splitlines() if line.startswith("| `vae")]
     assert [line.split("|")[1].strip() for line in lines] == ["`vae`", "`vae labelled=own.txt`"]
 
 
-def test_what_generated_images_are_read_as_stands_with_the_labels() -> None:
-    labels = table.table([result("vae", 0, {"legible": 0.875, "classifier_accuracy": 0.99})])
-    _, _, head, _, line = labels.splitlines()
-    names = "generated images read as their class | classifier, real images"
-    assert head == f"| system | data | pixels | seeds | {names} | beside it |"
-    assert line.startswith("| `vae` | mnist | 0 or 1 | 0 | 87.50 % | 99.00 % |")
+def test_conditional_sample_accuracy_is_in_the_table_of_labels_under_either_name() -> None:
+    for name in ("conditional_sample_accuracy", "legible"):  # the latter in older files
+        run = upgraded_results(result("vae", 0, {name: 0.875, "classifier_accuracy": 0.99}))
+        _, _, head, _, line = table.table([run]).splitlines()
+        names = "conditional sample accuracy | classifier accuracy, real images"
+        assert head == f"| system | data | pixels | seeds | {names} | reference |"
+        assert line.startswith("| `vae` | mnist | 0 or 1 | 0 | 87.50 % | 99.00 % |")
 
 
 def test_squared_errors_have_a_table_of_their_own() -> None:
@@ -61,23 +64,25 @@ def test_squared_errors_have_a_table_of_their_own() -> None:
     title, _, head, _, line = table.table([run]).splitlines()
     assert (title, head) == (
         "**Squared errors**",
-        "| system | data | pixels | seeds | mean squared error | beside it |",
+        "| system | data | pixels | seeds | mean squared error | reference |",
     )
-    assert line.startswith("| `beta_vae steps=2345 beta=10` | mnist | 0 or 1 | 0 | 0.0051 | the mean digit")
+    assert line.startswith(
+        "| `beta_vae steps=2345 beta=10` | mnist | 0 or 1 | 0 | 0.0051 | predicting the mean digit"
+    )
 
 
 def test_points_have_a_table_of_their_own() -> None:
     run = result("vae", 0, {"negative_elbo": 4.43})
-    run["config"] |= {"model": "vae2d", "shape": [2], "options": {}, "warmup": 500, "schedule": "cosine"}
+    run["config"] |= {"model": "vae2d", "shape": [2], "options": {}, "kl_warmup": 500, "schedule": "cosine"}
     run["config"] |= {"steps": 8_000, "batch_size": 128}
     run |= {"model": "vae2d", "independent": {"negative_elbo": {"value": 4.46}}, "active_units": 1}
     title, _, head, _, line = table.table([run, run | {"active_units": 2, "seed": 1}]).splitlines()
     names = (
-        "| system | data | pixels | seeds | -ELBO | -ELBO, independent points | active units | beside it |"
+        "| system | data | pixels | seeds | -ELBO | -ELBO, independent points | active units | reference |"
     )
     assert (title, head) == ("**Points**", names)
     cells = "4.4300 ± 0.0000 | 4.4600 ± 0.0000 | 1.5 ± 0.7"
-    assert line.startswith(f"| `vae2d warmup=500` | mnist | 0 or 1 | 0, 1 | {cells} |")
+    assert line.startswith(f"| `vae2d kl_warmup=500` | mnist | 0 or 1 | 0, 1 | {cells} |")
 
 
 def test_densities_of_images_have_a_table_of_their_own() -> None:
@@ -93,10 +98,10 @@ def test_densities_of_images_have_a_table_of_their_own() -> None:
     run["config"] |= {"lr_warmup": 200, "schedule": "cosine", "clip": 1000.0, "ema": 0.999}
     run |= {"model": "gated_vae", "validation": {"bits_per_dim": {"value": 4.2}}}
     title, _, head, _, line = table.table([run]).splitlines()
-    figures = "-ELBO | bits per dimension | bits per dimension, validation"
+    columns = "-ELBO | bits per dimension | bits per dimension, validation"
     assert (title, head) == (
         "**Densities**",
-        f"| system | data | pixels | seeds | {figures} | beside it |",
+        f"| system | data | pixels | seeds | {columns} | reference |",
     )
     assert "| 5000.00 | 4.300 | 4.200 |" in line
 
@@ -110,21 +115,21 @@ def test_codes_have_a_table_of_their_own() -> None:
     title, _, head, _, *lines = table.table([first, second]).splitlines()
     assert (title, head) == (
         "**Codes**",
-        "| system | data | pixels | seeds | mean squared error | codes used | nats per code | beside it |",
+        "| system | data | pixels | seeds | mean squared error | codes used | nats per code | reference |",
     )
     assert "| 0.0040 | 97.00 % | - |" in lines[0] and "| - | - | 1.500 |" in lines[1]
 
 
-def test_particles_are_named_where_they_count() -> None:
+def test_particles_are_a_setting_of_importance_weighted_bounds() -> None:
     run = result("vae", 0, {"negative_elbo": 98.0})
     run["config"] |= {"elbo": "iwae", "particles": 50}
-    assert table.system(run) == "vae elbo=iwae particles=50"
+    assert system_of(run).name == "vae elbo=iwae particles=50"
 
 
-def test_a_validation_part_is_named() -> None:
+def test_a_validation_part_is_a_setting() -> None:
     run = result("vae", 0, {"negative_elbo": 98.0})
     run["config"] |= {"validation": 0.1}
-    assert table.system(run) == "vae validation=0.1"
+    assert system_of(run).name == "vae validation=0.1"
 
 
 def test_likelihoods_have_a_table_of_their_own() -> None:
@@ -132,7 +137,7 @@ def test_likelihoods_have_a_table_of_their_own() -> None:
     test = {f"iwae_{m}": {"value": 24.5 - m / 1e4, "mc_se": 0.01} for m in (1, 10, 100, 1000)}
     run["exact"] = {"images": 100, "how": "a sum", "test": {**test, "negative_log_p": {"value": 24.2}}}
     head, _, line = table.likelihoods([run, result("vae", 1, {})]).splitlines()
-    assert head == "| system | data | -ELBO | -IWAE-10 | -IWAE-100 | -IWAE-1000 | -log p(x) | by |"
+    assert head == "| system | data | -ELBO | -IWAE-10 | -IWAE-100 | -IWAE-1000 | -log p(x) | method |"
     assert line.startswith("| `vae` | mnist | 24.4999 ± 0.01 | 24.4990") and "| 24.2000 | a sum |" in line
     linear = {"gap": 0.31, "spread_with_exact_guide": 2e-13, "train_negative_log_p": -5.0}
     linear |= {"train_negative_log_p_at_maximum_likelihood": -5.0004}
@@ -141,7 +146,7 @@ def test_likelihoods_have_a_table_of_their_own() -> None:
         table.likelihoods([run]).splitlines()[-1] == "| `vae` | mnist | 0.29990 | 0.31000 | 4.0e-04 | 2e-13 |"
     )
     run["config"]["options"]["guide"] = "full"
-    other = {name: {**figure, "value": figure["value"] + 1} for name, figure in test.items()}
+    other = {name: {**metric, "value": metric["value"] + 1} for name, metric in test.items()}
     run["exact"]["mean_field"] = {**other, "gap": {"value": 1.25}}
     added = [line for line in table.likelihoods([run]).splitlines() if "best mean-field" in line]
     assert "| 25.4999 ± 0.01 |" in added[0] and "| 24.2000 |" in added[0]
@@ -149,27 +154,25 @@ def test_likelihoods_have_a_table_of_their_own() -> None:
     assert table.likelihoods([result("vae", 1, {})]) == ""
 
 
-def test_the_readme_s_line_of_a_system_is_of_what_stands_beside_something() -> None:
+def test_the_line_of_a_model_in_the_readme_has_a_reference_if_there_is_one() -> None:
     runs = [result("vae", 0, {"negative_elbo": 98.0}), result("vae", 1, {"negative_elbo": 100.0})]
     other = result("vae", 0, {"negative_elbo": 70.0})
     other["config"]["options"] = {**other["config"]["options"], "z_dim": 3}
     lines = table.systems([*runs, other]).splitlines()
-    assert len(lines) == 3 and "| mnist | -ELBO 99.00 ± 1.41 | by hand" in lines[2]
+    assert len(lines) == 3 and "| mnist | -ELBO 99.00 ± 1.41 | plain PyTorch" in lines[2]
     assert "| mnist, `z_dim=3` | -ELBO 70.00 |  |" in table.systems([other])
     other["exact"] = {"how": "closed form", "images": 9}
     other["exact"]["test"] = {"iwae_1": {"value": 7.5}, "negative_log_p": {"value": 7.25}}
-    assert "| -ELBO 7.5000, of 9 images | -log p(x) of these, in closed form: 7.2500 |" in table.systems(
-        [other]
-    )
+    line = "| -ELBO 7.5000 on 9 images | -log p(x) of the same images in closed form: 7.2500 |"
+    assert line in table.systems([other])
 
 
 def test_every_system_has_its_line_and_every_reference_a_run() -> None:
     runs = table.published()
     lines = [line.split("`")[1] for line in table.systems(runs).splitlines()[2:]]
     assert lines == [name for name in MODELS if name in {run["model"] for run in runs}] == DOCUMENTED
-    there = {(title, *group) for title, _, groups in table.parts(runs) for group in groups}
-    named = {(title, *group) for title, beside in REFERENCES.items() for group in beside}
-    assert named <= there
+    shown = [system.reference(title) for title, _, groups in group_results(runs) for system in groups]
+    assert sorted(filter(None, shown)) == sorted(entry.text for entry in REFERENCES)
 
 
 def test_the_pages_are_in_step_with_the_published_runs() -> None:
@@ -180,13 +183,13 @@ def test_the_pages_are_in_step_with_the_published_runs() -> None:
     assert f"{table.LIKELIHOOD_MARKS[0]}\n{table.likelihoods(runs)}\n" in page
 
 
-def test_a_page_keeps_all_but_what_is_between_its_marks(tmp_path: Path) -> None:
+def test_a_page_changes_only_between_its_marks(tmp_path: Path) -> None:
     page, marks = tmp_path / "page.md", ("<!-- here -->", "<!-- to here -->")
     page.write_text("before\n<!-- here -->\nold\n<!-- to here -->\nafter\n")
     table.write_between(page, marks, "new\nlines")
     assert page.read_text() == "before\n<!-- here -->\nnew\nlines\n<!-- to here -->\nafter\n"
     page.write_text("no marks\n")
-    with pytest.raises(UserError, match=r"page.md has lost its marks: put back <!-- here -->"):
+    with pytest.raises(UserError, match=r"page.md has lost its marks\. Restore <!-- here -->"):
         table.write_between(page, marks, "new")
     assert page.read_text() == "no marks\n"
 
@@ -195,23 +198,23 @@ def test_published_files_are_results_and_nothing_else() -> None:
     files = list((table.ROOT / "runs" / "published").iterdir())
     parts = {"exact", "independent", "validation", "active_units", "skipped"}
     for path in files:
-        content = json.loads(path.read_text())
-        needed = {"model", "data", "pixels", "steps", "seed", "seconds", "device", "test", "config"}
+        content = upgraded_results(json.loads(path.read_text()))
+        needed = {"model", "data", "observation", "steps", "seed", "seconds", "device", "test", "config"}
         assert path.suffix == ".json" and content.keys() - parts == needed
-        assert not {"command", "data_dir"} & content["config"].keys()  # of one machine alone
+        assert not {"command", "data_dir"} & content["config"].keys()  # these belong to one machine
         assert content["data"] == content["config"]["data"] and "/" not in content["data"]
-        assert all("value" in figure for figure in content["test"].values())
+        assert all("value" in metric for metric in content["test"].values())
 
 
-def test_nothing_published_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no results in .*: run this in the project's folder, or copy"):
+def test_missing_results_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no results in .*\. Run this in the project's folder, or copy"):
         table.published(tmp_path)
-    with pytest.raises(UserError, match=r"cannot read .*page\.md: run this in the project's folder"):
+    with pytest.raises(UserError, match=r"cannot read .*page\.md\. Run this in the project's folder"):
         table.write_between(tmp_path / "page.md", table.MARKS, "new")
 
 
 def test_an_installed_package_finds_the_results_of_the_current_directory(tmp_path: Path) -> None:
-    """As `pip install .` leaves it: the packages alone, with nothing published beside them."""
+    """As after `pip install .`: the packages without the published results."""
     for package in ("inference", "ppl_models", "tools"):
         shutil.copytree(table.ROOT / package, tmp_path / "site" / package)
     command = [sys.executable, "-m", "tools.table"]
@@ -222,7 +225,7 @@ def test_an_installed_package_finds_the_results_of_the_current_directory(tmp_pat
 
     (tmp_path / "elsewhere").mkdir()
     done = run(tmp_path / "elsewhere")
-    assert done.returncode == 2 and "run this in the project's folder" in done.stderr
+    assert done.returncode == 2 and "Run this in the project's folder" in done.stderr
     published = tmp_path / "project" / "runs" / "published"
     published.mkdir(parents=True)
     (published / "vae.json").write_text(json.dumps(result("vae", 0, {"negative_elbo": 98.0})))

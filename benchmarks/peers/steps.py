@@ -1,8 +1,9 @@
-"""Training steps in NumPyro, as its tutorials write them, for `benchmarks.step` to time in turn with others.
+"""Training steps in NumPyro, written as in its tutorials, which `benchmarks.step` times.
 
-It runs in an environment of its own, which has none of the suite's packages, and talks over a pipe: a line
-`NAME` makes a model's step, a line with a number makes so many steps and answers with milliseconds a step.
-`product` answers with the rate of a matrix product, in operations a second.
+This script runs in an environment of its own, without the suite's packages. It reads requests from stdin, one
+per line, and answers each with a number on stdout. `NAME` builds the step of a model. A number runs that many
+steps and answers with milliseconds per step. `product` answers with the floating-point operations per second
+of a matrix product.
 """
 
 import sys
@@ -21,9 +22,12 @@ from numpyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 BATCH = 97
 Program = Callable[..., Any]
+Parts = tuple[Program, Program, Any, tuple[int, ...]]  # model, guide, ELBO, shape of an image
 
 
 class MLP(nn.Module):
+    """An MLP; the last width is the number of outputs."""
+
     widths: tuple[int, ...]
     activation: Callable[[jax.Array], jax.Array] = nn.elu
 
@@ -36,11 +40,14 @@ class MLP(nn.Module):
 
 
 def loc_scale(h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Splits a network's output into locations and scales."""
     loc, raw = jnp.split(h, 2, -1)
     return loc, jnp.sqrt(nn.softplus(raw) + 1e-8)
 
 
-def vae() -> tuple[Program, Program, Any, tuple[int, ...]]:
+def vae() -> Parts:
+    """A VAE with a Bernoulli likelihood."""
+
     def model(x: jax.Array) -> None:
         decoder = flax_module("decoder", MLP((300, 300, 784)), input_shape=(1, 10))
         with numpyro.plate("data", len(x)):
@@ -55,13 +62,14 @@ def vae() -> tuple[Program, Program, Any, tuple[int, ...]]:
     return model, guide, TraceMeanField_ELBO(), (784,)
 
 
-def gmvae() -> tuple[Program, Program, Any, tuple[int, ...]]:
+def gmvae() -> Parts:
+    """A VAE with a mixture of 500 normals as its prior."""
     _, guide, _, shape = vae()
 
     def model(x: jax.Array) -> None:
         decoder = flax_module("decoder", MLP((300, 300, 784)), input_shape=(1, 10))
-        start = jax.random.normal(jax.random.PRNGKey(0), (500, 20)) / np.sqrt(5000)
-        loc, scale = loc_scale(numpyro.param("components", start))
+        initial = jax.random.normal(jax.random.PRNGKey(0), (500, 20)) / np.sqrt(5000)
+        loc, scale = loc_scale(numpyro.param("components", initial))
         mixture = dist.MixtureSameFamily(
             dist.Categorical(logits=jnp.zeros(500)), dist.Normal(loc, scale).to_event(1)
         )
@@ -72,7 +80,9 @@ def gmvae() -> tuple[Program, Program, Any, tuple[int, ...]]:
     return model, guide, Trace_ELBO(), shape
 
 
-def ssvae() -> tuple[Program, Program, Any, tuple[int, ...]]:
+def ssvae() -> Parts:
+    """A semi-supervised VAE; the label of unlabelled images is enumerated."""
+
     def classifier() -> Callable[[jax.Array], jax.Array]:
         return flax_module("classifier", MLP((300, 300, 10), nn.relu), input_shape=(1, 784))
 
@@ -95,14 +105,16 @@ def ssvae() -> tuple[Program, Program, Any, tuple[int, ...]]:
             q_y = dist.Categorical(logits=classifier()(x))
             y = numpyro.sample("y", q_y, infer={"enumerate": "parallel"})
             one_hot = jax.nn.one_hot(y, 10)
-            lead = jnp.broadcast_shapes(one_hot.shape[:-1], x.shape[:-1])
-            both = [jnp.broadcast_to(x, (*lead, 784)), jnp.broadcast_to(one_hot, (*lead, 10))]
-            numpyro.sample("z", dist.Normal(*loc_scale(encoder(jnp.concatenate(both, -1)))).to_event(1))
+            batch = jnp.broadcast_shapes(one_hot.shape[:-1], x.shape[:-1])
+            x_y = [jnp.broadcast_to(x, (*batch, 784)), jnp.broadcast_to(one_hot, (*batch, 10))]
+            numpyro.sample("z", dist.Normal(*loc_scale(encoder(jnp.concatenate(x_y, -1)))).to_event(1))
 
     return model, guide, TraceEnum_ELBO(max_plate_nesting=1), (784,)
 
 
-def ppca() -> tuple[Program, Program, Any, tuple[int, ...]]:
+def ppca() -> Parts:
+    """Probabilistic PCA with a full-covariance guide."""
+
     def model(x: jax.Array) -> None:
         decoder = flax_module("decoder", nn.Dense(784), input_shape=(1, 10))
         scale = numpyro.param("scale", 1.0, constraint=dist.constraints.positive)
@@ -119,7 +131,9 @@ def ppca() -> tuple[Program, Program, Any, tuple[int, ...]]:
     return model, guide, Trace_ELBO(), (784,)
 
 
-def vae2d() -> tuple[Program, Program, Any, tuple[int, ...]]:
+def vae2d() -> Parts:
+    """A VAE of points in the plane."""
+
     def normal(h: jax.Array) -> Any:
         loc, log_scale = jnp.split(h, 2, -1)
         return dist.Normal(loc, jnp.exp(log_scale)).to_event(1)
@@ -139,14 +153,18 @@ def vae2d() -> tuple[Program, Program, Any, tuple[int, ...]]:
 
 
 class Encoder(nn.Module):
+    """The encoder of `conv_vae`."""
+
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:  # (batch, 32, 32, 3), as flax's convolutions take it
+    def __call__(self, x: jax.Array) -> jax.Array:  # (batch, 32, 32, 3): flax puts channels last
         for width, stride in ((32, 1), (64, 2), (128, 2), (256, 2)):
             x = nn.relu(nn.Conv(width, (3, 3), strides=stride)(x))
         return nn.Dense(32)(x.reshape(len(x), -1))
 
 
 class Decoder(nn.Module):
+    """The decoder of `conv_vae`."""
+
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         x = nn.relu(nn.Dense(2048)(z)).reshape(-1, 4, 4, 128)
@@ -155,7 +173,9 @@ class Decoder(nn.Module):
         return nn.Conv(3, (3, 3))(x)
 
 
-def conv_vae() -> tuple[Program, Program, Any, tuple[int, ...]]:
+def conv_vae() -> Parts:
+    """A convolutional VAE of colour images of 32 x 32."""
+
     def model(x: jax.Array) -> None:
         decoder = flax_module("decoder", Decoder(), input_shape=(1, 16))
         with numpyro.plate("data", len(x)):
@@ -171,12 +191,12 @@ def conv_vae() -> tuple[Program, Program, Any, tuple[int, ...]]:
     return model, guide, TraceMeanField_ELBO(), (32, 32, 3)
 
 
-WRITTEN = {"vae": vae, "gmvae": gmvae, "ssvae": ssvae, "ppca": ppca, "vae2d": vae2d, "conv_vae": conv_vae}
+MODELS = {"vae": vae, "gmvae": gmvae, "ssvae": ssvae, "ppca": ppca, "vae2d": vae2d, "conv_vae": conv_vae}
 
 
-def stepper(name: str) -> Callable[[int], float]:
-    """Milliseconds a step, of so many: `SVI.update` compiled once, and called in a loop."""
-    model, guide, elbo, shape = WRITTEN[name]()
+def step_timer(name: str) -> Callable[[int], float]:
+    """Returns a function that runs a number of steps, compiled once, and returns milliseconds per step."""
+    model, guide, elbo, shape = MODELS[name]()
     noise = np.random.RandomState(0)
     binary = len(shape) == 1 and name != "vae2d"
     x = noise.uniform(size=(BATCH, *shape)) > 0.5 if binary else noise.normal(size=(BATCH, *shape))
@@ -189,43 +209,43 @@ def stepper(name: str) -> Callable[[int], float]:
     update = jax.jit(svi.update, donate_argnums=0)
     state, _ = update(state, **batch)
 
-    def make(steps: int) -> float:
+    def run(steps: int) -> float:
         nonlocal state
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(steps):
             state, loss = update(state, **batch)
         jax.block_until_ready((state, loss))
-        return (time.perf_counter() - began) / steps * 1e3
+        return (time.perf_counter() - start) / steps * 1e3
 
-    return make
+    return run
 
 
-def product() -> float:
-    """Operations a second in a product of 1 024 x 1 024 matrices, the best of ten turns."""
+def matrix_product_rate() -> float:
+    """Returns the floating-point operations per second of a 1024 x 1024 matrix product, best of 10."""
     a = jnp.asarray(np.random.RandomState(0).normal(size=(1024, 1024)), jnp.float32)
     multiply = jax.jit(lambda a: a @ a)
     multiply(a).block_until_ready()
     best = float("inf")
     for _ in range(10):
-        began = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(5):
             last = multiply(a)
         last.block_until_ready()
-        best = min(best, (time.perf_counter() - began) / 5)
+        best = min(best, (time.perf_counter() - start) / 5)
     return 2 * 1024**3 / best
 
 
 def main() -> None:
-    """Answer line by line."""
-    make: Callable[[int], float] = float
+    """Answers requests until stdin is closed."""
+    run: Callable[[int], float] = float
     for line in sys.stdin:
-        word = line.strip()
-        if word.isdecimal():
-            answer = make(int(word))
-        elif word == "product":
-            answer = product()
+        request = line.strip()
+        if request.isdecimal():
+            answer = run(int(request))
+        elif request == "product":
+            answer = matrix_product_rate()
         else:
-            make, answer = stepper(word), 0.0
+            run, answer = step_timer(request), 0.0
         print(answer, flush=True)
 
 

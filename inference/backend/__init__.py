@@ -1,0 +1,1 @@
+"""Device, processes, files and memory."""

@@ -1,6 +1,6 @@
-"""The labels of an .npz file: whole numbers, one per image."""
+"""Labels of a user's data: whole numbers, one per image."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,51 +9,54 @@ from torch import Tensor
 
 from inference.errors import UserError
 
-RENUMBER = "number the classes 0, 1, 2, ..., alike in y_train and y_test"
+RENUMBER = "Number the classes 0, 1, 2, ..., alike in every part."
 
 
 class Header(NamedTuple):
-    """The shape and type of an array in an .npz file, known before the array is read."""
+    """The shape and type of an array in a file, known before the array is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
-def both_labels(
-    path: Path, arrays: dict[str, np.ndarray], headers: dict[str, Header], n: dict[str, int], required: bool
+def read_labels(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    headers: Mapping[str, Header],
+    counts: Mapping[str, int],
+    required: bool,
 ) -> tuple[dict[str, Tensor | None], str | None]:
-    """The labels of both parts, `train` and `test`, as int64 (n,); None if there are none or they do not fit.
+    """Converts the labels of all parts to int64, (n,).
 
     Args:
-        path: the file, for messages.
-        arrays: the arrays of the file by key.
-        headers: the headers of `y_train` and `y_test` if the file has them, of arrays not read too.
-        n: the number of images in each part.
+        name: what messages call the data.
+        arrays: the arrays of labels by part, such as `y_train` and `y_test`.
+        headers: the headers of the same, also of arrays that could not be read.
+        counts: the number of images by part, the training part first.
         required: whether the model needs labels. If not, labels that do not fit are left out.
 
     Returns:
-        The labels, and one line that says why labels in the file are not used, or None.
+        The labels by part, all None if they are missing or left out, and one line that says why labels are
+        not used, or None.
 
     Raises:
-        UserError: if labels are required, and these are not 0, 1, 2, ... with each class in training.
+        UserError: labels are required, and these are not 0, 1, 2, ... with each class in training.
     """
-    none: dict[str, Tensor | None] = {"train": None, "test": None}
-    given = [key for key in ("y_train", "y_test") if key in headers]
-    if not given and not required:
+    none: dict[str, Tensor | None] = dict.fromkeys(counts)
+    missing = [part for part in counts if part not in headers]
+    if len(missing) == len(counts) and not required:
         return none, None
     try:
-        if len(given) < 2:
-            missing = " and no ".join(key for key in ("y_train", "y_test") if key not in given)
+        if missing:
             raise UserError(
-                f"{path} has no {missing}: add labels to numpy.savez, y_train=... and y_test=..., one whole "
-                "number per image"
+                f"{name} has no {' and no '.join(missing)}. Add labels of every part, one whole number each."
             )
         y = {
-            part: _labels(arrays.get(f"y_{part}"), headers[f"y_{part}"], n[part], f"{path}: y_{part}")
-            for part in none
+            part: _to_labels(arrays.get(part), headers[part], n, f"{name}: {part}")
+            for part, n in counts.items()
         }
         if required:
-            _check_classes(path, y["train"], y["test"])
+            _check_classes(name, list(y.values()))
     except UserError as error:
         if required:
             raise
@@ -61,29 +64,29 @@ def both_labels(
     return {**y}, None
 
 
-def _labels(y: np.ndarray | None, header: Header, n: int, what: str) -> Tensor:
-    """Labels (n,) as int64. Raises UserError if they are not whole numbers, one per image."""
+def _to_labels(y: np.ndarray | None, header: Header, n: int, what: str) -> Tensor:
+    """Converts labels to int64, (n,). Raises UserError if they are not whole numbers, one per image."""
     shape, dtype = header
     if shape not in ((n,), (n, 1)):
-        advice = "save y.argmax(1) if they are one-hot" if len(shape) == 2 else "give one label per image"
-        raise UserError(f"{what} has shape {shape}, not ({n},): {advice}")
+        advice = "Use y.argmax(1) if they are one-hot." if len(shape) == 2 else "Give one label per image."
+        raise UserError(f"{what} has shape {shape}, not ({n},). {advice}")
     whole = y is not None and y.dtype.kind in "buif" and np.isfinite(y).all() and (np.rint(y) == y).all()
     if y is None or not whole or (y.size and float(np.abs(y.astype(float)).max()) >= 2**62):
-        raise UserError(f"{what} has type {dtype} or values that are not whole numbers: {RENUMBER}")
+        raise UserError(f"{what} has type {dtype} or values that are not whole numbers. {RENUMBER}")
     return torch.from_numpy(y.reshape(n).astype(np.int64))
 
 
-def _check_classes(path: Path, train: Tensor, test: Tensor) -> None:
-    """Raises UserError unless the labels of both parts are 0, 1, 2, ... and each has a training image."""
-    low, high = int(min(train.min(), test.min())), int(max(train.max(), test.max()))
+def _check_classes(name: str, parts: list[Tensor]) -> None:
+    """Raises UserError unless the labels are 0, 1, 2, ... and each is in the training part, the first."""
+    low, high = min(int(y.min()) for y in parts), max(int(y.max()) for y in parts)
     if low < 0:
         raise UserError(
-            f"{path}: labels run from {low} to {high}, and this model needs 0, 1, 2, ...: {RENUMBER}"
+            f"{name}: labels run from {low} to {high}, but this model needs 0, 1, 2, ... {RENUMBER}"
         )
-    seen = set(train.unique().tolist())
+    seen = set(parts[0].unique().tolist())
     if len(seen) <= high:
         missing = next(label for label in range(high + 1) if label not in seen)
-        advice = "save y - 1" if missing == 0 and low == 1 else RENUMBER
+        advice = "Use y - 1." if missing == 0 and low == 1 else RENUMBER
         raise UserError(
-            f"{path}: labels run from {low} to {high}, and class {missing} has no training image: {advice}"
+            f"{name}: labels run from {low} to {high}, but class {missing} has no training image. {advice}"
         )

@@ -1,0 +1,1 @@
+"""Estimators of the bound, and their comparison with the hand-derived bound."""

@@ -1,7 +1,7 @@
-"""A latent space to walk in: a plane of codes, and what the decoder makes of any point of it, inside a page.
+"""The latent explorer: a plane of codes in a page, with the decoded image of any point in it.
 
-The decoder runs in the page, from weights of a few bits each: as few as keep what it shows within half of
-TOLERANCE of torch, which is tried here on codes of test images, on twice these, and on draws of p(z).
+The decoder runs in the page, with quantised weights. They have as few bits as keep the output within half of
+TOLERANCE of torch's, on codes of test images, on the doubled codes, and on samples of p(z).
 """
 
 import base64
@@ -17,41 +17,47 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from inference.data.batches import OBSERVATIONS, HeldOut
-from inference.data.datasets import Dataset
-from inference.html.export_layers import Unknown, Unrolled
+from inference.data.dataset import Dataset
+from inference.data.held_out import HeldOut
+from inference.data.observations import OBSERVATIONS
+from inference.html.export_layers import ExportedLayers, UnsupportedModule
 from inference.html.page import TEMPLATES, read
 from ppl_models.base import LatentVariableModel
 
 POINTS = 1_000  # test images whose codes are shown
-VALUES = 250_000  # of all codes together: where a code is long, fewer are shown
-PRIOR = 300  # draws of p(z) beside them
-DIRECTIONS = 10  # of which two are the plane's, and the others have sliders
-WEIGHTS = 3_000_000  # of a decoder that can be embedded
-PRODUCTS = 30_000_000  # of a decoder that a page works out thirty times a second
-TOLERANCE = 1e-2  # between the page and torch, of a level from 0 to 1, or of a point's coordinate
+MAX_VALUES = 250_000  # of all codes in total: fewer codes are shown if each is long
+PRIOR = 300  # samples of p(z) that are shown
+DIRECTIONS = 10  # principal directions: two for the plane, and a slider for each of the others
+MAX_WEIGHTS = 3_000_000  # of a decoder that is embedded
+MAX_PRODUCTS = 30_000_000  # multiplications of a decoder that runs thirty times per second
+TOLERANCE = 1e-2  # difference between the page and torch, in levels from 0 to 1 or in coordinates of a point
 BITS = range(8, 17)  # of a weight
-MOST = 1e12  # of a code's coordinates
-SCRIPTS = ("walk_decoder.js", "walk_chart.js", "walk.js")  # of a page that has the section
+MAX_COORDINATE = 1e12  # of a code
+SCRIPTS = ("explorer_decoder.js", "explorer_chart.js", "explorer.js")  # that a page with the section needs
 
 
 def section(data: Dataset, model: LatentVariableModel) -> Markup:
-    """A `<section id="walk">` for a page with SCRIPTS; nothing if there is no vector z or no small decoder.
+    """Returns the section `#explorer` for a page with SCRIPTS. Preserves the RNG state.
 
-    `data` and `model` are as `Run.restore` gives them.
+    Args:
+        data: the data set, as `Run.restore` returns it.
+        model: the trained model in eval mode.
+
+    Returns:
+        The section, or nothing if the model has no vector z or no small decoder.
     """
-    with torch.random.fork_rng([]):  # to look changes no draw of anyone's
+    with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(0)
         found = contents(data, model)
     if found is None:
         return Markup()
-    return Markup(TEMPLATES.get_template("walk.html").render(style=read("walk.css"), data=found))
+    return Markup(TEMPLATES.get_template("explorer.html").render(style=read("explorer.css"), data=found))
 
 
 @torch.no_grad()
 def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None:
-    """What the page is given: codes, their principal directions, the decoder; None where it has none."""
-    decoder = unrolled(model)
+    """Returns the data of the page: codes, principal directions and the decoder; None if unsupported."""
+    decoder = export_decoder(model)
     if decoder is None or not all(p.isfinite().all() for p in model.parameters()):
         return None
     y_test = None if data.y_test is None else data.y_test[:POINTS]
@@ -64,14 +70,14 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
     if latents.keys() - {"y"} or z.dim() != 2 or min(z.shape) < 2:
         return None
     prior = model.prior(PRIOR)["z"]
-    if not (z.abs().max() < MOST and prior.abs().max() < MOST):  # nor where they are not finite
+    if not (z.abs().max() < MAX_COORDINATE and prior.abs().max() < MAX_COORDINATE):  # true for NaN as well
         return None
-    layers = export(decoder, model, torch.cat([z[:50], 2 * z[:50], prior[:50]]))
+    layers = pack_decoder(decoder, model, torch.cat([z[:50], 2 * z[:50], prior[:50]]))
     if layers is None:
         return None
-    n = min(len(z), VALUES // z.shape[1])
+    n = min(len(z), MAX_VALUES // z.shape[1])
     z, levels, labels = z[:n], levels[:n], None if labels is None else labels[:n]
-    y = latents["y"].argmax(1) if "y" in latents else inputs.get("y")  # the label that z was encoded with
+    y = latents["y"].argmax(1) if "y" in latents else inputs.get("y")  # the label that the encoder of z used
     mean, directions, scales = principal(z.numpy())
     points = model.observation == "points"
     return {
@@ -84,7 +90,7 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
         "mean": mean.tolist(),
         "directions": directions[:DIRECTIONS].tolist(),
         "scales": scales[:DIRECTIONS].tolist(),
-        "shares": (scales**2 / max((scales**2).sum(), 1e-30))[:DIRECTIONS].tolist(),
+        "fractions": (scales**2 / max((scales**2).sum(), 1e-30))[:DIRECTIONS].tolist(),
         "prior": np.round((prior.numpy() - mean) @ directions[:2].T, 3).tolist(),
         "points": np.round(levels.numpy(), 3).tolist() if points else None,
         "images": None if points else sheet(OBSERVATIONS[model.observation].shown(levels)),
@@ -92,9 +98,14 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
 
 
 def principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean (d,) of codes (n, d), their principal directions, a row each, and the scale along each.
+    """Returns the principal components of codes.
 
-    Each direction's largest component is positive.
+    Args:
+        z: codes `(n, d)`.
+
+    Returns:
+        The mean `(d,)`; the directions `(min(n, d), d)`, each with a positive largest component; and the
+        standard deviation along each direction.
     """
     mean = z.mean(0)
     _, values, directions = np.linalg.svd(z - mean, full_matrices=False)
@@ -103,16 +114,16 @@ def principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mean, directions * signs[:, None], values / math.sqrt(len(z))
 
 
-def unrolled(model: LatentVariableModel) -> Unrolled | None:
-    """A model's decoder as layers, from z, and y where it has one; None where there is none so small.
+def export_decoder(model: LatentVariableModel) -> ExportedLayers | None:
+    """Returns the decoder of a model as layers; None if it is too large or cannot be exported.
 
-    What comes out are levels from 0 to 1, laid out as a canvas has them; of points, the mean's coordinates
-    and the logarithm of the scale.
+    The input is z, followed by a one-hot y if the model has a label. The output is levels from 0 to 1 in the
+    order of a canvas, or for points the mean and the logarithm of the scale.
     """
     if model.observation == "codes" or not isinstance(getattr(model, "decoder", None), nn.Module):
         return None
     try:
-        decoder = Unrolled(cast(nn.Module, model.decoder))
+        decoder = ExportedLayers(cast(nn.Module, model.decoder))
         if model.observation != "points":
             if decoder.size == (1, 1):
                 decoder.to_map(*model.shape)
@@ -121,20 +132,31 @@ def unrolled(model: LatentVariableModel) -> Unrolled | None:
             zero, one = OBSERVATIONS[model.observation].shown(torch.tensor([0.0, 1.0])).numpy()
             if (zero, one) != (0, 1):
                 decoder.scale(np.array([one - zero]), np.array([zero]))
-    except Unknown:
+    except UnsupportedModule:
         return None
     weights = sum(layer.weight.size for layer in decoder.layers)
     products = sum(layer.products for layer in decoder.layers)
-    return decoder if weights <= WEIGHTS and products <= PRODUCTS else None
+    return decoder if weights <= MAX_WEIGHTS and products <= MAX_PRODUCTS else None
 
 
-def export(decoder: Unrolled, model: LatentVariableModel, z: Tensor) -> list[dict[str, Any]] | None:
-    """The decoder's layers, packed; None where they give other images than torch, tried on codes (n, d)."""
+def pack_decoder(
+    decoder: ExportedLayers, model: LatentVariableModel, z: Tensor
+) -> list[dict[str, Any]] | None:
+    """Quantises a decoder with the fewest bits in BITS that keep its output close to torch's.
+
+    Args:
+        decoder: the exported layers; their weights become the quantised ones.
+        model: the model that they come from.
+        z: codes `(n, d)` on which the outputs are compared.
+
+    Returns:
+        The packed layers, or None if no number of bits is enough.
+    """
     layers = decoder.layers
     y = torch.arange(len(z)) % model.classes if model.has_label else None
-    given = z if y is None else torch.cat([z, one_hot(y, model.classes).to(z)], dim=1)
-    expected = reference(model, z, y)
-    if given.shape[1] != layers[0].weight.shape[1]:
+    inputs = z if y is None else torch.cat([z, one_hot(y, model.classes).to(z)], dim=1)
+    expected = torch_output(model, z, y)
+    if inputs.shape[1] != layers[0].weight.shape[1]:
         return None
     weights = [layer.weight for layer in layers]
     biases = [pack(layer.bias[None], 16) for layer in layers]
@@ -142,7 +164,7 @@ def export(decoder: Unrolled, model: LatentVariableModel, z: Tensor) -> list[dic
         packed = [pack(weight, bits) for weight in weights]
         for layer, weight, bias in zip(layers, packed, biases, strict=True):
             layer.weight, layer.bias = unpack(weight), unpack(bias)[0]
-        found = decoder(given.numpy())
+        found = decoder(inputs.numpy())
         if model.observation == "points":
             d = model.shape[0]
             found = np.concatenate([found[:, :d], np.exp(found[:, d:]) * np.ones(d)], axis=1)
@@ -152,8 +174,8 @@ def export(decoder: Unrolled, model: LatentVariableModel, z: Tensor) -> list[dic
     return None
 
 
-def reference(model: LatentVariableModel, z: Tensor, y: Tensor | None) -> np.ndarray:
-    """The same by torch: levels (n, height * width * channels), or points' means and scales (n, 2 d)."""
+def torch_output(model: LatentVariableModel, z: Tensor, y: Tensor | None) -> np.ndarray:
+    """Returns levels `(n, height * width * channels)`, or means and scales of points `(n, 2 d)`."""
     if model.observation == "points":
         x: Any = model.generate(len(z), {"z": z}).nodes["x"]["fn"]
         return torch.cat([x.mean, x.stddev], dim=1).numpy()
@@ -162,7 +184,7 @@ def reference(model: LatentVariableModel, z: Tensor, y: Tensor | None) -> np.nda
 
 
 def pack(x: np.ndarray, bits: int) -> dict[str, Any]:
-    """Numbers (..., n) as integers of so many bits, and a scale for each row of n."""
+    """Packs an array `(..., n)` as integers of `bits` bits, with a scale for each row of n."""
     rows = x.reshape(-1, x.shape[-1]).astype(np.float32)
     most = 2 ** (bits - 1) - 1
     scales = np.maximum(np.abs(rows).max(1), 1e-30).astype(np.float32) / most
@@ -173,7 +195,7 @@ def pack(x: np.ndarray, bits: int) -> dict[str, Any]:
 
 
 def unpack(packed: dict[str, Any]) -> np.ndarray:
-    """What `pack` has packed, to half a level, as the page unpacks it."""
+    """Returns the array that `pack` packed, to half a quantisation level, as the page unpacks it."""
     shape, bits = packed["shape"], packed["bits"]
     scales = np.frombuffer(base64.b64decode(packed["scales"]), np.float32)
     binary = np.unpackbits(
@@ -184,19 +206,16 @@ def unpack(packed: dict[str, Any]) -> np.ndarray:
 
 
 def sheet(images: Tensor) -> str:
-    """Images (n, channels, height, width), 0 to 1, in rows and columns of a square, as a data address."""
+    """Returns images `(n, channels, height, width)` in [0, 1] in a square grid, as a data URL."""
     levels = (255 * images.clamp(0, 1)).round().byte()
     n, channels, height, width = levels.shape
     columns = math.ceil(math.sqrt(n))
     canvas = np.zeros((columns * height, columns * width, channels), np.uint8)
-    for i, image in enumerate(levels.permute(0, 2, 3, 1).numpy()):
+    for i, level in enumerate(levels.permute(0, 2, 3, 1).numpy()):
         top, left = i // columns * height, i % columns * width
-        canvas[top : top + height, left : left + width] = image
-    kind = (
-        "png" if channels == 1 else "jpeg"
-    )  # of colours a few per cent off nothing is seen, and much is saved
+        canvas[top : top + height, left : left + width] = level
+    kind = "png" if channels == 1 else "jpeg"  # JPEG's errors in colours are not visible, and it is smaller
     file = io.BytesIO()
-    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(
-        file, kind, optimize=True, quality=85
-    )
+    image = Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
+    image.save(file, kind, optimize=True, quality=85)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,8 +1,8 @@
-"""A decoder as a plain list of layers, for a page that has no torch: read off its modules.
+"""Export of a decoder as a list of layers that a page can run without torch.
 
-A map is (height, width, channels), as a canvas has it, and a vector is a map of one pixel. Every layer is of
-one kind: tap by tap of a kernel, each pixel in adds a matrix of its channels to a pixel out. A linear layer
-is that with one pixel and one tap. Batch norm, in eval mode, is folded into the layer before it.
+Feature maps are (height, width, channels), as on a canvas; a vector is a map of one pixel. There is one kind
+of layer: for each tap of a kernel, each input pixel is multiplied by a matrix and added to an output pixel. A
+linear layer has one pixel and one tap. Batch norm in eval mode is folded into the layer before it.
 """
 
 from collections.abc import Callable
@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppl_models.nets.activations import elu
-from ppl_models.nets.conv import Leading, ToImage
+from ppl_models.nets.conv import BatchedSequential, ToImage
 from ppl_models.nets.mlp import MLP
 
-Size = tuple[int, int]  # of a map, a kernel or a step: height, width
+Size = tuple[int, int]  # height and width of a map, a kernel or a stride
 
 
-class Unknown(Exception):
-    """A module that no layer stands for."""
+class UnsupportedModule(Exception):
+    """A module that cannot be exported."""
 
 
 @dataclass
 class Layer:
-    """out = activation(bias + sum over taps of in @ weight[tap]), maps of `size_in` to maps of `size_out`.
+    """out = activation(bias + sum over taps of in @ weight[tap]), from `size_in` to `size_out`.
 
-    Tap a of the kernel takes pixel i to pixel o, along each side, where o + padding = stride i + a if
-    transposed, and where i + padding = stride o + a if not.
+    Along each side, tap a of the kernel connects input pixel i to output pixel o with
+    o + padding = stride i + a if the convolution is transposed, and with i + padding = stride o + a if not.
     """
 
     weight: np.ndarray  # (taps, channels in, channels out), float32
@@ -41,16 +41,16 @@ class Layer:
     padding: Size = (0, 0)
     transposed: bool = False
     activation: str = ""  # one of ACTIVATIONS
-    slope: float = 0.0  # of "leaky", below zero
+    slope: float = 0.0  # of "leaky" for negative inputs
 
     @property
     def products(self) -> int:
-        """How many multiplications it takes."""
+        """The number of multiplications per example."""
         taps, into, out = self.weight.shape
         return into * out * sum(len(self.pairs(tap)[0]) for tap in range(taps))
 
     def pairs(self, tap: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which pixels in a tap takes to which pixels out, both counted row by row."""
+        """Returns the input and output pixels that a tap connects, as indices in row-major order."""
         sides = []
         for side, a in enumerate(divmod(tap, self.kernel[1])):
             sizes = (self.size_in[side], self.size_out[side])
@@ -67,7 +67,7 @@ class Layer:
         )
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The layer of maps laid out flat, (n, values in) to (n, values out), as the page works it out."""
+        """Applies the layer to flattened maps, as the page does: `(n, values_in)` to `(n, values_out)`."""
         x = x.reshape(len(x), -1, self.weight.shape[1])
         out = np.tile(self.bias, (len(x), self.size_out[0] * self.size_out[1], 1))
         for tap, weight in enumerate(self.weight):
@@ -85,42 +85,49 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 NAMES = {elu: "elu", F.relu: "leaky", nn.ReLU: "leaky", nn.LeakyReLU: "leaky", nn.Sigmoid: "sigmoid"}
 
 
-class Unrolled:
-    """The layers of a module that takes a vector. Raises Unknown where none stands for a part of it."""
+class ExportedLayers:
+    """The layers of a module that takes a vector.
+
+    Args:
+        module: linear layers, convolutions, activations and batch norm in eval mode, in sequence.
+
+    Raises:
+        UnsupportedModule: a part of the module cannot be exported.
+    """
 
     def __init__(self, module: nn.Module):
         self.layers: list[Layer] = []
-        self.size: Size = (1, 1)  # of the map that comes out
+        self.size: Size = (1, 1)  # of the output map
         self._add(module)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """(n, values in) to (n, values out)."""
+        """Applies all layers: `(n, values_in)` to `(n, values_out)`."""
         for layer in self.layers:
             x = layer(x)
         return x
 
     def activate(self, name: str, slope: float = 0.0) -> None:
-        """Follow the last layer by an activation."""
+        """Appends an activation to the last layer."""
         last = self._last()
         last.activation, last.slope = name, slope
 
     def scale(self, scale: np.ndarray, shift: np.ndarray) -> None:
-        """Follow the last layer by scale * out + shift, channel by channel."""
+        """Appends scale * out + shift, per channel, to the last layer."""
         last = self._last()
         scale, shift = (np.resize(part, last.bias.shape) for part in (scale, shift))
         last.weight, last.bias = last.weight * scale, last.bias * scale + shift
 
     def to_map(self, channels: int, height: int, width: int) -> None:
-        """Take the vector that comes out as an image (channels, height, width), and lay it out as a map."""
+        """Reshapes the output vector into an image `(channels, height, width)`, and that into a map."""
         last = self.layers[-1] if self.layers else None
         if last is None or last.size_out != (1, 1) or len(last.bias) != channels * height * width:
-            raise Unknown("a reshape of what is no such vector")
+            raise UnsupportedModule("the reshaped output is not a vector of this size")
         order = np.arange(len(last.bias)).reshape(channels, height, width).transpose(1, 2, 0).ravel()
         last.weight, last.bias, self.size = last.weight[..., order], last.bias[order], (height, width)
 
     def _last(self) -> Layer:
         if not self.layers or self.layers[-1].activation:
-            raise Unknown("no linear layer before")
+            raise UnsupportedModule("an activation or a scale without a linear layer before it")
         return self.layers[-1]
 
     def _add(self, module: Any) -> None:
@@ -130,7 +137,10 @@ class Unrolled:
                 if i:
                     self._add_activation(module.activation)
                 self._add(layer)
-        elif isinstance(module, nn.Sequential) and kind.forward in (nn.Sequential.forward, Leading.forward):
+        elif isinstance(module, nn.Sequential) and kind.forward in (
+            nn.Sequential.forward,
+            BatchedSequential.forward,
+        ):
             for part in module:
                 self._add(part)
         elif kind is nn.Linear and self.size == (1, 1):
@@ -148,14 +158,14 @@ class Unrolled:
     def _add_activation(self, activation: Any) -> None:
         name = NAMES.get(type(activation) if isinstance(activation, nn.Module) else activation)
         if name is None:
-            raise Unknown(activation)
+            raise UnsupportedModule(activation)
         self.activate(name, getattr(activation, "negative_slope", 0.0))
 
     def _add_convolution(self, module: Any) -> None:
         if module.groups > 1 or module.dilation != (1, 1) or isinstance(module.padding, str):
-            raise Unknown(module)
+            raise UnsupportedModule(module)
         transposed = isinstance(module, nn.ConvTranspose2d)
-        # torch has (in, out, height, width) where transposed, and (out, in, height, width) where not
+        # torch's weights are (in, out, height, width) if transposed, else (out, in, height, width)
         weight = _array(module.weight).transpose((2, 3, 0, 1) if transposed else (2, 3, 1, 0))
         sides = zip(
             self.size, module.kernel_size, module.stride, module.padding, module.output_padding, strict=True

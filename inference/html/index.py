@@ -1,4 +1,4 @@
-"""The index of a folder of runs: one page that sorts and filters them, and lays chosen ones side by side."""
+"""The index of a folder of runs: a page that sorts, filters and compares them."""
 
 import os
 import time
@@ -6,58 +6,68 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from inference.cli.options import defaults, plain
+from inference.backend.files import write_whole
 from inference.errors import UserError
-from inference.html.curves import terms, thinned, title
-from inference.html.page import HEADLINES, brief, distinct, label, page, part, thumbnail, with_unit
-from inference.rundir.files import write_whole
+from inference.html.curves import thinned, title
+from inference.html.formatting import HEADLINES, brief, distinct, label, with_unit
+from inference.html.page import page, part
+from inference.html.pictures import thumbnail
+from inference.plots.curves import curve_metrics
+from inference.plots.labels import format_setting
+from inference.rundir.config import defaults
 from inference.rundir.run import Run
 from inference.rundir.schema import other_version
 from ppl_models import MODELS
 
 NAME, REPORT = "index.html", "report.html"
-SHOWN = {  # of a run's pictures: the first there is of each
+FIGURES = {  # that a comparison shows: the first file that exists
     "samples": ("sample_means", "samples"),
     "reconstructions": ("reconstructions_5",),
 }
-PICTURE, PICTURES = 60_000, 3_000_000  # bytes of one, and of all together
-LINES = 60  # of a run's measurements on the test set
+MAX_FIGURE, MAX_FIGURES = 60_000, 3_000_000  # bytes of one figure, and of all
+MAX_LINES = 60  # measurements of a run on the test set
 
 
 class Row(NamedTuple):
-    """A run as the index has it."""
+    """A run in the index."""
 
-    name: str  # its folder, as seen from the index
+    name: str  # path of its folder, relative to the index
     run: Run
     metrics: list[dict[str, Any]]
-    results: dict[str, Any]  # empty of a run that has not come to its end
-    began: float  # seconds since 1970
+    results: dict[str, Any]  # empty if the run is not finished
+    start: float  # seconds since 1970
 
     @property
     def what(self) -> str:
-        """What an observation is."""
-        return "point" if MODELS[self.run.config["model"]].observation == "points" else "image"
+        """The name of one observation."""
+        return "point" if MODELS[self.run.config.model].observation == "points" else "image"
 
 
 def write(folder: Path) -> Path:
-    """Write index.html into a folder, of all runs in it and below; returns its path.
+    """Writes index.html with all runs in a folder and below, and returns its path.
 
-    A run that cannot be read is left out and named with the reason. Nothing is written into the runs
-    themselves. Raises UserError if there is none to list, and OSError if the folder cannot be written to.
+    The page names the runs that cannot be read, with the reason. Writes nothing into the run folders.
+
+    Args:
+        folder: the folder that is searched and gets the index.
+
+    Raises:
+        UserError: no run can be read.
+        OSError: the folder cannot be written to.
     """
     found, runs, left_out = sorted(folder.rglob("config.json")), [], []
-    most = min(PICTURE, PICTURES // (max(len(found), 1) * len(SHOWN)))
+    most = min(MAX_FIGURE, MAX_FIGURES // (max(len(found), 1) * len(FIGURES)))
     for path in found:
         try:
             row = _row(folder, path.parent)
-            runs.append((row, _beside(row, most)))
+            runs.append((row, _compared(row, most)))
         except (UserError, OSError) as error:
             name = path.parent.relative_to(folder).as_posix()
             reason = error if isinstance(error, UserError) else error.strerror or type(error).__name__
             left_out.append(f"{name}: {reason}")
     if not runs:
         raise UserError(
-            left_out[0] if left_out else f"{folder} has no runs in it: name a run, or what runs are in"
+            left_out[0] if left_out else f"{folder} contains no runs. Give a run folder or its parent."
         )
     write_whole(folder / NAME, html(folder, runs, left_out).encode(errors="replace"))
     return folder / NAME
@@ -65,69 +75,81 @@ def write(folder: Path) -> Path:
 
 def _row(folder: Path, own: Path) -> Row:
     run = Run.open(own)
-    if "shape" not in run.config:
+    if not run.config.shape:
         raise other_version(f"{own / 'config.json'} has no 'shape'", run.config)
     metrics, path = run.read_metrics(), own / "results.json"
-    done = os.path.lexists(path) and metrics and metrics[-1]["step"] >= run.config["steps"]
-    began = (own / "config.json").stat().st_mtime
-    return Row(own.relative_to(folder).as_posix(), run, metrics, run.results() if done else {}, began)
+    finished = os.path.lexists(path) and metrics and metrics[-1]["step"] >= run.config.steps
+    start = (own / "config.json").stat().st_mtime
+    return Row(
+        own.relative_to(folder).as_posix(),
+        run,
+        metrics,
+        run.results() if finished else {},
+        start,
+    )
 
 
 def html(folder: Path, runs: list[tuple[Row, dict[str, Any]]], left_out: list[str]) -> str:
-    """The index of these runs, each with what it lays beside others, and why further ones are left out."""
+    """Returns the index as an HTML page.
+
+    Args:
+        folder: the folder of the index.
+        runs: the runs, each with the data that a comparison shows.
+        left_out: messages about runs that cannot be read.
+    """
     measured = [name for name in HEADLINES if any(name in row.results.get("test", {}) for row, _ in runs)]
     heads = [_heading(name) for name in measured]
     name = folder.resolve().name
     body = part(
         "index",
         name=name,
-        about=f"{len(runs)} runs. Results are on the whole test set, ± the standard error over its images.",
-        columns=["run", "model", "data", "seed", "steps", "options", *heads, "seconds", "begun", "commit"],
+        about=f"{len(runs)} run{'s' * (len(runs) != 1)}. Results are on the whole test set, ± the standard "
+        "error over its images or points.",
+        columns=["run", "model", "data", "seed", "steps", "options", *heads, "seconds", "started", "commit"],
         rows=[_cells(row, measured) for row, _ in runs],
         left_out=left_out,
-        data={row.name: beside for row, beside in runs},
+        data={row.name: compared for row, compared in runs},
     )
     return page(f"Runs in {name}", body, ["curves.js", "index.js"])
 
 
 def _heading(name: str) -> str:
-    """A figure and what it is measured in, of images and of points alike."""
+    """Returns a metric and its unit, which are the same for images and points."""
     return with_unit(label(name), name, "image").removesuffix(" per image")
 
 
 def _options(row: Row) -> str:
-    """The options and settings that are not the usual ones, and how far a run is that is not done."""
+    """Returns the options and settings that differ from the defaults."""
     config = row.run.config
-    usual = defaults(MODELS[config["model"]], tuple(config["shape"]))
+    usual = defaults(MODELS[config.model], tuple(config.shape))
     keys = (
         "elbo",
         "batch_size",
         "lr",
         "schedule",
         "lr_warmup",
-        "warmup",
+        "kl_warmup",
         "clip",
         "ema",
         "precision",
         "validation",
     )
-    settings = {key: config[key] for key in keys} | config["options"]
-    return ", ".join(f"{key} {plain(value)}" for key, value in settings.items() if value != usual[key])
+    settings = config.values(*keys) | config.options
+    return ", ".join(
+        f"{key} {format_setting(value)}" for key, value in settings.items() if value != usual[key]
+    )
 
 
 def _cells(row: Row, measured: list[str]) -> dict[str, Any]:
-    """A run's line of the table: its name, its report, and cells with what a column is sorted by.
-
-    That is None where it is the words themselves.
-    """
+    """Returns a row of the table: name, link, and cells with their sort key, None if that is the text."""
     config, test = row.run.config, row.results.get("test", {})
     last = row.metrics[-1] if row.metrics else {"step": 0, "seconds": 0.0}
-    steps = config["steps"] if row.results else f"{last['step']} of {config['steps']}"
-    data, seconds = Path(config["data"]).name, row.results.get("seconds", last["seconds"])
+    steps = config.steps if row.results else f"{last['step']} of {config.steps}"
+    data, seconds = Path(config.data).name, row.results.get("seconds", last["seconds"])
     cells = [
-        (None, config["model"]),
+        (None, config.model),
         (None, data),
-        (config["seed"], str(config["seed"])),
+        (config.seed, str(config.seed)),
         (last["step"], str(steps)),
         (None, _options(row)),
         *(
@@ -135,26 +157,28 @@ def _cells(row: Row, measured: list[str]) -> dict[str, Any]:
             for name in measured
         ),
         (seconds, f"{seconds:.0f}"),
-        (row.began, time.strftime("%Y-%m-%d %H:%M", time.localtime(row.began))),
-        (None, (config.get("commit") or "")[:7]),
+        (row.start, time.strftime("%Y-%m-%d %H:%M", time.localtime(row.start))),
+        (None, (config.commit or "")[:7]),
     ]
     link = f"./{quote(os.fsencode(row.name))}/{REPORT}" if (row.run.folder / REPORT).exists() else ""
-    return {"name": row.name, "link": link, "model": config["model"], "data": data, "cells": cells}
+    return {"name": row.name, "link": link, "model": config.model, "data": data, "cells": cells}
 
 
-def _beside(row: Row, most: int) -> dict[str, Any]:
-    """What a run lays beside others: settings, results, curves on the test set, and pictures."""
+def _compared(row: Row, most: int) -> dict[str, Any]:
+    """Returns the data of a run that a comparison shows: settings, results, test curves and figures."""
     config, test = row.run.config, row.results.get("test", {})
     keys = ("model", "seed", "steps", "elbo", "batch_size", "lr", "precision")
-    settings = {key: plain(config[key]) for key in keys} | {"data": Path(config["data"]).name}
-    settings |= {key: plain(value) for key, value in config["options"].items()}
-    lines = thinned([line for line in row.metrics if line["split"] == "test"], LINES)
-    names = terms(lines)
-    pictures = {}
-    for words, names_of in SHOWN.items():
+    settings = {key: format_setting(value) for key, value in config.values(*keys).items()} | {
+        "data": Path(config.data).name
+    }
+    settings |= {key: format_setting(value) for key, value in config.options.items()}
+    lines = thinned([line for line in row.metrics if line["split"] == "test"], MAX_LINES)
+    names = curve_metrics(lines)
+    figures = {}
+    for words, names_of in FIGURES.items():
         found = [path for name in names_of if os.path.lexists(path := row.run.figures / f"{name}.png")]
         if found and most > 5_000:
-            pictures[words] = thumbnail(found[0], most)
+            figures[words] = thumbnail(found[0], most)
     return {
         "settings": settings,
         "results": {
@@ -162,5 +186,5 @@ def _beside(row: Row, most: int) -> dict[str, Any]:
         },
         "curves": {name: [[line["step"], line[name]] for line in lines if name in line] for name in names},
         "names": {name: with_unit(title(name), name, row.what) for name in names},
-        "pictures": pictures,
+        "figures": figures,
     }

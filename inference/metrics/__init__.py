@@ -1,0 +1,1 @@
+"""Metrics of trained models: bounds, exact likelihoods, linear probes, sample accuracy."""

@@ -1,4 +1,4 @@
-"""Importance weights of a guide, image by image: tighter bounds, and how far they can be trusted."""
+"""Importance-weighted bounds on held-out data, and Pareto k-hat, which tells whether to trust them."""
 
 import math
 import warnings
@@ -13,130 +13,172 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from inference.backend import distributed
-from inference.data.batches import HeldOut
-from inference.elbo.estimators import ImportanceSamples, ImportanceWeighted
-from inference.rundir.files import replacing
+from inference.backend.files import replacing
+from inference.data.held_out import HeldOut
+from inference.elbo.importance_weighted import ImportanceSamples, ImportanceWeighted
 from ppl_models.base import LatentVariableModel
 
-MEMORY = 64  # MiB at a time, by default: what stays in a processor's last cache is fastest too
-FEWEST = 100  # draws an image: from fewer the weights' tail cannot be judged
-BLOCK = 100  # images at most whose weights are judged at once
-KEPT = 100  # draws an image that are kept
-EQUAL = 1e-9  # nats over which the log-weights of one and the same p(x) may spread
-THRESHOLD = 0.7  # of k-hat: above it an importance-weighted estimate cannot be trusted. Vehtari et al. 2024
+MEMORY = 64  # default working memory, MiB; what fits in a processor's last cache is fastest too
+MIN_POOL = 100  # samples per image; fewer do not show the tail of the weights
+BLOCK = 100  # maximum number of images whose weights are processed at once
+KEPT = 100  # samples per image in the result
+EQUAL = 1e-9  # log-weights that differ by less (nats) are equal
+K_HAT_THRESHOLD = 0.7  # above it an importance-weighted estimate cannot be trusted. Vehtari et al. 2024
 
 
 class ImportanceSamplingResult(NamedTuple):
-    """What the draws of a test set weigh."""
+    """The result of `importance_sample`.
 
-    figures: dict[str, dict[str, float]]  # iwae_1, ..., k_hat_above_0.7
-    k_hat: np.ndarray  # (images,)
-    kept: ImportanceSamples  # at most a hundred draws an image: (draws, images, ...)
+    Attributes:
+        metrics: `iwae_m`, the negative importance-weighted bound for each m, and `k_hat_above_0.7`, the
+            fraction of images whose k-hat is above 0.7.
+        k_hat: the Pareto k-hat of each image, (images,).
+        samples: at most a hundred samples per image with their weights, (samples, images, ...).
+    """
 
-
-class Chunk(NamedTuple):
-    """The same of a chunk of its images."""
-
-    bounds: dict[int, tuple[Tensor, Tensor]]  # of m: -IWAE-m of each image, and its Monte-Carlo variance
+    metrics: dict[str, dict[str, float]]
     k_hat: np.ndarray
-    kept: ImportanceSamples
+    samples: ImportanceSamples
+
+
+class _Chunk(NamedTuple):
+    """The result for a chunk of the images. `bounds` holds -IWAE-m and its Monte Carlo variance."""
+
+    bounds: dict[int, tuple[Tensor, Tensor]]
+    k_hat: np.ndarray
+    samples: ImportanceSamples
 
 
 @torch.no_grad()
 def importance_sample(
     model: LatentVariableModel, test: HeldOut, particles: Sequence[int], memory: int = MEMORY
 ) -> ImportanceSamplingResult:
-    """-IWAE-m on the whole test set for every m of `particles`, and the Pareto k-hat of each image's weights.
+    """Computes importance-weighted bounds on held-out data, and the Pareto k-hat of each image's weights.
 
-    One pool of draws an image, as many as the largest m and a hundred at least, is cut into disjoint groups
-    of m. `se` is over images; `mc_se` is from the spread between groups, or, where all draws are one group,
-    by the jackknife over its draws. At most about `memory` MiB are in use at a time, however large m is,
-    besides the draws kept. torch's generator is left as it was found. Several processes share the images.
+    Each image has one pool of samples, as many as the largest m and at least a hundred, which is divided into
+    disjoint groups of m. The RNG state is preserved. Several processes share the images. Burda, Grosse and
+    Salakhutdinov 2016 (arXiv 1509.00519); Vehtari, Simpson, Gelman, Yao and Gabry 2024, Pareto Smoothed
+    Importance Sampling (arXiv 1507.02646).
 
-    Burda, Grosse and Salakhutdinov 2016 (arXiv 1509.00519); Vehtari, Simpson, Gelman, Yao and Gabry 2024,
-    Pareto Smoothed Importance Sampling (arXiv 1507.02646).
+    Args:
+        model: the model.
+        test: the held-out data.
+        particles: numbers m of samples per image in the bounds.
+        memory: approximate working memory in MiB, without the samples in the result. It does not depend on m.
+
+    Returns:
+        The bounds in nats per image. `se` is the standard error over images, `mc_se` the Monte Carlo error
+        from the spread between groups, or by the jackknife if all samples are one group.
     """
-    pool = max(*particles, FEWEST)
-    rows = max(memory * 2**20 // _bytes_a_row(model, test), 1)
-    images = max(min(BLOCK, memory * 2**20 // (32 * pool)), 1)  # whose weights are judged together
+    pool = max(*particles, MIN_POOL)
+    rows = max(memory * 2**20 // _bytes_per_sample(model, test), 1)
+    images = max(min(BLOCK, memory * 2**20 // (32 * pool)), 1)  # images per chunk
     hidden = True if distributed.rank() else None
-    words = f"{pool} draws an image"
-    bar = tqdm(total=len(test), unit="image", desc=words, disable=hidden, dynamic_ncols=True)
-    quiet = torch.random.fork_rng([test.x.device] if test.x.is_cuda else [])
-    found: dict[int, Chunk] = {}  # by number
-    with quiet, pyro.validation_enabled(False), bar:
+    title = f"{pool} samples per image"
+    bar = tqdm(total=len(test), unit="image", desc=title, disable=hidden, dynamic_ncols=True)
+    rng = torch.random.fork_rng([test.x.device] if test.x.is_cuda else [])
+    found: dict[int, _Chunk] = {}  # by number
+    with rng, pyro.validation_enabled(False), bar:
         for number, (inputs, _, _) in enumerate(test.chunks(images)):
             if number % distributed.world_size() == distributed.rank():
                 torch.manual_seed(number)
-                draw = sample_pool(model, inputs, pool, rows)
-                each = {m: _bound(draw.log_weights, m) for m in particles}
-                k = pareto_k(draw.log_weights, next(model.parameters()).dtype)
-                kept = ImportanceSamples(draw.latents, draw.log_likelihood[:KEPT], draw.log_weights[:KEPT])
-                found[number] = Chunk(each, k, kept)
+                samples = sample_pool(model, inputs, pool, rows)
+                bounds = {m: _bound(samples.log_weights, m) for m in particles}
+                k = pareto_k(samples.log_weights, next(model.parameters()).dtype)
+                kept = ImportanceSamples(
+                    samples.latents, samples.log_likelihood[:KEPT], samples.log_weights[:KEPT]
+                )
+                found[number] = _Chunk(bounds, k, kept)
             bar.update(len(inputs["x"]))
     of_all = {number: chunk for part in distributed.all_gather(found) for number, chunk in part.items()}
-    chunks = [of_all[number] for number in sorted(of_all)]
-    figures = {}
+    return _merge([of_all[number] for number in sorted(of_all)], particles)
+
+
+def _merge(chunks: list[_Chunk], particles: Sequence[int]) -> ImportanceSamplingResult:
+    """Combines the results of all chunks."""
+    metrics = {}
     for m in sorted(particles):
         bounds, variances = zip(*(chunk.bounds[m] for chunk in chunks), strict=True)
-        figures[f"iwae_{m}"] = _summary(torch.cat(bounds), torch.cat(variances))
+        metrics[f"iwae_{m}"] = _summary(torch.cat(bounds), torch.cat(variances))
     k = np.concatenate([chunk.k_hat for chunk in chunks])
-    share = float((k > THRESHOLD).mean())
-    figures[f"k_hat_above_{THRESHOLD}"] = {"value": share, "se": math.sqrt(share * (1 - share) / len(k))}
-    return ImportanceSamplingResult(figures, k, _join([chunk.kept for chunk in chunks], dim=1))
+    above = float((k > K_HAT_THRESHOLD).mean())
+    se = math.sqrt(above * (1 - above) / len(k))
+    metrics[f"k_hat_above_{K_HAT_THRESHOLD}"] = {"value": above, "se": se}
+    return ImportanceSamplingResult(metrics, k, _concatenate([chunk.samples for chunk in chunks], dim=1))
 
 
 def sample_pool(
     model: LatentVariableModel, inputs: dict[str, Tensor], pool: int, rows: int
 ) -> ImportanceSamples:
-    """`pool` draws of each image, at most `rows` at a time; of the latents only those that may be kept."""
+    """Samples the latents of each image with their weights.
+
+    Args:
+        model: the model.
+        inputs: its inputs, `x` (batch, *shape) among them.
+        pool: samples per image.
+        rows: the maximum number of samples, over all images, that are computed at once.
+
+    Returns:
+        Weights of all samples, (pool, batch), in float64, and the latents of the first hundred per image, on
+        the CPU.
+    """
     images, at_once = max(rows // pool, 1), min(pool, rows)
     blocks = []
     for first in range(0, len(inputs["x"]), images):
         part = {name: value[first : first + images] for name, value in inputs.items()}
-        draws = []
-        for begun in range(0, pool, at_once):
-            elbo = ImportanceWeighted(min(at_once, pool - begun))
-            latents, log_likelihood, log_weights = elbo.draw(model.model, model.guide, **part)
-            keep = max(KEPT - begun, 0)
+        samples = []
+        for done in range(0, pool, at_once):
+            elbo = ImportanceWeighted(min(at_once, pool - done))
+            latents, log_likelihood, log_weights = elbo.sample(model.model, model.guide, **part)
+            keep = max(KEPT - done, 0)
             latents = {name: z[:keep].float().cpu() for name, z in latents.items()}
-            draws.append(ImportanceSamples(latents, log_likelihood.float().cpu(), log_weights.double().cpu()))
-        blocks.append(_join(draws, dim=0))
-    return _join(blocks, dim=1)
+            samples.append(
+                ImportanceSamples(latents, log_likelihood.float().cpu(), log_weights.double().cpu())
+            )
+        blocks.append(_concatenate(samples, dim=0))
+    return _concatenate(blocks, dim=1)
 
 
-def _join(draws: list[ImportanceSamples], dim: int) -> ImportanceSamples:
-    """Draws laid end to end, along particles or images."""
-    latents = {name: torch.cat([draw.latents[name] for draw in draws], dim) for name in draws[0].latents}
-    log_likelihood = torch.cat([draw.log_likelihood for draw in draws], dim)
-    return ImportanceSamples(latents, log_likelihood, torch.cat([draw.log_weights for draw in draws], dim))
+def _concatenate(samples: list[ImportanceSamples], dim: int) -> ImportanceSamples:
+    """Concatenates samples along particles, dimension 0, or images, dimension 1."""
+    latents = {name: torch.cat([part.latents[name] for part in samples], dim) for name in samples[0].latents}
+    log_likelihood = torch.cat([part.log_likelihood for part in samples], dim)
+    return ImportanceSamples(latents, log_likelihood, torch.cat([part.log_weights for part in samples], dim))
 
 
 def _bound(log_w: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """-log 1/m sum_k w_k of each image and its Monte-Carlo variance, from log-weights (draws, images)."""
+    """Returns -log 1/m sum_k w_k and its Monte Carlo variance, (images,), from (samples, images)."""
     groups = len(log_w) // m
-    cut = log_w[: groups * m].unflatten(0, (groups, m))  # (groups, m, images)
-    bounds = math.log(m) - cut.logsumexp(1)
+    grouped = log_w[: groups * m].unflatten(0, (groups, m))  # (groups, m, images)
+    bounds = math.log(m) - grouped.logsumexp(1)
     if groups > 1:
         return bounds.mean(0), bounds.var(0) / groups
-    shares = log_w.softmax(0)
-    without = math.log(m - 1) - log_w.logsumexp(0) - torch.log1p(-shares.clamp(max=1 - 1e-15))
-    return bounds[0], without.var(0, correction=0) * (m - 1)
+    normalised = log_w.softmax(0)
+    left_out = math.log(m - 1) - log_w.logsumexp(0) - torch.log1p(-normalised.clamp(max=1 - 1e-15))
+    return bounds[0], left_out.var(0, correction=0) * (m - 1)
 
 
 def _summary(values: Tensor, variances: Tensor) -> dict[str, float]:
+    """Returns mean, standard error and Monte Carlo error of values per image, from their variances."""
     n = len(values)
-    figure = {"value": values.mean().item()}
+    metric = {"value": values.mean().item()}
     if n > 1:
-        figure["se"] = (values.std() / n**0.5).item()
-    return figure | {"mc_se": (variances.sum().sqrt() / n).item()}
+        metric["se"] = (values.std() / n**0.5).item()
+    return metric | {"mc_se": (variances.sum().sqrt() / n).item()}
 
 
 def pareto_k(log_w: Tensor, precision: torch.dtype = torch.float64) -> np.ndarray:
-    """The Pareto k-hat of each image's importance weights, from log-weights (draws, images): (images,).
+    """Returns the Pareto k-hat of each image's importance weights.
 
-    Weights that are equal to rounding, in the `precision` that they were worked out in, have no tail: their
-    k-hat is minus infinity, as of a guide that is the posterior.
+    Weights that are equal to rounding have no tail, as those of a guide that is the posterior: their k-hat is
+    minus infinity.
+
+    Args:
+        log_w: log-weights, (samples, images).
+        precision: the precision in which they were computed, which determines the rounding error.
+
+    Returns:
+        k-hat, (images,).
     """
     arviz = import_arviz()
     _, k = arviz.psislw(log_w.T.numpy())
@@ -145,41 +187,47 @@ def pareto_k(log_w: Tensor, precision: torch.dtype = torch.float64) -> np.ndarra
     return np.where(equal.numpy(), -np.inf, np.atleast_1d(k))
 
 
-def _bytes_a_row(model: LatentVariableModel, test: HeldOut) -> int:
-    """About what one draw of one image needs: the outputs of all layers, and a few images."""
+def _bytes_per_sample(model: LatentVariableModel, test: HeldOut) -> int:
+    """Estimates the memory for one sample of one image: the outputs of all layers, and a few images."""
     sizes: list[int] = []
 
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+    def add_size(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and not list(module.children()):
             sizes.append(output.numel())
 
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    hooks = [module.register_forward_hook(add_size) for module in model.modules()]
     inputs, _, _ = next(test.chunks(1))
     with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []), pyro.validation_enabled(False):
-        ImportanceWeighted(1).draw(model.model, model.guide, **inputs)
+        ImportanceWeighted(1).sample(model.model, model.guide, **inputs)
     for hook in hooks:
         hook.remove()
     return 4 * (sum(sizes) + 4 * inputs["x"].numel())
 
 
-def write_netcdf(sampled_result: ImportanceSamplingResult, y: Tensor | None, path: Path) -> None:
-    """Write the draws that were kept as ArviZ's InferenceData, whole or not at all.
+def write_netcdf(result: ImportanceSamplingResult, y: Tensor | None, path: Path) -> None:
+    """Writes the samples of a result as ArviZ's InferenceData; an error leaves an older file in place.
 
-    `posterior` holds draws of the latents from the guide, (chain, draw, image, ...); `log_likelihood`
-    log p(x | z); `sample_stats` the log-weights log p(x, z) - log q(z | x), by which the draws stand for the
-    posterior; `observed_data` the labels; `constant_data` each image's k-hat.
+    `posterior` holds samples of the latents from the guide, (chain, draw, image, ...); `log_likelihood`
+    log p(x | z); `sample_stats` the log-weights log p(x, z) - log q(z | x), with which the samples represent
+    the posterior; `observed_data` the labels; `constant_data` each image's k-hat.
+
+    Args:
+        result: the result of `importance_sample`.
+        y: labels (images,), or None.
+        path: the file.
     """
-    arviz, kept = import_arviz(), sampled_result.kept
+    arviz, samples = import_arviz(), result.samples
     dims = {name: ["image"] for name in ("x", "log_weight", "k_hat", "label")}
     dims |= {
-        name: ["image", *(f"{name}_dim_{i}" for i in range(z.dim() - 2))] for name, z in kept.latents.items()
+        name: ["image", *(f"{name}_dim_{i}" for i in range(z.dim() - 2))]
+        for name, z in samples.latents.items()
     }
     data = arviz.from_dict(
-        posterior={name: z.numpy()[None] for name, z in kept.latents.items()},
-        log_likelihood={"x": kept.log_likelihood.numpy()[None]},
-        sample_stats={"log_weight": kept.log_weights.numpy()[None]},
+        posterior={name: z.numpy()[None] for name, z in samples.latents.items()},
+        log_likelihood={"x": samples.log_likelihood.numpy()[None]},
+        sample_stats={"log_weight": samples.log_weights.numpy()[None]},
         observed_data=None if y is None else {"label": y.cpu().numpy()},
-        constant_data={"k_hat": sampled_result.k_hat},
+        constant_data={"k_hat": result.k_hat},
         dims=dims,
     )
     with replacing(path) as temporary:
@@ -187,7 +235,7 @@ def write_netcdf(sampled_result: ImportanceSamplingResult, y: Tensor | None, pat
 
 
 def import_arviz() -> Any:
-    """ArviZ, imported late for its two seconds, without what it announces of its next version."""
+    """Returns ArviZ, imported late because it takes two seconds, without its deprecation warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import arviz

@@ -1,33 +1,40 @@
-"""Whether generated images can be read: a classifier learns the real ones, and is shown the generated."""
+"""Conditional sample accuracy: whether a classifier of real images recognises generated ones."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from tqdm import trange
 
-from inference.data.batches import OBSERVATIONS, unit
-from inference.data.datasets import Dataset
+from inference.data.dataset import Dataset
+from inference.data.observations import OBSERVATIONS, unit
 from ppl_models.base import LatentVariableModel
 from ppl_models.nets.conv import channels_last
 
-EACH = 20  # images generated of each class
-CHANNELS = (32, 64, 128)  # of the classifier's blocks, each of which halves the side
-STEPS, BATCH, LR = 800, 128, 0.01  # of its training; the rate is the highest of one cycle
-CHUNK = 1_000  # images read at a time
+PER_CLASS = 20  # generated images of each class
+CHANNELS = (32, 64, 128)  # of the classifier's blocks, each of which halves height and width
+STEPS, BATCH, LR = 800, 128, 0.01  # of the classifier's training; LR is the maximum of one cycle
+CHUNK = 1_000  # images classified at a time
 
 
 def conditional_sample_accuracy(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, float]]:
-    """The share of generated images that a classifier of the real ones reads as the class asked for.
+    """Computes the fraction of generated images that a classifier of real images assigns to their class.
 
-    `legible` is of mean images, 20 of each class, clamped to levels 0..1; `classifier_accuracy` is the
-    same classifier's on the real test images. Each has a `value` and `se`, its binomial standard error. The
-    data are as the model takes them, as `Run.restore` has them. Nothing comes back where the model has no
-    label, or the data have none. torch's generator and the model's mode are left as they were found.
+    The classifier is trained on the training images. The generated images are mean images, 20 of each class,
+    clamped to 0..1. The RNG state and the model's mode are preserved.
+
+    Args:
+        model: the model.
+        data: the data as the model takes them, see `Run.restore`.
+
+    Returns:
+        `conditional_sample_accuracy`, and `classifier_accuracy` of the same classifier on the real test
+        images, each a `value` and `se`, its binomial standard error. Empty if the model or the data have no
+        labels.
     """
     if not model.has_label or data.y_train is None or data.y_test is None:
         return {}
     device, was_training = next(model.parameters()).device, model.training
-    y = torch.arange(data.classes, device=device).repeat_interleave(EACH)
+    y = torch.arange(data.classes, device=device).repeat_interleave(PER_CLASS)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         images = (
@@ -35,17 +42,18 @@ def conditional_sample_accuracy(model: LatentVariableModel, data: Dataset) -> di
         )
         classifier = train(data.x_train.to(device), data.y_train.to(device), data.classes)
     model.train(was_training)
-    real = [_read(classifier, unit(part.to(device))) for part in data.x_test.split(CHUNK)]
+    real = [_classify(classifier, unit(part.to(device))) for part in data.x_test.split(CHUNK)]
     return {
-        "legible": _share(_read(classifier, images) == y),
-        "classifier_accuracy": _share(torch.cat(real).cpu() == data.y_test),
+        "conditional_sample_accuracy": _accuracy(_classify(classifier, images) == y),
+        "classifier_accuracy": _accuracy(torch.cat(real).cpu() == data.y_test),
     }
 
 
 def network(channels: int, classes: int) -> nn.Sequential:
-    """Images (batch, channels, height, width) of any size, 0 to 1, to logits (batch, classes).
+    """Builds a network from images (batch, channels, height, width) of any size, 0 to 1, to logits.
 
-    Three blocks of two convolutions, the first of stride 2, then the mean over what is left of the image.
+    It has three blocks of two convolutions, the first of stride 2, and averages over the remaining positions.
+    The logits are (batch, classes).
     """
     layers: list[nn.Module] = []
     for width in CHANNELS:
@@ -57,20 +65,28 @@ def network(channels: int, classes: int) -> nn.Sequential:
 
 
 def train(x: Tensor, y: Tensor, classes: int) -> nn.Sequential:
-    """A classifier of images x (n, channels, height, width), uint8, by labels y (n,), in eval mode.
+    """Trains a classifier of images.
 
-    So many steps whatever n is. Each shifts its batch, drawn with replacement, by up to a sixteenth of the
-    side along either axis, and repeats the edge there. It draws from torch's generator.
+    The number of steps does not depend on the number of images. Each step samples a batch with replacement,
+    from torch's generator, and shifts it by up to a sixteenth of the height and width, with repeated edges.
+
+    Args:
+        x: images (n, channels, height, width), uint8.
+        y: labels (n,).
+        classes: the number of classes.
+
+    Returns:
+        The classifier in eval mode.
     """
     classifier = network(x.shape[1], classes).to(x.device)
     optimizer = torch.optim.AdamW(classifier.parameters())
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=STEPS)
     height, width = x.shape[2:]
-    by = min(height, width) // 16
-    for _ in trange(STEPS, unit="step", desc="a classifier of real images", disable=None, dynamic_ncols=True):
+    shift = min(height, width) // 16
+    for _ in trange(STEPS, unit="step", desc="classifier of real images", disable=None, dynamic_ncols=True):
         index = torch.randint(len(x), (BATCH,), device=x.device)
-        top, left = torch.randint(2 * by + 1, (2,)).tolist()
-        padded = pad(unit(x[index]), [by] * 4, mode="replicate")
+        top, left = torch.randint(2 * shift + 1, (2,)).tolist()
+        padded = pad(unit(x[index]), [shift] * 4, mode="replicate")
         logits = classifier(channels_last(padded[..., top : top + height, left : left + width]))
         optimizer.zero_grad()
         cross_entropy(logits, y[index]).backward()
@@ -80,12 +96,12 @@ def train(x: Tensor, y: Tensor, classes: int) -> nn.Sequential:
 
 
 @torch.no_grad()
-def _read(classifier: nn.Module, x: Tensor) -> Tensor:
-    """The classes that images (n, channels, height, width), 0 to 1, are read as: (n,)."""
+def _classify(classifier: nn.Module, x: Tensor) -> Tensor:
+    """Returns the classes (n,) of images (n, channels, height, width), 0 to 1."""
     return classifier(channels_last(x)).argmax(-1)
 
 
-def _share(right: Tensor) -> dict[str, float]:
-    """How many of so many are right, (n,), as a share, and its standard error."""
-    share = right.double().mean().item()
-    return {"value": share, "se": (share * (1 - share) / len(right)) ** 0.5}
+def _accuracy(correct: Tensor) -> dict[str, float]:
+    """Returns the fraction of correct answers (n,) and its binomial standard error."""
+    accuracy = correct.double().mean().item()
+    return {"value": accuracy, "se": (accuracy * (1 - accuracy) / len(correct)) ** 0.5}

@@ -1,0 +1,1 @@
+"""Figures: curves, images, points, plate diagrams and masks."""

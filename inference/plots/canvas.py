@@ -1,6 +1,8 @@
-"""Figures made without pyplot: nothing global changes, and matplotlib is imported at the first figure."""
+"""Figures made without pyplot: no global state changes, and matplotlib is imported at the first figure."""
 
 from typing import Any, Literal
+
+FORMATS = (".png", ".svg", ".pdf")  # of figures whose file the user names
 
 
 def subplots(
@@ -11,7 +13,7 @@ def subplots(
     layout: Literal["constrained"] | None = None,
     **options: Any,
 ) -> tuple[Any, Any]:
-    """Make a figure and its axes, as `pyplot.subplots` does, but without pyplot's list of open figures.
+    """Makes a figure and its axes, as `pyplot.subplots` does, but without pyplot's list of open figures.
 
     Args:
         rows: number of rows of axes.

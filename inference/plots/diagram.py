@@ -1,4 +1,4 @@
-"""How the graph of a program is drawn: where its nodes go, and circles, arrows and boxes."""
+"""Layout and drawing of the graph of a program: places of nodes, circles, arrows and boxes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,28 +14,35 @@ SHADE, LINE = "0.82", "0.15"
 Places = dict[str, tuple[float, float]]
 
 
-def places(graph: Relations, fixed: Places) -> Places:
-    """Where each node goes: plates side by side, in each the parents above their children.
+def node_places(graph: Relations, fixed: Places) -> Places:
+    """Returns the centre of each node: plates side by side, and parents above their children.
 
-    What has a place in `fixed` keeps it; parameters stand at the left of what they are parameters of.
+    Args:
+        graph: the graph of a program.
+        fixed: nodes that already have a place, and keep it.
+
+    Returns:
+        A place for every node. A parameter is to the left of the node that depends on it.
     """
     found: Places = {name: fixed[name] for name in graph.nodes if name in fixed}
     left = max((x for x, _ in found.values()), default=-ACROSS) + ACROSS
-    for group in ([node for node in group if node.name not in found] for group in apart(graph)):
+    for group in ([node for node in group if node.name not in found] for group in group_by_plate(graph)):
         levels: dict[str, int] = {}
-        for node in group:  # a program's order: parents come first
+        for node in group:  # in the order of the program, in which parents come first
             above = [levels[name] for name in graph.parents(node.name) if name in levels]
             levels[node.name] = max(above, default=-1) + 1
         deepest = max(levels.values(), default=-1)
         rows = [[name for name, level in levels.items() if level == row] for row in range(deepest + 1)]
         width = max(map(len, rows), default=0)
-        aside = ACROSS / 2 if deepest > 1 else 0.0  # between others a row gives way to the edges that pass it
+        aside = (
+            ACROSS / 2 if deepest > 1 else 0.0
+        )  # the first and last rows move aside for edges that skip a row
         for row, names in enumerate(rows):
             start = left + ACROSS * (width - len(names)) / 2 + aside * (row in (0, deepest))
             found |= {name: (start + ACROSS * i, -DOWN * row) for i, name in enumerate(names)}
         left += ACROSS * width + aside + 0.6
     edge = min((x for x, _ in found.values()), default=0.0)
-    stacked: dict[str, int] = {}  # how many parameters a node has already
+    stacked: dict[str, int] = {}  # number of parameters that are placed next to a node
     for node in graph.nodes.values():
         if node.kind == "parameter":
             child = next(edge.child for edge in graph.edges if edge.parent == node.name)
@@ -44,8 +51,8 @@ def places(graph: Relations, fixed: Places) -> Places:
     return found
 
 
-def apart(graph: Relations) -> list[list[Node]]:
-    """The nodes by outermost plate, parameters left out; the plate of x first."""
+def group_by_plate(graph: Relations) -> list[list[Node]]:
+    """Returns the nodes except parameters, grouped by outermost plate; the plate of x comes first."""
     groups: dict[str, list[Node]] = {}
     for node in graph.nodes.values():
         if node.kind != "parameter":
@@ -53,30 +60,28 @@ def apart(graph: Relations) -> list[list[Node]]:
     return sorted(groups.values(), key=lambda group: all(node.name != "x" for node in group))
 
 
-def given(node: Node, letter: str) -> bool:
-    """Whether a guide is given this variable: what is observed there has no factor."""
+def has_no_factor(node: Node, letter: str) -> bool:
+    """Returns whether the node is an input of a guide ("q"): observed variables have no factor there."""
     return letter == "q" and node.observed
 
 
 def extent(graph: Relations, at: Places) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top of what is drawn round these centres."""
+    """Returns left, right, bottom and top of the drawing of a graph with its nodes at these places."""
     x, y = zip(*at.values() or [(0.0, 0.0)], strict=True)
-    nested = max((len(node.plates) - 1 for node in graph.nodes.values()), default=0)  # plates in a plate
+    nested = max((len(node.plates) - 1 for node in graph.nodes.values()), default=0)  # depth of nested plates
     side = 1.0 + 0.12 * nested
     return min(x) - side, max(x) + side, min(y) - 1.1 - 0.37 * nested, max(y) + 0.8 + 0.12 * nested
 
 
 def draw_graph(axes: "Axes", graph: Relations, at: Places, letter: str) -> None:
-    """Draw a model's graph ("p") or a guide's ("q") with its nodes at these places."""
+    """Draws the graph of a model (letter "p") or a guide ("q") with its nodes at these places."""
     for plate, size in graph.plates.items():
         inside = [node for node in graph.nodes.values() if plate in node.plates]
-        within = max(
-            len(node.plates) - 1 - node.plates.index(plate) for node in inside
-        )  # plates in this plate
+        within = max(len(node.plates) - 1 - node.plates.index(plate) for node in inside)  # plates inside it
         _draw_plate(axes, [at[node.name] for node in inside], f"{plate}, n = {size}", within)
     between: dict[tuple[str, str], list[Edge]] = {}
     for edge in graph.edges:
-        if not given(graph.nodes[edge.child], letter):  # what is given in a guide is drawn from nothing
+        if not has_no_factor(graph.nodes[edge.child], letter):  # inputs of a guide have no incoming edges
             between.setdefault((edge.parent, edge.child), []).append(edge)
     for edges in between.values():
         _draw_edges(axes, edges, graph, at)
@@ -119,7 +124,7 @@ def _draw_node(axes: "Axes", node: Node, at: tuple[float, float]) -> None:
 
 
 def symbol(name: str) -> str:
-    """A name as one writes it on a blackboard: z1 with its index below, x_labelled with its word below."""
+    """Returns a name in mathtext: the index of z1 and the word of x_labelled become subscripts."""
     head, _, word = name.partition("_")
     letter = head.rstrip("0123456789")
     if len(letter) > 1:  # a word, not a letter
@@ -129,7 +134,7 @@ def symbol(name: str) -> str:
 
 
 def _draw_edges(axes: "Axes", edges: list[Edge], graph: Relations, at: Places) -> None:
-    """One arrow for all edges between the same two nodes, a line of its label each."""
+    """Draws one arrow for all edges between two nodes, with one line of text per edge."""
     from matplotlib.patches import FancyArrowPatch
 
     edge = edges[0]
@@ -170,7 +175,7 @@ def _draw_edges(axes: "Axes", edges: list[Edge], graph: Relations, at: Places) -
 
 
 def _bend(edge: Edge, at: Places) -> float:
-    """How much an edge bends, to pass beside a node that lies on the straight line between its two."""
+    """Returns the curvature that an edge needs to avoid a node on the straight line between its ends."""
     (x0, y0), (x1, y1) = at[edge.parent], at[edge.child]
     dx, dy = x1 - x0, y1 - y0
     length = (dx**2 + dy**2) ** 0.5

@@ -1,8 +1,8 @@
-"""What depends on what in a Pyro program, read off a run of it: sites, inputs, parameters, networks, plates.
+"""The dependency graph of a Pyro program, from one run: sites, inputs, parameters, networks and plates.
 
-`pyro.infer.inspect` follows values through a program by their provenance and tells which sites a site
-depends on. The same is done here with more to see: a value that goes through one of the model's networks
-remembers its name, and the inputs of a guide and the parameters outside of networks are followed as well.
+Like `pyro.infer.inspect`, this module tracks the provenance of values to find which sites a site depends on.
+It also tracks the inputs of a guide, parameters outside of networks, and the names of the model's networks
+that a value passes through.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,18 +27,18 @@ class Node:
     kind: str  # "random", "input" or "parameter"
     observed: bool = False
     distribution: str = ""  # of a random variable
-    masked: bool = False  # whether its density is left out
+    masked: bool = False  # whether its log density is left out of the objective
     plates: tuple[str, ...] = ()  # from the outermost to the innermost
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether it takes one value for sure."""
+        """Whether the variable takes a single value."""
         return self.distribution == "Delta"
 
 
 @dataclass(frozen=True)
 class Edge:
-    """That `child` depends on `parent`, directly or through networks, named in their order."""
+    """A dependency of `child` on `parent`, directly or through `networks` in this order."""
 
     parent: str
     child: str
@@ -47,61 +47,67 @@ class Edge:
 
 @dataclass
 class Relations:
-    """The graph of one program."""
+    """The dependency graph of one program."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
     plates: dict[str, int] = field(default_factory=dict)  # name -> size
 
     def parents(self, name: str) -> list[str]:
-        """What a node depends on, parameters left out, in the order of the nodes."""
+        """Returns the parents of a node except parameters, in the order of the nodes."""
         found = {edge.parent for edge in self.edges if edge.child == name}
         return [other for other, node in self.nodes.items() if other in found and node.kind != "parameter"]
 
 
 def relations(
-    program: Callable[..., Any], model: nn.Module, inputs: Mapping[str, Tensor], given: set[str]
+    program: Callable[..., Any], model: nn.Module, inputs: Mapping[str, Tensor], tracked: set[str]
 ) -> Relations:
-    """The graph of a program, a method of `model`, on such inputs.
+    """Runs a program and returns its dependency graph. Preserves the RNG state.
 
-    Inputs named in `given` are followed, and become nodes if anything depends on them. A site that is
-    observed with an input bears that input's name.
+    Args:
+        program: `model.model` or `model.guide`, conditioned or not.
+        model: the model, whose networks and parameters are tracked.
+        inputs: the arguments of the program.
+        tracked: names of inputs to track; they become nodes if anything depends on them.
+
+    Returns:
+        The graph. A site that is observed with an input has the name of that input.
     """
     own = {name for name, _ in model.named_parameters(recurse=False)}
-    sources = {name: _follow(value, name) if name in given else value for name, value in inputs.items()}
+    sources = {name: _track(value, name) if name in tracked else value for name, value in inputs.items()}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([]))
         stack.enter_context(torch.no_grad())
         stack.enter_context(pyro.validation_enabled(False))
-        stack.enter_context(_networks_and_parameters_followed(model))
+        stack.enter_context(_track_networks_and_parameters(model))
         tracer = stack.enter_context(poutine.trace())
-        stack.enter_context(_FollowSites())
+        stack.enter_context(_TrackSites())
         program(**sources)
         return _read(tracer.trace, own)
 
 
-def _follow(value: Tensor, name: str, networks: tuple[str, ...] = ()) -> Tensor:
+def _track(value: Tensor, name: str, networks: tuple[str, ...] = ()) -> Tensor:
     return ProvenanceTensor(detach_provenance(value), frozenset({(name, networks)}))
 
 
-class _FollowSites(poutine.messenger.Messenger):
-    """Makes what comes after a site know of the site, and not of what came before it."""
+class _TrackSites(poutine.messenger.Messenger):
+    """Marks the value of each site with the name of the site, in place of the site's own parents."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not site_is_subsample(msg):
-            msg["infer"]["seen_as"] = _seen_as(msg)
-            msg["value"] = _follow(msg["value"], msg["infer"]["seen_as"])
+            msg["infer"]["display_name"] = _display_name(msg)
+            msg["value"] = _track(msg["value"], msg["infer"]["display_name"])
 
 
-def _seen_as(msg: Any) -> str:
-    """A site's name, or the name of the input that it is observed with."""
+def _display_name(msg: Any) -> str:
+    """Returns the name of a site, or of the input that it is observed with."""
     source = get_provenance(msg["value"]) if msg["is_observed"] else ()
     return next((name for name, networks in source if not networks), msg["name"])
 
 
 @contextmanager
-def _networks_and_parameters_followed(model: nn.Module) -> Iterator[None]:
-    """Each child of the model writes its name on what goes through it; its own parameters are followed."""
+def _track_networks_and_parameters(model: nn.Module) -> Iterator[None]:
+    """Makes each network of the model add its name to the provenance of its output; tracks own parameters."""
     inside: dict[str, frozenset] = {}
 
     def enter(name: str) -> Callable[..., tuple]:
@@ -124,7 +130,7 @@ def _networks_and_parameters_followed(model: nn.Module) -> Iterator[None]:
     own = dict(model.named_parameters(recurse=False))
     for name, parameter in own.items():
         delattr(model, name)
-        model.__dict__[name] = _follow(parameter.detach(), name)
+        model.__dict__[name] = _track(parameter.detach(), name)
     try:
         yield
     finally:
@@ -136,13 +142,13 @@ def _networks_and_parameters_followed(model: nn.Module) -> Iterator[None]:
 
 
 def _read(trace: poutine.Trace, parameters: set[str]) -> Relations:
-    """The graph of a followed run."""
+    """Builds the graph from the trace of a tracked run."""
     found = Relations()
     sites = [s for s in trace.nodes.values() if s["type"] == "sample" and not site_is_subsample(s)]
-    sites = [s for s in sites if not s["infer"].get("is_auxiliary")]  # a penalty is no variable
-    named = {site["infer"]["seen_as"] for site in sites}
+    sites = [s for s in sites if not s["infer"].get("is_auxiliary")]  # a penalty is not a variable
+    named = {site["infer"]["display_name"] for site in sites}
     for site in sites:
-        name = site["infer"]["seen_as"]
+        name = site["infer"]["display_name"]
         plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
         found.plates |= {frame.name: frame.size for frame in plates}
         inside = tuple(frame.name for frame in plates)
@@ -153,7 +159,7 @@ def _read(trace: poutine.Trace, parameters: set[str]) -> Relations:
                 place = () if kind == "parameter" else inside[:1]
                 found.nodes[source] = Node(source, kind, kind == "input", plates=place)
             longer = any(source == other and set(networks) < set(path) for other, path in sources)
-            if source != name and not longer:  # a way that lies within another is not shown
+            if source != name and not longer:  # a path that is part of a longer one is left out
                 found.edges.append(Edge(source, name, networks))
         found.nodes[name] = Node(
             name,
@@ -167,7 +173,7 @@ def _read(trace: poutine.Trace, parameters: set[str]) -> Relations:
 
 
 def _distribution(fn: Any) -> str:
-    """The name of a distribution's family, under whatever makes it an event or spreads it over a plate."""
+    """Returns the name of a distribution's family, without `Independent`, `expand` and `mask` wrappers."""
     while isinstance(fn, Independent | ExpandedDistribution | MaskedDistribution):
         fn = fn.base_dist
     return type(fn).__name__

@@ -1,0 +1,1 @@
+"""Run folders: configuration, files, locks and restoring."""

@@ -1,4 +1,4 @@
-"""What a run is made with: versions, machine, commit."""
+"""Versions, machine and commit of a run."""
 
 import platform
 import subprocess
@@ -9,11 +9,13 @@ import numpy as np
 import pyro
 import torch
 
-from inference.backend import distributed
 
+def provenance(processes: int = 1) -> dict[str, Any]:
+    """Returns the versions, the machine and the commit of a run, as fields of `RunConfig`.
 
-def provenance() -> dict[str, Any]:
-    """The versions, the machine's kind and the commit that a run is made with."""
+    Args:
+        processes: that train together.
+    """
     return {
         "versions": {
             "python": platform.python_version(),
@@ -24,13 +26,13 @@ def provenance() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
-        "processes": distributed.world_size(),
+        "processes": processes,
         "commit": _commit(),
     }
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, marked where files differ from it; None outside a checkout."""
+    """Returns the commit of this code, with a mark if files differ from it; None outside a checkout."""
     root = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str:

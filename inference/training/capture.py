@@ -25,7 +25,8 @@ from torch.func import functional_call
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from inference.elbo.estimators import ImportanceWeighted, Loss
+from inference.elbo.estimators import Loss
+from inference.elbo.importance_weighted import ImportanceWeighted
 
 
 def capturable_loss(
@@ -87,8 +88,7 @@ def _enumerated_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
 
 
 def _expected(cost: Tensor, log_factors: list[Tensor]) -> Tensor:
-    """The sum of a packed cost by the probabilities, products of packed factors, of the values it depends
-    on."""
+    """The expectation of a packed cost under the probabilities, which are products of packed factors."""
     if not log_factors:
         return cost.sum()
     inputs: list[str] = [vars(factor)["_pyro_dims"] for factor in log_factors]

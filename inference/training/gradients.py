@@ -66,11 +66,11 @@ class Gradients:
         Args:
             batch: the inputs of the model.
             check: whether Pyro validates model and guide; the step is eager then.
-            stop: whether this process wishes to stop.
+            stop: whether this process requests a stop.
 
         Returns:
             The objective (a scalar in nats per image), whether it and all gradients are finite, and whether a
-            process wishes to stop. In several processes the objective and the gradients are those of the
+            process requests a stop. In several processes the objective and the gradients are those of the
             joint batch.
         """
         usual = self.mode != "eager" and not check and len(batch["x"]) == (self.images or len(batch["x"]))

@@ -1,48 +1,64 @@
-"""What a training run says while it goes, and how it is stopped."""
+"""Progress of a training, and the signals that stop it."""
 
 import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from inference.training.callbacks import Callback
 
-class Progress:
-    """How training goes: a bar on a terminal, a plain line at each measurement elsewhere."""
+if TYPE_CHECKING:
+    from inference.training.loop import Loop
 
-    def __init__(self, start: int, steps: int, quiet: bool = False):
-        self.start, self.steps, self.quiet = start, steps, quiet
+
+class Progress(Callback):
+    """Shows progress: a bar in a terminal or a notebook, elsewhere one line per evaluation.
+
+    Args:
+        steps: of the whole training.
+        quiet: shows nothing.
+    """
+
+    def __init__(self, steps: int, quiet: bool = False):
+        self.steps, self.quiet, self.first_step = steps, quiet, 0
         self.began = time.perf_counter()
-        self.accuracy: dict[str, float] = {}  # on the test set, as last measured
-        hidden = quiet or not sys.stderr.isatty()
-        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=hidden)
+        self.accuracy: dict[str, float] = {}  # on the test set, by the last evaluation
+        hidden = quiet or not (sys.stderr.isatty() or notebook())
+        self.bar = tqdm(total=steps, unit="step", dynamic_ncols=True, disable=hidden)
 
-    def advance(self) -> None:
-        """One step has been made."""
-        self.bar.update()
-
-    def show(self, values: dict[str, float]) -> None:
-        """Put the training batches' running figures on the bar, and the last accuracy on the test set."""
-        if not self.bar.disable:
-            self.bar.set_postfix_str(_words(values | self.accuracy), refresh=False)
+    def start(self, step: int) -> None:
+        """Starts the clock of a training that begins at a step."""
+        self.first_step, self.began = step, time.perf_counter()
+        self.bar.update(step)
 
     def say(self, line: str) -> None:
-        """A line on the standard error, above the bar where there is one."""
+        """Prints a line on the standard error, above the bar if there is one."""
         if not self.quiet:
             self.bar.write(line, file=sys.stderr)
 
-    def report(self, step: int, values: dict[str, float]) -> None:
-        """Say the figures on the test set; where there is no bar, the speed and the time left as well."""
+    def on_step_end(self, loop: "Loop", metrics: Mapping[str, float]) -> None:
+        """Advances the bar, which shows the terms of the last logged batch and the accuracy."""
+        self.bar.update()
+        if metrics and not self.bar.disable:
+            self.bar.set_postfix_str(_words({**metrics, **self.accuracy}), refresh=False)
+
+    def on_evaluate(self, loop: "Loop", metrics: Mapping[str, Mapping[str, float]]) -> None:
+        """Prints the metrics of the first held-out part; without a bar also the speed and the time left."""
+        if self.quiet or not metrics:
+            return
+        split, values = next(iter(metrics.items()))
         self.accuracy = {name: value for name, value in values.items() if name == "accuracy"}
-        line = f"step {step}/{self.steps}  test: {_words(values)}"
+        line = f"step {loop.step}/{self.steps}  {split}: {_words(values)}"
         if not self.bar.disable:
             self.bar.write(line)
             return
-        rate = (step - self.start) / (time.perf_counter() - self.began)
-        left = f"  ({rate:.1f} steps/s, {_clock((self.steps - step) / rate)} left)" if rate else ""
+        rate = (loop.step - self.first_step) / (time.perf_counter() - self.began)
+        left = f"  ({rate:.1f} steps/s, {_clock((self.steps - loop.step) / rate)} left)" if rate else ""
         print(line + left, flush=True)
 
     def __enter__(self) -> "Progress":
@@ -52,7 +68,13 @@ class Progress:
         self.bar.close()
 
 
-def _words(values: dict[str, float]) -> str:
+def notebook() -> bool:
+    """Whether the code runs in a Jupyter notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _words(values: Mapping[str, float]) -> str:
     names = {"negative_elbo": "-ELBO"}
     return "  ".join(f"{names.get(name, name)} {value:.4g}" for name, value in values.items())
 
@@ -61,18 +83,21 @@ def _clock(seconds: float) -> str:
     return tqdm.format_interval(seconds)
 
 
-def table(test: dict[str, dict[str, float]]) -> str:
-    """The results on the test set, a line each: value, standard error over images, Monte-Carlo error."""
+def table(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Formats metrics, one per line: value, standard error over images, Monte Carlo standard error."""
     lines = [f"{'test set':16} {'value':>10} {'s.e.':>8} {'m.c.s.e.':>9}"]
-    for name, figure in test.items():
-        error = f"{figure['mc_se']:9.4f}" if "mc_se" in figure else ""
-        se = f"{figure['se']:8.4f}" if "se" in figure else " " * 8
-        lines.append(f"{name:16} {figure['value']:10.4f} {se} {error}".rstrip())
+    for name, metric in metrics.items():
+        error = f"{metric['mc_se']:9.4f}" if "mc_se" in metric else ""
+        se = f"{metric['se']:8.4f}" if "se" in metric else " " * 8
+        lines.append(f"{name:16} {metric['value']:10.4f} {se} {error}".rstrip())
     return "\n".join(lines)
 
 
 class StopSignals:
-    """Turns a first Ctrl-C, SIGTERM or SIGHUP into a wish to stop between two steps; another acts at once."""
+    """Turns a first Ctrl-C, SIGTERM or SIGHUP into a request to stop between two steps.
+
+    A second signal has its usual effect.
+    """
 
     def __init__(self) -> None:
         self.stopped = False
@@ -86,10 +111,10 @@ class StopSignals:
         signal.signal(number, self.previous[number])
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be taken
+        if threading.current_thread() is threading.main_thread():  # other threads cannot handle signals
             numbers = [signal.SIGINT, signal.SIGTERM]
             if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-                numbers.append(signal.SIGHUP)  # the terminal has gone, and nohup has not said that it may
+                numbers.append(signal.SIGHUP)  # unless nohup has the process ignore it
             self.previous = {number: signal.signal(number, self._stop) for number in numbers}
         return self
 

@@ -1,6 +1,7 @@
-"""What a run is made of, from its configuration and data; what cannot be is refused before it begins."""
+"""The model, the batches and the data of a run; what does not go together is refused before training."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -10,64 +11,116 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from inference.backend import distributed
 from inference.backend.device import choose_device
-from inference.data.batches import Batches, labelled
-from inference.data.datasets import Dataset
+from inference.backend.files import GIB, check_memory
+from inference.data.batches import Batches
+from inference.data.dataset import Dataset
+from inference.data.labelled import choose_labelled
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
-from inference.rundir.files import GIB, check_memory
-from ppl_models import MODELS
+from inference.rundir.config import TrainConfig, flag
+from inference.rundir.run_config import RunConfig
 from ppl_models.base import LatentVariableModel
 
-MOST = 10_000  # parameters, as tensors: each costs a step some microseconds
+MAX_TENSORS = 10_000  # of parameters: each costs a step some microseconds
 
 
-def prepare(config: dict[str, Any], data: Dataset) -> tuple[LatentVariableModel, Batches, Dataset]:
-    """A model with its first parameters, its batches, and the data as it takes them.
+def prepare(
+    config: RunConfig, data: Dataset, model: LatentVariableModel | None = None
+) -> tuple[LatentVariableModel, Batches, Dataset]:
+    """Builds the model of a run with its initial parameters, its batches, and the data as it observes them.
 
-    Raises UserError where these do not go together, or need more memory than there is.
+    Args:
+        config: of the run.
+        data: the data set.
+        model: the model to train; by default a new one.
+
+    Raises:
+        UserError: these do not go together, or need more memory than is free.
     """
-    device, cls = choose_device(config["device"]), MODELS[config["model"]]
-    if data.points != (cls.observation == "points"):
-        kinds = ("points in the plane", f"try --data {cls.default_dataset}")
-        takes, advice = kinds if cls.observation == "points" else ("images", "try --data digits")
-        raise UserError(f"{config['model']} takes {takes}, and {data.name} has none: {advice}")
-    if cls.observation == "codes" and data.x_train.max() >= config["options"]["codes"]:
-        raise UserError(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
-    data = data.padded(cls.image_size)
-    if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
-        raise UserError(
-            f"{data.name} has no labels, and {config['model']} needs them: add y_train and y_test, one of "
-            "0, 1, 2, ... per image, or choose another model"
-        )
-    labels = torch.empty(0, dtype=torch.long)
-    if "x_labelled" in cls.inputs:
-        labels = labelled(data, config["options"]["labels"], config["seed"], config.get("labelled"))
-    batches = Batches(data, cls, config["batch_size"], config["seed"], labels, device)
+    device, cls = choose_device(config.device), config.model_class
+    batches, data = prepare_batches(cls, config.options, config, data, device, config.labelled)
     try:
         check_size(cls, data, config, device)
-        pyro.set_rng_seed(config["seed"])
-        model = cls(data.shape, data.classes, **config["options"]).to(device)
-        Loss(model, config["elbo"], config["particles"])  # refuses what does not go together
-        if config["warmup"] and ESTIMATORS[config["elbo"]].particles > 1:
-            raise ValueError(f"{config['elbo']} takes no weights: leave out --warmup")
-        normalises = any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
-        least = distributed.world_size() * (2 if normalises else 1)  # images a batch
-        if config["batch_size"] < least:
-            why = "it normalises over the batch" if normalises else f"{least} processes share a batch"
-            raise ValueError(f"{why}: --batch-size {least} or more")
+        pyro.set_rng_seed(config.seed)
+        model = (model or cls(data.shape, data.classes, **config.options)).to(device)
+        check_training(model, config)
     except UserError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{config['model']} cannot be made: {str(error).splitlines()[0]}") from None
+        raise UserError(f"cannot train {config.model}: {str(error).splitlines()[0]}") from None
     return model, batches, data
 
 
-def check_size(
-    cls: type[LatentVariableModel], data: Dataset, config: dict[str, Any], device: torch.device
-) -> None:
-    """Raise UserError if the parameters with Adam's state, or a batch, exceed the device's free memory.
+def prepare_batches(
+    cls: type[LatentVariableModel],
+    options: Mapping[str, Any],
+    config: TrainConfig,
+    data: Dataset,
+    device: torch.device,
+    indices: list[int] | None = None,
+) -> tuple[Batches, Dataset]:
+    """Builds the batches of a model, and the data with its padding.
 
-    The model is made without memory, and given up as soon as its parameters are too many.
+    Args:
+        cls: the class of the model.
+        options: of the model's constructor.
+        config: the settings, all of them given.
+        data: the data set.
+        device: where the batches are.
+        indices: of the labelled training images; by default the seed chooses them.
+
+    Raises:
+        UserError: the data do not suit the model, or there are fewer than a batch needs.
+    """
+    check_data(cls, options, data)
+    data = data.padded(cls.image_size)
+    chosen = torch.empty(0, dtype=torch.long)
+    if "x_labelled" in cls.inputs:
+        chosen = choose_labelled(data, options["labels"], config.seed, indices)
+    return Batches(data, cls, config.batch_size, config.seed, chosen, device), data
+
+
+def check_data(cls: type[LatentVariableModel], options: Mapping[str, Any], data: Dataset) -> None:
+    """Raises UserError if a model cannot observe a data set."""
+    name = cls.registered_name or cls.__name__
+    if data.points != (cls.observation == "points"):
+        kinds = ("points", f"try --data {cls.default_dataset}")
+        takes, advice = kinds if cls.observation == "points" else ("images", "try --data digits")
+        raise UserError(f"{name} observes {takes}, and {data.name} has none: {advice}")
+    if cls.observation == "codes" and data.x_train.max() >= options["codes"]:
+        raise UserError(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
+    if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
+        raise UserError(
+            f"{data.name} has no labels, and {name} needs them: add y_train and y_test, one of "
+            "0, 1, 2, ... per image, or choose another model"
+        )
+
+
+def check_training(model: LatentVariableModel, config: TrainConfig) -> None:
+    """Checks that estimator, KL warm-up and batch size suit a model.
+
+    Raises:
+        ValueError: they do not.
+    """
+    Loss(model, config.elbo, config.particles)
+    if config.kl_warmup and ESTIMATORS[config.elbo].particles > 1:
+        raise ValueError(f"{config.elbo} does not support weights: leave out {flag('kl_warmup')}")
+    normalises = any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    least = distributed.world_size() * (2 if normalises else 1)  # images per batch
+    if config.batch_size < least:
+        why = "batch norm needs two images" if normalises else f"{least} processes share a batch"
+        raise ValueError(f"{why}: --batch-size {least} or more")
+
+
+def check_size(
+    cls: type[LatentVariableModel], data: Dataset, config: RunConfig, device: torch.device
+) -> None:
+    """Checks that the parameters with Adam's state, and a batch, fit into the device's free memory.
+
+    The model is built without memory, until its parameters are too many.
+
+    Raises:
+        UserError: they do not fit.
     """
     check = check_memory
     if device.type == "cuda":
@@ -80,27 +133,27 @@ def check_size(
                     "device: make it smaller, or give --device cpu"
                 )
 
-    images = config["batch_size"] * config["particles"]
-    what = f"a batch of {config['batch_size']} with {config['particles']} samples an image"
+    images = config.batch_size * config.particles
+    what = f"a batch of {config.batch_size} with {config.particles} samples per image"
     check(images * math.prod(data.shape) * torch.get_default_dtype().itemsize, what)
-    copies = 5 if config["ema"] else 4  # the parameter, its gradient, Adam's two averages, its own average
+    copies = 5 if config.ema else 4  # the parameter, its gradient, Adam's two averages, its own average
     tensors = total = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal tensors, total
         tensors, total = tensors + 1, total + copies * parameter.nbytes
-        check(total, f"{config['model']} of this size")
-        if tensors > MOST:
+        check(total, f"{config.model} of this size")
+        if tensors > MAX_TENSORS:
             raise UserError(
-                f"{config['model']} of this size has more than {MOST} tensors: give it fewer layers"
+                f"{config.model} of this size has more than {MAX_TENSORS} tensors: give it fewer layers"
             )
 
     hook = register_module_parameter_registration_hook(count)
     try:
         with torch.device("meta"):
-            cls(data.shape, data.classes, **config["options"])
-    except RuntimeError:  # some of Pyro's transforms look at their numbers, and have none there
+            cls(data.shape, data.classes, **config.options)
+    except RuntimeError:  # some of Pyro's transforms read the values of tensors, which meta tensors have not
         tensors = total = 0
-        cls(data.shape, data.classes, **config["options"])
+        cls(data.shape, data.classes, **config.options)
     finally:
         hook.remove()

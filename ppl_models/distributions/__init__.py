@@ -1,4 +1,4 @@
-"""Distributions that Pyro lacks, or works out more slowly than need be."""
+"""Distributions that Pyro lacks, and faster versions of some that it has."""
 
 from ppl_models.distributions.autoregressive import AutoregressiveImage
 from ppl_models.distributions.autoregressive_grid import AutoregressiveGrid

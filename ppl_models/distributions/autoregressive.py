@@ -1,4 +1,4 @@
-"""Binary images whose pixels come one after another."""
+"""Autoregressive distributions over binary images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,11 +13,15 @@ from ppl_models.distributions.bernoulli import BernoulliImage
 
 
 class AutoregressiveImage(TorchDistribution):
-    """p(x) = 1/k sum_j prod_i p_j(x_i | the pixels before i in the j-th ordering), an event of that shape.
+    """p(x) = 1/k sum_j prod_i p_j(x_i | the pixels before i in the j-th ordering).
 
-    `networks` has k functions, from pixels (..., n) to logits (..., n), each of which keeps to its ordering:
-    the logits of a pixel depend on the pixels before it alone. `orders` (k, n) are these orderings, as places
-    0 to n - 1; `dtype` is the networks' precision, `batch` how many images there are, all alike.
+    Args:
+        networks: k functions from pixels `(..., n)` to logits `(..., n)`. The logit of a pixel must depend
+            only on the pixels before it in the function's ordering.
+        orders: the position of each pixel in each ordering, 0 to n - 1, `(k, n)`.
+        shape: the shape of an image, the event shape.
+        dtype: the dtype of the networks.
+        batch: the batch shape.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
@@ -40,13 +44,13 @@ class AutoregressiveImage(TorchDistribution):
         return constraints.independent(constraints.boolean, len(self.event_shape))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "AutoregressiveImage":
-        """The same over more images."""
+        """Returns the distribution with another batch shape."""
         return AutoregressiveImage(
             self.networks, self.orders, self.event_shape, self.dtype, batch_shape, validate_args=False
         )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(value) of images (..., *shape) of zeros and ones: (...)."""
+        """Returns log p(value) of images of zeros and ones `(..., *shape)`, `(...)`."""
         if self._validate_args:
             self._validate_sample(value)
         pixels = value.flatten(-len(self.event_shape))
@@ -57,13 +61,13 @@ class AutoregressiveImage(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Images of zeros and ones, (*sample_shape, *batch, *shape), pixel by pixel, in one of the orders."""
+        """Samples images `(*sample_shape, *batch, *shape)` pixel by pixel, each in a random ordering."""
         shape = (*sample_shape, *self.batch_shape)
         n, pixels = math.prod(shape), math.prod(self.event_shape)
-        which = torch.randint(len(self.networks), (n,), device=self.orders.device)
+        ordering = torch.randint(len(self.networks), (n,), device=self.orders.device)
         x = torch.zeros(n, pixels, dtype=self.dtype, device=self.orders.device)
         for j, net in enumerate(self.networks):
-            rows = (which == j).nonzero()[:, 0]
+            rows = (ordering == j).nonzero()[:, 0]
             part = x[rows]
             for pixel in self.orders[j].argsort().tolist() if len(rows) else ():
                 part[:, pixel] = net(part)[:, pixel].sigmoid().bernoulli()

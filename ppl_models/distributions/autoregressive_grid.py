@@ -1,4 +1,4 @@
-"""Images, or maps of codes, whose places come one after another."""
+"""Autoregressive distributions over images and maps of codes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,17 +9,21 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_models.nets.pixelcnn import Causal
+from ppl_models.nets.pixelcnn import CausalNetwork
 
 Family = Callable[[Tensor], TorchDistribution]
 
 
 class AutoregressiveGrid(TorchDistribution):
-    """p(x) = prod_i p(x_i | the places before i, the condition), over x (channels, height, width), one event.
+    """p(x) = prod_i p(x_i | the positions before i, the condition), with events (channels, height, width).
 
-    `family` makes of the network's outputs (..., out, h, w) a distribution of values (..., channels, h, w),
-    whatever h and w are: of all places at once where the values are known, of one at a time where they are
-    drawn. `condition` (..., c, height, width) is what the network is told besides.
+    Args:
+        network: a causal network.
+        family: a function from the network's outputs `(..., out, h, w)` to a distribution of values
+            `(..., channels, h, w)`, for any h and w: `log_prob` calls it for all positions, `sample` for one.
+        shape: the event shape, `(channels, height, width)`.
+        condition: further inputs of the network, `(..., c, height, width)`.
+        batch: the batch shape, if there is no condition.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
@@ -27,7 +31,7 @@ class AutoregressiveGrid(TorchDistribution):
 
     def __init__(
         self,
-        network: Causal,
+        network: CausalNetwork,
         family: Family,
         shape: Sequence[int],
         condition: Tensor | None = None,
@@ -40,26 +44,26 @@ class AutoregressiveGrid(TorchDistribution):
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
-        return constraints.independent(constraints.real, 3)  # the family knows better, and checks
+        return constraints.independent(constraints.real, 3)  # the family checks its own support
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "AutoregressiveGrid":
-        """The same over more images."""
+        """Returns the distribution with another batch shape."""
         condition = self.condition
         if condition is not None:
             condition = condition.expand(*batch_shape, *condition.shape[-3:])
         return AutoregressiveGrid(self.network, self.family, self.event_shape, condition, batch_shape, False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(value) of images (..., channels, height, width), in the shape their batch broadcasts to."""
+        """Returns log p(value) of `(..., channels, height, width)`, with the broadcast batch shape."""
         return self.family(self.network(value, self.condition)).log_prob(value)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Images (*sample_shape, *batch, channels, height, width), a place after another."""
+        """Samples `(*sample_shape, *batch, channels, height, width)`, one position at a time."""
         shape, condition = (*sample_shape, *self.batch_shape), self.condition
         if condition is not None:
             condition = condition.expand(*shape, *condition.shape[-3:]).flatten(0, len(shape) - 1)
         x = next(self.network.parameters()).new_zeros(math.prod(shape), *self.event_shape)
-        for (row, column), raw in self.network.along(x, condition):
+        for (row, column), raw in self.network.sequential(x, condition):
             x[..., row, column] = self.family(raw[..., None, None]).sample()[..., 0, 0]
         return x.view(*shape, *self.event_shape)

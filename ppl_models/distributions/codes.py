@@ -1,4 +1,4 @@
-"""Maps of vectors out of a codebook, all equally likely."""
+"""The uniform distribution over maps of codebook entries."""
 
 import math
 from typing import Any
@@ -12,9 +12,14 @@ from ppl_models.nets.codebook import Codebook
 
 
 class UniformCodes(TorchDistribution):
-    """Each place of a map (d, height, width), one event, is any entry of the codebook with probability 1 / k.
+    """Each position of a map (d, height, width) is one of the k codebook entries with probability 1 / k.
 
-    A value is taken to be made of entries; that it is so is not looked into.
+    `log_prob` does not check that a value consists of entries.
+
+    Args:
+        codebook: the codebook.
+        grid: height and width of a map.
+        batch: the batch shape.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
@@ -33,17 +38,17 @@ class UniformCodes(TorchDistribution):
         super().__init__(torch.Size(batch), torch.Size((d, *grid)), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "UniformCodes":
-        """The same over more maps."""
+        """Returns the distribution with another batch shape."""
         return UniformCodes(self.codebook, self.grid, tuple(batch_shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """-places log k for each map (..., d, height, width): (...)."""
+        """Returns -height width log k for maps `(..., d, height, width)`, `(...)`."""
         codes = len(self.codebook.entries)
         return value.new_full(value.shape[:-3], -math.prod(self.grid) * math.log(codes))
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Maps (*sample_shape, *batch, d, height, width)."""
+        """Samples maps `(*sample_shape, *batch, d, height, width)`."""
         entries = self.codebook.entries
         shape = (*sample_shape, *self.batch_shape, *self.grid)
-        return self.codebook.look_up(torch.randint(len(entries), shape, device=entries.device))
+        return self.codebook.lookup(torch.randint(len(entries), shape, device=entries.device))

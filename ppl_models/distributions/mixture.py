@@ -1,4 +1,4 @@
-"""A mixture of many diagonal normals with equal weights, evaluated by matrix products."""
+"""The equally weighted mixture of diagonal normals, evaluated with matrix products."""
 
 import math
 from typing import Any
@@ -13,12 +13,15 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class MixtureOfNormals(TorchDistribution):
-    """p(z) = 1/k sum_i N(z; loc_i, diag scale_i^2), an event of d dimensions; loc and scale (k, d).
+    """p(z) = 1/k sum_i N(z; loc_i, diag scale_i^2), with events of d dimensions.
 
-    The quadratic form is expanded, sum_d (z - loc)^2 / scale^2 = z^2 . a - 2 z . (a loc) + loc^2 . a with
-    a = 1 / scale^2, so that all k components are two matrix products (batch, d) x (d, k), where the direct
-    form fills a tensor (batch, k, d). What cancels in it grows with the distance from the origin: z and the
-    components are taken from the components' centre first.
+    `log_prob` expands the quadratic form, sum_d (z - loc)^2 / scale^2 = z^2 . a - 2 z . (a loc) + loc^2 . a
+    with a = 1 / scale^2. So all k components are one matrix product instead of a tensor `(batch, k, d)`. The
+    cancellation error grows with the distance from the origin: the mean of the locs is subtracted first.
+
+    Args:
+        loc: the components' means, `(k, d)`.
+        scale: the components' standard deviations, `(k, d)`.
     """
 
     arg_constraints = {"loc": constraints.independent(constraints.real, 2)}
@@ -30,7 +33,7 @@ class MixtureOfNormals(TorchDistribution):
         super().__init__(torch.Size(), loc.shape[-1:], validate_args=validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(value) for value (..., d): (...)."""
+        """Returns log p(value) of `(..., d)`, `(...)`."""
         if self._validate_args:
             self._validate_sample(value)
         k, d = self.loc.shape
@@ -44,6 +47,6 @@ class MixtureOfNormals(TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """A component at random, then a normal draw from it: (*sample_shape, d)."""
+        """Samples a component, then a value of it, `(*sample_shape, d)`."""
         index = torch.randint(len(self.loc), tuple(sample_shape), device=self.loc.device)
         return torch.normal(self.loc[index], self.scale[index])

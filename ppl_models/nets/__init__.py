@@ -1,1 +1,1 @@
-"""Networks: functions of tensors that know no probability."""
+"""Networks: functions of tensors, independent of probability distributions."""

@@ -1,4 +1,4 @@
-"""Activations at the speed of the processor's vector units."""
+"""Activations that are faster on CPUs than the versions in torch."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class _ELU(torch.autograd.Function):
-    """dy/dx = 1 + min(y, 0), in three passes over one new tensor."""
+    """ELU with the gradient dy/dx = 1 + min(y, 0), in three passes over one new tensor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class _ELU(torch.autograd.Function):
 
 
 def _elu(x: Tensor) -> Tensor:
-    """max(x, e^min(x, 0) - 1), in four passes over one new tensor."""
+    """Returns max(x, e^min(x, 0) - 1), in four passes over one new tensor."""
     y = x.clamp(max=0).exp_().sub_(1)
     return torch.maximum(x, y, out=y)
 
@@ -30,18 +30,24 @@ def _elu(x: Tensor) -> Tensor:
 def elu(x: Tensor) -> Tensor:
     """The exponential linear unit: x above zero, e^x - 1 below. Clevert et al. 2016 (arXiv 1511.07289).
 
-    torch's own, for the sake of digits of e^x - 1 near zero that no layer sees, goes through expm1, which was
-    found to run number by number on some CPUs; the exponential runs by vectors on all.
+    torch's version calls expm1, which is not vectorised on some CPUs. This one calls exp. It loses digits of
+    e^x - 1 near zero, which the layers do not need.
     """
     return _ELU.apply(x) if torch.is_grad_enabled() else _elu(x)
 
 
 def gate(x: Tensor) -> Tensor:
-    """a sigmoid(b) of the halves a and b of the channels: (n, 2 c, height, width) to (n, c, height, width).
+    """Returns a sigmoid(b), where a and b are the halves of the channels (gated linear unit).
 
     Dauphin, Fan, Auli and Grangier 2017, Language Modeling with Gated Convolutional Networks
-    (arXiv 1612.08083). torch's own was found to run number by number through half a pixel's channels on some
-    CPUs, and its gradient to lay the channels apart, so that the convolution before it had to copy them back.
+    (arXiv 1612.08083). torch's `glu` is not vectorised in the channels-last layout on some CPUs, and its
+    gradient is not channels-last, so that the convolution before it must copy it.
+
+    Args:
+        x: `(n, 2 * channels, height, width)`.
+
+    Returns:
+        `(n, channels, height, width)`.
     """
     a, b = x.chunk(2, dim=1)
     return a * b.contiguous(memory_format=torch.channels_last).sigmoid()

@@ -1,28 +1,33 @@
-"""A codebook: vectors that stand for those near them."""
+"""The codebook of a VQ-VAE."""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-PATIENCE = 20  # batches that an entry may go unchosen before it is moved to where the data are
+RESET_AFTER = 20  # batches without a nearest vector after which an entry is replaced
 DECAY = 0.99  # of the moving averages
 
 
 class Codebook(nn.Module):
-    """`entries` (codes, d), and of vectors (..., d, height, width) the nearest entry at each place.
+    """`codes` entries of d dimensions, and the nearest entry to each vector.
 
-    It begins at vectors of the first training batch, drawn at random. Then it learns by gradient, from
-    whatever loss it is in, or with `average` by moving averages of the vectors that chose each entry, and no
-    gradient. An entry that no vector has chosen for so many batches is dead: it is moved onto one, at random.
+    The first training batch initialises the entries with a random sample of its vectors. Then they learn by
+    gradient or, with `average`, as moving averages of the vectors that they are nearest to. An entry that is
+    nearest to no vector for `RESET_AFTER` batches is replaced by a random vector.
 
     Van den Oord, Vinyals and Kavukcuoglu 2017, Neural Discrete Representation Learning (arXiv 1711.00937),
-    section 3.2 and appendix A.1 for the averages.
+    section 3.2, and appendix A.1 for the averages.
+
+    Args:
+        codes: the number of entries.
+        d: the dimensions of an entry.
+        average: whether the entries are moving averages, without a gradient.
     """
 
-    entries: Tensor
-    initialized: Tensor
-    unchosen: Tensor
-    mass: Tensor
+    entries: Tensor  # (codes, d)
+    initialized: Tensor  # ()
+    unchosen: Tensor  # batches since an entry was last nearest to a vector, (codes,)
+    mass: Tensor  # moving averages of the number of vectors per batch, (codes,)
 
     def __init__(self, codes: int, d: int, average: bool = False):
         super().__init__()
@@ -37,54 +42,54 @@ class Codebook(nn.Module):
         self.register_buffer("unchosen", torch.zeros(codes, dtype=torch.long))
 
     def forward(self, e: Tensor) -> Tensor:
-        """The nearest entries, (..., d, height, width) both; a gradient goes to them, and none to e."""
-        return self.look_up(self.nearest(e))
+        """Returns the nearest entries, `(..., d, height, width)` both; e gets no gradient."""
+        return self.lookup(self.nearest(e))
 
     def nearest(self, e: Tensor) -> Tensor:
-        """The entry nearest to each vector, (..., height, width), by number: least |c|^2 - 2 e . c."""
+        """Returns the nearest entries' indices `(..., height, width)`, which minimise |c|^2 - 2 e . c."""
         with torch.no_grad(), torch.autocast(e.device.type, enabled=False):
             c = self.entries
             return ((c**2).sum(-1) - 2 * e.movedim(-3, -1) @ c.T).argmin(-1)
 
-    def look_up(self, index: Tensor) -> Tensor:
-        """The entries of those numbers, (..., d, height, width)."""
+    def lookup(self, index: Tensor) -> Tensor:
+        """Returns the entries `(..., d, height, width)` of indices `(..., height, width)`."""
         return self.entries[index].movedim(-1, -3)
 
     @torch.no_grad()
-    def learn(self, e: Tensor) -> None:
-        """Take in a training batch of vectors: the beginning, moving averages, and dead entries."""
+    def update(self, e: Tensor) -> None:
+        """Initialises, averages and replaces entries, given a training batch `(..., d, height, width)`."""
         vectors = e.movedim(-3, -1).flatten(0, -2)
         codes, n = len(self.entries), len(vectors)
-        # Some of the vectors, one an entry, without replacement as far as they go.
+        # One vector per entry, without replacement if there are enough.
         order = torch.cat([torch.randperm(n, device=vectors.device) for _ in range(-(-codes // n))])
-        drawn = _first(vectors[order[:codes]])
-        self.entries.copy_(torch.where(self.initialized, self.entries, drawn))
+        sampled = _broadcast_from_main(vectors[order[:codes]])
+        self.entries.copy_(torch.where(self.initialized, self.entries, sampled))
         self.initialized.fill_(True)
         index = self.nearest(e).flatten()
-        chosen = _joint(index.new_zeros(codes).index_add_(0, index, torch.ones_like(index)))
+        counts = _sum_over_processes(index.new_zeros(codes).index_add_(0, index, torch.ones_like(index)))
         if self.average:
-            total = _joint(torch.zeros_like(self.entries).index_add_(0, index, vectors))
-            mass = DECAY * self.mass + (1 - DECAY) * chosen
-            moved = (DECAY * self.mass[:, None] * self.entries + (1 - DECAY) * total) / mass[:, None]
-            self.entries.copy_(moved)
+            total = _sum_over_processes(torch.zeros_like(self.entries).index_add_(0, index, vectors))
+            mass = DECAY * self.mass + (1 - DECAY) * counts
+            averages = (DECAY * self.mass[:, None] * self.entries + (1 - DECAY) * total) / mass[:, None]
+            self.entries.copy_(averages)
             self.mass.copy_(mass)
-        self.unchosen.add_(1).masked_fill_(chosen > 0, 0)
-        dead = self.unchosen >= PATIENCE
-        self.entries.copy_(torch.where(dead[:, None], drawn, self.entries))
+        self.unchosen.add_(1).masked_fill_(counts > 0, 0)
+        dead = self.unchosen >= RESET_AFTER
+        self.entries.copy_(torch.where(dead[:, None], sampled, self.entries))
         self.unchosen.masked_fill_(dead, 0)
         if self.average:
             self.mass.masked_fill_(dead, 1.0)
 
 
-def _joint(counts: Tensor) -> Tensor:
-    """The sum over all processes that train together."""
+def _sum_over_processes(counts: Tensor) -> Tensor:
+    """Returns the sum over all training processes."""
     if dist.is_initialized():
         dist.all_reduce(counts)
     return counts
 
 
-def _first(drawn: Tensor) -> Tensor:
-    """What the first of all processes that train together has drawn."""
+def _broadcast_from_main(sampled: Tensor) -> Tensor:
+    """Returns the tensor of the first process in all training processes."""
     if dist.is_initialized():
-        dist.broadcast(drawn, 0)
-    return drawn
+        dist.broadcast(sampled, 0)
+    return sampled

@@ -1,6 +1,6 @@
-"""Convolutional networks, each an encoder and the decoder that mirrors it; two pairs are of courses.
+"""Convolutional encoders and decoders, two pairs of which are taken from courses.
 
-All take and give tensors with any leading dimensions: images (..., channels, height, width), codes (..., d).
+All accept any leading dimensions: images `(..., channels, height, width)`, codes `(..., d)`.
 """
 
 import math
@@ -8,13 +8,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-QUARTER = 64  # channels of a map of a quarter of the sides
+QUARTER_CHANNELS = 64  # of a map whose sides are a quarter of the image's
 
 
-class Leading(nn.Sequential):
-    """Layers in a row, applied to whatever stands in the last `event_dim` dimensions.
+class BatchedSequential(nn.Sequential):
+    """Layers in sequence, applied to the last `event_dim` dimensions of inputs with any leading dimensions.
 
-    What comes out has the precision of what went in, also where autocast works in another between.
+    The output has the dtype of the input, also under autocast.
     """
 
     event_dim = 1
@@ -26,7 +26,7 @@ class Leading(nn.Sequential):
 
 
 class ToImage(nn.Unflatten):
-    """A vector to an image of so many channels, height and width."""
+    """Reshapes a vector to an image of the given channels, height and width."""
 
     def __init__(self, *shape: int):
         super().__init__(1, shape)
@@ -36,18 +36,18 @@ class ToImage(nn.Unflatten):
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same, images with each pixel's channels side by side in memory, as a CPU likes them.
+    """Returns images in the channels-last memory format, which is faster on CPUs; other tensors unchanged.
 
-    The parameters stay as they are: Pyro's parameter store copies one that is not contiguous, and the copy
-    would learn in its stead.
+    The parameters keep their format: Pyro's parameter store copies a parameter that is not contiguous, and
+    then trains the copy.
     """
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
-class ImageEncoder28(Leading):
-    """(..., channels, 28, 28) to (..., out): 28 -> 14 -> 7 -> 3 -> 1 pixels a side, then one linear layer.
+class ImageEncoder28(BatchedSequential):
+    """Maps `(..., channels, 28, 28)` to `(..., out)`: sides 28, 14, 7, 3, 1, then a linear layer.
 
-    The encoder of USC's CS566, with the strides that give the sizes it states; batch norm and LeakyReLU.
+    The encoder of USC's CS566, with batch norm, LeakyReLU and the strides that give the sizes in its handout.
     """
 
     event_dim = 3
@@ -64,8 +64,8 @@ class ImageEncoder28(Leading):
         )
 
 
-class ImageDecoder28(Leading):
-    """(..., z_dim) to (..., channels, 28, 28), between 0 and 1: the mirror of `ImageEncoder28`."""
+class ImageDecoder28(BatchedSequential):
+    """Maps `(..., z_dim)` to `(..., channels, 28, 28)`, values from 0 to 1: mirrors `ImageEncoder28`."""
 
     def __init__(self, z_dim: int, channels: int):
         super().__init__(
@@ -78,10 +78,10 @@ class ImageDecoder28(Leading):
         )
 
 
-class ImageEncoder32(Leading):
-    """(..., channels, 32, 32) to (..., out): 32 -> 32 -> 16 -> 8 -> 4 pixels a side, then one linear layer.
+class ImageEncoder32(BatchedSequential):
+    """Maps `(..., channels, 32, 32)` to `(..., out)`: sides 32, 32, 16, 8, 4, then a linear layer.
 
-    The encoder of Berkeley's CS294-158 and of CSDS 600; ReLU, no normalisation.
+    The encoder of Berkeley's CS294-158 and of CSDS 600, with ReLU and without normalisation.
     """
 
     event_dim = 3
@@ -97,8 +97,8 @@ class ImageEncoder32(Leading):
         )
 
 
-class ImageDecoder32(Leading):
-    """(..., z_dim) to (..., channels, 32, 32), from 4 x 4 pixels of 128 channels; no last activation."""
+class ImageDecoder32(BatchedSequential):
+    """Maps `(..., z_dim)` to `(..., channels, 32, 32)`, without a final activation."""
 
     def __init__(self, z_dim: int, channels: int):
         super().__init__(
@@ -110,11 +110,8 @@ class ImageDecoder32(Leading):
         )
 
 
-class QuarterEncoder(Leading):
-    """(..., channels, height, width) to (..., out), by way of a map of a quarter of the sides.
-
-    These are multiples of four.
-    """
+class QuarterEncoder(BatchedSequential):
+    """Maps `(..., channels, height, width)` to `(..., out)`; height and width are multiples of 4."""
 
     event_dim = 3
 
@@ -122,22 +119,22 @@ class QuarterEncoder(Leading):
         channels, height, width = shape
         super().__init__(
             *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(32, QUARTER, 4, stride=2, padding=1), nn.ReLU()),
-            *(nn.Conv2d(QUARTER, QUARTER, 4, stride=2, padding=1), nn.ReLU()),
-            *(nn.Conv2d(QUARTER, QUARTER, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(32, QUARTER_CHANNELS, 4, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(QUARTER_CHANNELS, QUARTER_CHANNELS, 4, stride=2, padding=1), nn.ReLU()),
+            *(nn.Conv2d(QUARTER_CHANNELS, QUARTER_CHANNELS, 3, padding=1), nn.ReLU()),
             nn.Flatten(),
-            nn.Linear(QUARTER * (height // 4) * (width // 4), out),
+            nn.Linear(QUARTER_CHANNELS * (height // 4) * (width // 4), out),
         )
 
 
-class QuarterDecoder(Leading):
-    """(..., z_dim) to maps (..., out, height, width): the way back; no last activation."""
+class QuarterDecoder(BatchedSequential):
+    """Maps `(..., z_dim)` to `(..., out, height, width)`, without a final activation."""
 
     def __init__(self, z_dim: int, out: int, shape: tuple[int, ...]):
-        small = (QUARTER, shape[1] // 4, shape[2] // 4)
+        small = (QUARTER_CHANNELS, shape[1] // 4, shape[2] // 4)
         super().__init__(
             *(nn.Linear(z_dim, math.prod(small)), nn.ReLU(), ToImage(*small)),
-            *(nn.ConvTranspose2d(QUARTER, QUARTER, 4, stride=2, padding=1), nn.ReLU()),
-            *(nn.ConvTranspose2d(QUARTER, out, 4, stride=2, padding=1), nn.ReLU()),
+            *(nn.ConvTranspose2d(QUARTER_CHANNELS, QUARTER_CHANNELS, 4, stride=2, padding=1), nn.ReLU()),
+            *(nn.ConvTranspose2d(QUARTER_CHANNELS, out, 4, stride=2, padding=1), nn.ReLU()),
             nn.Conv2d(out, out, 3, padding=1),
         )

@@ -1,4 +1,4 @@
-"""Heads: how the output of a network becomes the parameters of a distribution."""
+"""Heads: functions from the output of a network to the parameters of a distribution."""
 
 import torch
 from torch import Tensor
@@ -6,16 +6,22 @@ from torch.nn.functional import softplus
 
 
 def loc_scale(h: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
-    """The two halves of (..., 2 d) as mean and standard deviation, (..., d) each; of maps along `dim` -3.
+    """Splits an output into a mean and a standard deviation sqrt(softplus(.) + 1e-8).
 
-    The second half stands for the variance, softplus(.) + 1e-8 (the convention of Stanford's CS236), of
-    which the square root is returned.
+    The parameterisation of the variance is that of Stanford's CS236.
+
+    Args:
+        h: `(..., 2 * d)`.
+        dim: the dimension to split; -3 for maps `(..., 2 * channels, height, width)`.
+
+    Returns:
+        loc and scale, `(..., d)` each.
     """
     loc, raw = h.chunk(2, dim=dim)
     return loc, torch.sqrt(softplus(raw) + 1e-8)
 
 
 def loc_log_scale(h: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
-    """The two halves of (..., 2 d) as mean and standard deviation, the second given by its logarithm."""
+    """Splits an output into a mean and a standard deviation exp(.), with the shapes of `loc_scale`."""
     loc, log_scale = h.chunk(2, dim=dim)
     return loc, log_scale.exp()

@@ -1,72 +1,71 @@
-"""The networks of the hierarchical VAE of Berkeley's CS294-158: latents are maps of 2 x 2.
+"""The networks of the hierarchical VAE of Berkeley's CS294-158, whose latents are maps of 2 x 2.
 
-All take and give tensors with any leading dimensions: images (..., channels, 32, 32), codes
-(..., z, 2, 2).
+All accept any leading dimensions: images `(..., channels, 32, 32)`, codes `(..., z_channels, 2, 2)`.
 """
 
 import torch
 from torch import Tensor, nn
 
-from ppl_models.nets.conv import Leading
+from ppl_models.nets.conv import BatchedSequential
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation of the channels at each pixel, (batch, channels, height, width)."""
+    """Layer normalisation over the channels of each pixel, `(batch, channels, height, width)`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class MapEncoder(Leading):
-    """An image and a code to a map: (..., channels, 32, 32) and (..., z, 2, 2) to (..., out, 2, 2).
+class MapEncoder(BatchedSequential):
+    """Maps an image `(..., channels, 32, 32)` and a code `(..., z_channels, 2, 2)` to `(..., out, 2, 2)`.
 
-    The code is scaled up to the image's size, each of its pixels to 16 x 16, and laid on it as channels;
-    their leading dimensions need only broadcast. Without a code its channels are zero.
+    The code is upsampled to 32 x 32 and concatenated to the image as channels. The leading dimensions must
+    broadcast. Without a code its channels are zero.
     """
 
     event_dim = 3
 
-    def __init__(self, channels: int, z: int, out: int):
+    def __init__(self, channels: int, z_channels: int, out: int):
         super().__init__(
-            *(nn.Conv2d(channels + z, 32, 3, padding=1), ChannelNorm(32), nn.ReLU()),
+            *(nn.Conv2d(channels + z_channels, 32, 3, padding=1), ChannelNorm(32), nn.ReLU()),
             *(nn.Conv2d(32, 64, 3, stride=2, padding=1), ChannelNorm(64), nn.ReLU()),
             *(nn.Conv2d(64, 64, 3, stride=2, padding=1), ChannelNorm(64), nn.ReLU()),
             *(nn.Conv2d(64, 64, 3, stride=2, padding=1), ChannelNorm(64), nn.ReLU()),
             *(nn.Conv2d(64, 64, 3, stride=2, padding=1), ChannelNorm(64), nn.ReLU()),
             nn.Conv2d(64, out, 3, padding=1),
         )
-        self.z = z
+        self.z_channels = z_channels
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         if code is None:
-            code = x.new_zeros(self.z, 2, 2)
-        large = code.repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
+            code = x.new_zeros(self.z_channels, 2, 2)
+        upsampled = code.repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
         lead = torch.broadcast_shapes(x.shape[:-3], code.shape[:-3])
-        both = [part.expand(*lead, *part.shape[-3:]) for part in (x, large)]
+        both = [part.expand(*lead, *part.shape[-3:]) for part in (x, upsampled)]
         return super().forward(torch.cat(both, dim=-3))
 
 
-class MapPrior(Leading):
-    """A code to the mean of the next level's, (..., z, 2, 2) both."""
+class MapPrior(BatchedSequential):
+    """Maps a code to the prior mean of the next level's code, `(..., z_channels, 2, 2)` both."""
 
     event_dim = 3
 
-    def __init__(self, z: int):
+    def __init__(self, z_channels: int):
         super().__init__(
-            *(nn.Conv2d(z, 64, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(z_channels, 64, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()),
-            nn.Conv2d(64, z, 3, padding=1),
+            nn.Conv2d(64, z_channels, 3, padding=1),
         )
 
 
-class MapDecoder(Leading):
-    """A code to an image's mean, (..., z, 2, 2) to (..., channels, 32, 32); no last activation."""
+class MapDecoder(BatchedSequential):
+    """Maps a code `(..., z_channels, 2, 2)` to `(..., channels, 32, 32)`, without a final activation."""
 
     event_dim = 3
 
-    def __init__(self, z: int, channels: int):
+    def __init__(self, z_channels: int, channels: int):
         super().__init__(
-            *(nn.ConvTranspose2d(z, 64, 3, padding=1), nn.ReLU()),
+            *(nn.ConvTranspose2d(z_channels, 64, 3, padding=1), nn.ReLU()),
             *(nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1), nn.ReLU()),
             *(nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1), nn.ReLU()),
             *(nn.ConvTranspose2d(64, 64, 4, stride=2, padding=1), nn.ReLU()),

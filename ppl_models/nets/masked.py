@@ -1,4 +1,4 @@
-"""A masked fully connected network, whose outputs see only the inputs that come before them."""
+"""A masked fully connected network, whose outputs depend only on the inputs before them."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,32 +10,36 @@ from torch.nn import functional as F
 
 
 class MaskedMLP(nn.Module):
-    """A network of n inputs and n outputs, of which output i sees the inputs before i in an ordering alone.
+    """A network from n inputs to n outputs: each output depends only on the inputs before it in an ordering.
 
-    Every unit has a number: an input its place in the ordering, 1 to n, a hidden unit any number from 1 to
-    n - 1. A connection survives where it leads to a number at least as large, in the last layer to one that
-    is larger: so no path leads from an input to an output at its own place, or at an earlier one.
-
-    There may be several sets of numbers; the parameters serve them all. The constructor samples them from
-    torch's global generator, as it samples the parameters. `state_dict` holds the numbers and not the masks,
-    which follow from them. A state without numbers is of a version that sampled them from a generator of its
-    own with seed 0: loading it restores those. Hidden layers have rectified linear units.
-
+    Every unit has a degree: an input or output its position in the ordering, from 1 to n, a hidden unit a
+    random number from 1 to n - 1. The mask keeps a connection if the degree does not decrease, in the last
+    layer if it increases. So no path leads from an input to an output with the same or a lower degree.
     Germain, Gregor, Murray and Larochelle 2015, MADE (arXiv 1502.03509), equations 8 to 13.
+
+    The hidden layers use ReLU. Several sets of masks share the parameters. The constructor samples the
+    degrees with torch's global generator. `state_dict` holds the degrees, from which the masks follow. A
+    state without degrees is from an older version, which sampled them with seed 0: loading samples the same.
+
+    Args:
+        n: the number of inputs and of outputs.
+        hidden: the widths of the hidden layers.
+        random_order: whether the ordering is random; otherwise it is that of the inputs.
+        masks: the number of sets of masks.
     """
 
     def __init__(self, n: int, hidden: Sequence[int], random_order: bool = False, masks: int = 1):
         super().__init__()
         self.widths, self.random_order, self.masks = [n, *hidden], random_order, masks
-        for layer, numbers in enumerate(self._sample_numbers()):
-            self.register_buffer(f"units_{layer}", numbers)
+        for layer, degrees in enumerate(self._sample_degrees()):
+            self.register_buffer(f"units_{layer}", degrees)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise([*self.widths, n]))
         for index in range(masks):
             for layer, mask in enumerate(self._masks(index)):
                 self.register_buffer(f"mask_{index}_{layer}", mask, persistent=False)
 
-    def _sample_numbers(self, generator: torch.Generator | None = None) -> list[Tensor]:
-        """The numbers of the inputs and of each hidden layer's units, (masks, width) each."""
+    def _sample_degrees(self, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Samples the degrees of the inputs and of each hidden layer's units, `(masks, width)` each."""
         n, *hidden = self.widths
         sets = []
         for _ in range(self.masks):
@@ -43,33 +47,33 @@ class MaskedMLP(nn.Module):
             sets.append(
                 [order + 1, *(torch.randint(1, max(n, 2), (h,), generator=generator) for h in hidden)]
             )
-        return [torch.stack(numbers).int() for numbers in zip(*sets, strict=True)]
+        return [torch.stack(degrees).int() for degrees in zip(*sets, strict=True)]
 
     def _masks(self, index: int) -> list[Tensor]:
-        """Which connections survive in one set, from the numbers: (out, in) for each layer."""
-        *inner, last = itertools.pairwise(self.units(index))
+        """Computes one set of masks from the degrees, `(out, in)` per layer."""
+        *inner, last = itertools.pairwise(self.degrees(index))
         return [*(b[:, None] >= a for a, b in inner), last[1][:, None] > last[0]]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if f"{prefix}layers.0.weight" in state_dict and f"{prefix}units_0" not in state_dict:
-            for layer, numbers in enumerate(self._sample_numbers(torch.Generator().manual_seed(0))):
-                state_dict[f"{prefix}units_{layer}"] = numbers
+            for layer, degrees in enumerate(self._sample_degrees(torch.Generator().manual_seed(0))):
+                state_dict[f"{prefix}units_{layer}"] = degrees
         super()._load_from_state_dict(state_dict, prefix, *args)
         for index in range(self.masks):
             for mask, loaded in zip(self.connections(index), self._masks(index), strict=True):
                 mask.copy_(loaded)
 
-    def units(self, index: int = 0) -> list[Tensor]:
-        """The numbers of every layer's units in one set, inputs and outputs included: (width,) each."""
-        numbers = [self.get_buffer(f"units_{layer}")[index] for layer in range(len(self.widths))]
-        return [*numbers, numbers[0]]
+    def degrees(self, index: int = 0) -> list[Tensor]:
+        """Returns the degrees of the inputs, hidden units and outputs in one set, `(width,)` per layer."""
+        degrees = [self.get_buffer(f"units_{layer}")[index] for layer in range(len(self.widths))]
+        return [*degrees, degrees[0]]
 
     def connections(self, index: int = 0) -> list[Tensor]:
-        """Which connections survive in one set, layer by layer: (out, in), true or false."""
+        """Returns one set of masks, boolean, `(out, in)` per layer."""
         return [self.get_buffer(f"mask_{index}_{layer}") for layer in range(len(self.widths))]
 
     def forward(self, x: Tensor, index: int = 0) -> Tensor:
-        """(..., n) to (..., n), by one set of masks, in the precision of x, also under autocast."""
+        """Maps `(..., n)` to `(..., n)` with one set of masks, in the dtype of x, also under autocast."""
         h = x
         for i, (module, mask) in enumerate(zip(self.layers, self.connections(index), strict=True)):
             layer = cast(nn.Linear, module)

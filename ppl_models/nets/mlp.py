@@ -12,12 +12,18 @@ from ppl_models.nets.activations import elu
 
 
 class MLP(nn.Module):
-    """Linear layers with an activation between them: FC(in, hidden), activation, ..., FC(hidden, out).
+    """Linear layers with an activation between them.
 
-    The input may come as several tensors, (..., in_features[i]) each, which count as one laid end to end.
-    The leading dimensions need only broadcast: where they differ the first layer, which is linear, is applied
-    to each part alone and the results are added, W [x; y] = W_x x + W_y y. So x (batch, 784) beside ten
-    labels y (10, 1, 10) gives (10, batch, out), and the product with x is computed once, not ten times.
+    The input can be several tensors, which count as one concatenated tensor. Their leading dimensions must
+    broadcast. If they differ, the first layer is applied to each part and the results are added, W [x; y] =
+    W_x x + W_y y. So x `(batch, 784)` and ten labels y `(10, 1, 10)` give `(10, batch, out_features)`, and
+    the product with x is computed once instead of ten times.
+
+    Args:
+        in_features: the last dimension of the input, or of each input tensor.
+        hidden: the widths of the hidden layers.
+        out_features: the last dimension of the output.
+        activation: the activation of the hidden layers.
     """
 
     def __init__(
@@ -44,4 +50,4 @@ class MLP(nn.Module):
                 h = h + F.linear(part, weight)
         for layer in rest:
             h = layer(self.activation(h))
-        return h.to(inputs[0].dtype)  # also where autocast works in another precision
+        return h.to(inputs[0].dtype)  # also under autocast

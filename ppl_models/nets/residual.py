@@ -1,17 +1,17 @@
-"""The networks of Berkeley's VQ-VAE: images of 32 x 32, maps of 8 x 8, pre-activated residual blocks.
+"""The networks of Berkeley's VQ-VAE: images of 32 x 32, maps of 8 x 8, pre-activation residual blocks.
 
-All take and give tensors with any leading dimensions.
+All accept any leading dimensions.
 """
 
 from torch import Tensor, nn
 
-from ppl_models.nets.conv import Leading
+from ppl_models.nets.conv import BatchedSequential
 
-WIDTH = 256
+WIDTH = 256  # channels of the maps
 
 
 class ResidualBlock(nn.Sequential):
-    """x + a 3 x 3 and a 1 x 1 convolution of x, each after batch norm and ReLU: (batch, WIDTH, ...) both."""
+    """Adds to x a 3 x 3 and a 1 x 1 convolution, each after batch norm and ReLU, `(n, WIDTH, ...)`."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -23,8 +23,8 @@ class ResidualBlock(nn.Sequential):
         return x + super().forward(x)
 
 
-class ResidualEncoder(Leading):
-    """(..., channels, 32, 32) to (..., WIDTH, 8, 8)."""
+class ResidualEncoder(BatchedSequential):
+    """Maps `(..., channels, 32, 32)` to `(..., WIDTH, 8, 8)`."""
 
     event_dim = 3
 
@@ -36,8 +36,8 @@ class ResidualEncoder(Leading):
         )
 
 
-class ResidualDecoder(Leading):
-    """(..., WIDTH, 8, 8) to (..., channels, 32, 32); no last activation."""
+class ResidualDecoder(BatchedSequential):
+    """Maps `(..., WIDTH, 8, 8)` to `(..., channels, 32, 32)`, without a final activation."""
 
     event_dim = 3
 

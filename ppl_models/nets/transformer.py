@@ -1,4 +1,4 @@
-"""A causal Transformer over the codes of a grid, taken row by row from the left."""
+"""A causal Transformer over the codes of a grid, row by row from the left."""
 
 import math
 from collections.abc import Iterator
@@ -7,28 +7,34 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ppl_models.nets.pixelcnn import Causal
+from ppl_models.nets.pixelcnn import CausalNetwork
 
 
-class CausalTransformer(Causal):
-    """Codes (..., 1, height, width), whole numbers below `codes`, to (..., codes, height, width).
+class CausalTransformer(CausalNetwork):
+    """Maps codes `(..., 1, height, width)` to logits `(..., codes, height, width)`.
 
-    The output at a place sees the codes before it, all of them: the sequence is moved on by one place, behind
-    a learned start. Positions are learned; layer norm comes before attention, and before the two linear
-    layers with GELU between. In `along` the keys and values of the places before are kept. No condition is
-    taken.
+    The output at a position depends on all codes before it: the sequence is shifted by one position and
+    begins with a learned start token. The position embeddings are learned. Layer norm precedes attention and
+    MLP. `sequential` caches keys and values. The network ignores a condition.
 
     Vaswani et al. 2017, Attention Is All You Need (arXiv 1706.03762); sizes of the homework on
     autoregressive models of Berkeley's CS294-158 (2024).
+
+    Args:
+        codes: the number of different codes.
+        grid: height and width.
+        width: the dimensions of the embedding.
+        heads: the attention heads per layer.
+        layers: the number of layers.
     """
 
-    def __init__(self, codes: int, side: tuple[int, int], width: int, heads: int, layers: int):
+    def __init__(self, codes: int, grid: tuple[int, int], width: int, heads: int, layers: int):
         super().__init__()
-        self.side = side
+        self.grid = grid
         self.embedding = nn.Embedding(codes, width)
         self.start = nn.Parameter(torch.zeros(width))
-        self.positions = nn.Parameter(0.02 * torch.randn(side[0] * side[1], width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.positions = nn.Parameter(0.02 * torch.randn(grid[0] * grid[1], width))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(layers))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, codes))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -37,23 +43,25 @@ class CausalTransformer(Causal):
         h = torch.cat([self.start.expand(len(codes), 1, -1), codes[:, :-1]], dim=1) + self.positions
         for block in self.blocks:
             h = block(h)
-        return self.head(h).transpose(-1, -2).reshape(*lead, -1, *self.side).to(self.dtype)
+        return self.head(h).transpose(-1, -2).reshape(*lead, -1, *self.grid).to(self.dtype)
 
-    def along(self, x: Tensor, condition: Tensor | None = None) -> Iterator[tuple[tuple[int, int], Tensor]]:
-        _, width = self.side
-        kept: list[Tensor | None] = [None] * len(self.blocks)
+    def sequential(
+        self, x: Tensor, condition: Tensor | None = None
+    ) -> Iterator[tuple[tuple[int, int], Tensor]]:
+        _, width = self.grid
+        cache: list[Tensor | None] = [None] * len(self.blocks)
         h = self.start.expand(len(x), 1, -1)
-        for place, position in enumerate(self.positions):
+        for index, position in enumerate(self.positions):
             h = h + position
-            for i, block in enumerate(cast(list[Block], self.blocks)):
-                h, kept[i] = block.next(h, kept[i])
-            row, column = divmod(place, width)
+            for i, block in enumerate(cast(list[TransformerBlock], self.blocks)):
+                h, cache[i] = block.step(h, cache[i])
+            row, column = divmod(index, width)
             yield (row, column), self.head(h[:, 0]).to(self.dtype)
             h = self.embedding(x[:, :, row, column].long())
 
 
-class Block(nn.Module):
-    """Attention of each place to itself and to those before, then two linear layers; both are added."""
+class TransformerBlock(nn.Module):
+    """Causal self-attention and an MLP, each after layer norm and with a residual connection."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -68,30 +76,48 @@ class Block(nn.Module):
         )
 
     def forward(self, h: Tensor) -> Tensor:
-        """(n, places, width), both."""
+        """Maps `(n, positions, width)` to the same shape."""
         q, k, v = self._split(h)
-        return self._finish(h, attend(q, k, v))
+        return self._finish(h, causal_attention(q, k, v))
 
-    def next(self, h: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One more place, (n, 1, width), and the keys and values of all so far, (2, n, heads, places, d)."""
+    def step(self, h: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Maps the next position, `(n, 1, width)`, and extends the cache.
+
+        Args:
+            h: the input at the next position.
+            cache: keys and values of the positions so far, `(2, n, heads, positions, d)`; None at first.
+
+        Returns:
+            The output at the next position, and the extended cache.
+        """
         q, k, v = self._split(h)
         new = torch.stack([k, v])
-        kept = new if kept is None else torch.cat([kept, new], dim=-2)
-        return self._finish(h, attend(q, *kept)), kept
+        cache = new if cache is None else torch.cat([cache, new], dim=-2)
+        return self._finish(h, causal_attention(q, *cache)), cache
 
     def _split(self, h: Tensor) -> Tensor:
-        """Queries, keys and values: (3, n, heads, places, d)."""
+        """Computes queries, keys and values, `(3, n, heads, positions, d)`."""
         return self.attention(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
-    def _finish(self, h: Tensor, seen: Tensor) -> Tensor:
-        h = h + self.join(seen.transpose(1, 2).flatten(2))
+    def _finish(self, h: Tensor, attention: Tensor) -> Tensor:
+        """Applies both residual connections, given the output of the attention."""
+        h = h + self.join(attention.transpose(1, 2).flatten(2))
         return h + self.mlp(h)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """What the queries of the last n of m places, (..., n, d), find there and before, (..., m, d) both.
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Returns causal attention for the last n of m positions.
 
-    In so many words: on a CPU the gradient of torch's own takes several times as long for a few dozen places.
+    For a few dozen positions on a CPU its gradient is several times as fast as that of torch's
+    `scaled_dot_product_attention`.
+
+    Args:
+        q: queries, `(..., n, d)`.
+        k: keys, `(..., m, d)`.
+        v: values, `(..., m, d)`.
+
+    Returns:
+        `(..., n, d)`.
     """
     n, m = q.shape[-2], k.shape[-2]
     later = torch.ones(n, m, dtype=torch.bool, device=q.device).triu(m - n + 1)

@@ -1,4 +1,4 @@
-"""The float32 settings of a run: they follow the device in use, and torch has its own back afterwards."""
+"""The float32 settings of a run depend on its device, and torch's own are restored afterwards."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from inference import evaluate, svi
+import inference.evaluate as evaluate_command
+from inference import svi
 from inference.backend import device
 from inference.backend.device import fast_float32
-from inference.errors import run_command
+from inference.cli.entry import run_command
 from ppl_models import VAE
 from tests.support import TINY
 
@@ -18,7 +19,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def settings() -> dict[str, Any]:
-    """Every global setting that the context may touch."""
+    """Returns every global setting that the context may change."""
     return {
         "matmul": torch.get_float32_matmul_precision(),
         "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
@@ -33,11 +34,11 @@ def settings() -> dict[str, Any]:
     }
 
 
-@pytest.fixture(params=["as torch begins", "as a user set them"])
+@pytest.fixture(params=["torch's own", "set by a user"])
 def before(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Settings to find again: torch's own, or the opposite of each."""
+    """Sets and returns the settings to restore: torch's own, or the opposite of each."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    if request.param == "as a user set them":
+    if request.param == "set by a user":
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
         monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
         monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
@@ -68,7 +69,7 @@ def test_no_tf32_and_deterministic_algorithms_on_cuda(before: dict[str, Any]) ->
     assert inside["deterministic"] and inside["warn_only"] and inside["cudnn_deterministic"]
     assert not inside["cudnn_benchmark"] and not inside["fill"]
     assert inside["workspace"] == (before["workspace"] or ":4096:8")  # a user's own is kept
-    assert inside["denormals_are_zero"] == before["denormals_are_zero"]  # that is of the CPU
+    assert inside["denormals_are_zero"] == before["denormals_are_zero"]  # this setting is the CPU's
 
 
 @pytest.mark.parametrize("gpu", [False, True])
@@ -76,7 +77,7 @@ def test_no_tf32_and_deterministic_algorithms_on_cuda(before: dict[str, Any]) ->
 def test_the_cpu_s_settings_do_not_depend_on_the_machine_s_gpu(
     gpu: bool, tolerance: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the error of "medium" decides, which is never zero and never one."""
+    """Only the error of "medium" matters, which is never 0 or 1."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(device, "TOLERANCE", tolerance)
     before = settings()
@@ -90,13 +91,13 @@ def test_the_cpu_s_settings_do_not_depend_on_the_machine_s_gpu(
 def test_training_in_python_leaves_torch_s_settings_and_the_allocator(
     small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only `run_command`, which ends with the process, changes the allocator for good."""
+    """Only `run_command` changes the allocator."""
     called = []
     monkeypatch.setattr("ctypes.CDLL", lambda *_: called.append("allocator"))
     before = settings()
     run = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(tmp_path / "run")]
     assert svi.main(run) == 0
-    assert evaluate.main([str(tmp_path / "run"), "--images", "5", "--particles", "1"]) == 0
+    assert evaluate_command.main([str(tmp_path / "run"), "--images", "5", "--particles", "1"]) == 0
     assert settings() == before and not called
     with pytest.raises(SystemExit):
         run_command(lambda _: 0)
@@ -104,7 +105,7 @@ def test_training_in_python_leaves_torch_s_settings_and_the_allocator(
 
 
 def test_training_uses_the_settings(small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They hold while `fit` and the evaluation of a run work."""
+    """They are active during training and evaluation."""
     seen = []
     bound = VAE.bound
 

@@ -1,4 +1,4 @@
-"""Processes that train one model together make the step that one would make alone."""
+"""Several processes that train one model make the same step as a single process."""
 
 import json
 import os
@@ -15,9 +15,9 @@ import torch.distributed as dist
 
 from inference import svi
 from inference.backend import distributed
-from inference.cli.options import parse
+from inference.cli.train import parse
 from inference.data.batches import Batches
-from inference.data.datasets import Dataset
+from inference.data.dataset import Dataset
 from inference.errors import TrainingAborted, UserError
 from inference.rundir.run import Run
 from ppl_models import VAE
@@ -27,12 +27,12 @@ ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
-# Each process takes its share of the images and of their noise, and its step is compared with that of one.
+# Each process takes its share of the images and noise. Its step is compared with that of one process.
 COMPARED = """
 import copy, sys, torch
 import torch.distributed as dist
 from inference.backend import distributed
-from inference.compare import example_inputs
+from inference.data.examples import example_inputs
 from inference.elbo.estimators import Loss
 from inference.training.gradients import Gradients
 from tests.ppl_models.test_contract import build
@@ -116,7 +116,7 @@ def arguments(data: Path, run: Path, steps: int) -> list[str]:
 
 
 def test_a_run_on_two_processes(small_npz: Path, tmp_path: Path) -> None:
-    """It leaves one folder, goes on bit for bit on as many processes, and runs on with one."""
+    """It leaves one folder, resumes bit for bit on two processes, and resumes on one."""
     said = together(*arguments(small_npz, tmp_path / "whole", 40)).stdout
     assert "2 processes" in said and said.count("results, curves and pictures") == 1
     config = json.loads((tmp_path / "whole" / "config.json").read_text())
@@ -127,13 +127,13 @@ def test_a_run_on_two_processes(small_npz: Path, tmp_path: Path) -> None:
     together(*arguments(small_npz, tmp_path / "part", 20))
     state = checkpoint(tmp_path / "part")
     first, second = (kept["cpu"] for kept in state["generators"])
-    assert not torch.equal(first, second)  # their draws differ
+    assert not torch.equal(first, second)  # their noise differs
     together("-m", "inference.svi", "--resume", str(tmp_path / "part"), "--steps", "40")
     assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "part"))
     measured = together("-m", "inference.evaluate", str(tmp_path / "part"), "--json").stdout
     alone = [sys.executable, "-m", "inference.evaluate", str(tmp_path / "part"), "--json"]
     done = subprocess.run(alone, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert json.loads(measured) == json.loads(done.stdout)  # however many they are
+    assert json.loads(measured) == json.loads(done.stdout)  # the number of processes does not matter
     alone = [sys.executable, "-m", "inference.svi", "--resume", str(tmp_path / "part"), "--steps", "50"]
     subprocess.run(alone, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
     assert checkpoint(tmp_path / "part")["step"] == 50
@@ -147,7 +147,7 @@ def test_a_sweep_is_shared_out(small_npz: Path, tmp_path: Path) -> None:
     said = together("-m", "inference.sweep", *grid).stdout
     assert len(json.loads((tmp_path / "sweep" / "results.json").read_text())) == 2
     assert len(list((tmp_path / "sweep").glob("*/*/results.json"))) == 4
-    assert said.count("table.md") == 1 and said.count("/4 ") == 2  # the first of the two says its own
+    assert said.count("table.md") == 1 and said.count("/4 ") == 2  # only the main process prints
 
 
 def test_a_killed_process_ends_the_run_with_a_word(small_npz: Path, tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_a_killed_process_ends_the_run_with_a_word(small_npz: Path, tmp_path: Pa
         said = process.communicate(timeout=120)[1]
     assert process.returncode != 0
     assert "error: process 0 of 2 lost the connection to another one (" in said
-    assert "continue the run from its last checkpoint with --resume" in said
-    assert "inference/svi.py" not in said  # no traceback of ours
+    assert "Continue the run from its last checkpoint with --resume" in said
+    assert "inference/svi.py" not in said  # no traceback
     assert Run.open(run).load_checkpoint() is not None
 
 
@@ -183,7 +183,7 @@ def environment(pid: int) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("device", "gpus", "backend"),
     [
-        ("cpu", 2, "gloo"),  # on a machine with GPUs too
+        ("cpu", 2, "gloo"),  # also on a machine with GPUs
         ("auto", 0, "gloo"),
         ("auto", 2, "cpu:gloo,cuda:nccl"),
         ("cuda", 2, "cpu:gloo,cuda:nccl"),
@@ -192,7 +192,7 @@ def environment(pid: int) -> dict[str, str]:
 def test_the_backend_follows_the_device(
     device: str, gpus: int, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps have a timeout of minutes; only `gathered`, on the CPU, waits for days."""
+    """Steps have a timeout of minutes. Only `all_gather`, on the CPU, waits for days."""
     made: list[tuple[str, timedelta]] = []
     chosen: list[int] = []
     for key, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
@@ -211,19 +211,19 @@ def test_the_backend_follows_the_device(
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By every process, before any of them waits for another. NCCL takes one process per GPU."""
+    """Every process raises it before any of them waits for another. NCCL needs one GPU per process."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for rank in ("0", "1"):
         for key, value in {"WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(key, value)
-        refused = "2 processes on a machine with 1 CUDA devices: start one process per device, or give"
+        refused = r"2 processes are on a machine with 1 CUDA devices\. Start one process per device, or give"
         with pytest.raises(UserError, match=refused), distributed.process_group("cuda"):
             pass
 
 
 def test_the_device_of_a_resumed_run_is_its_own(small_npz: Path, tmp_path: Path) -> None:
-    """It is known before the processes speak to each other."""
+    """It is known before the processes exchange anything."""
     run = tmp_path / "run"
     assert svi.main([*arguments(small_npz, run, 2)[2:], "--device", "cpu"]) == 0
     assert svi.device_of(parse(["--resume", str(run)])) == "cpu"
@@ -249,7 +249,7 @@ def test_only_a_lost_connection_is_a_lost_process(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(dist, "all_reduce", fail)
     monkeypatch.setattr(dist, "all_gather_object", fail)
     for exchange in (
@@ -271,12 +271,12 @@ def test_no_two_processes_draw_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_batch_is_shared_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """97 images are 49 and 48, and an epoch shows every image once."""
+    """A batch of 97 images is split into 49 and 48, and an epoch has every image once."""
     data = Dataset(
         "random", torch.zeros(195, 1, 2, 2, dtype=torch.uint8), None, torch.zeros(1, 1, 2, 2), None
     )
     data.x_train[:] = torch.arange(195)[:, None, None, None].to(torch.uint8)
-    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     seen = []
     for rank, images in ((0, 49), (1, 48)):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)

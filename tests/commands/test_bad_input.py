@@ -11,25 +11,28 @@ import pytest
 import torch
 from torch.optim import Adam
 
-from inference import evaluate, svi
-from inference.cli.options import configuration, parse
-from inference.data import datasets
-from inference.data.datasets import Dataset
+import inference.evaluate as evaluate_command
+from inference import svi
+from inference.backend.files import pack
+from inference.cli.train import configuration, parse
+from inference.data.dataset import Dataset
+from inference.data.load import find_dataset
 from inference.elbo.estimators import Loss
 from inference.errors import TrainingDiverged, UserError
-from inference.rundir.files import pack
-from inference.training.checkpoint import config_digest
-from inference.training.setup import prepare
+from inference.rundir.checkpoint import config_digest
+from inference.rundir.run import Run
+from inference.training.schedules import learning_rate
+from inference.training.setup import check_data
 from ppl_models import MODELS
 from tests.support import SSVAE, TINY, checkpoint, lines
 
 REFUSED = {
-    "no model": ([], "name one with --model"),
+    "no model": ([], "Name one with --model"),
     "unknown model": (["--model", "svae"], "did you mean ssvae"),
     "unknown data": (["--model", "vae", "--data", "minst"], "did you mean mnist"),
     "missing file": (["--model", "vae", "--data", "none.npz"], "no file none.npz"),
-    "negative steps": (["--model", "vae", "--steps", "-5"], "-5 is not a number above zero"),
-    "steps not a number": (["--model", "vae", "--steps", "many"], "invalid int value: 'many'"),
+    "negative steps": (["--model", "vae", "--steps", "-5"], "-5 is not a whole number above zero"),
+    "steps not a number": (["--model", "vae", "--steps", "many"], "many is not a whole number above zero"),
     "infinite rate": (["--model", "vae", "--lr", "inf"], "inf is not a number above zero"),
     "negative weight": (["--model", "ssvae", "--gen-weight", "-1"], "-1 is not a number, zero or more"),
     "another model's option": (
@@ -38,8 +41,8 @@ REFUSED = {
     ),
     "estimator": (["--model", "ssvae", "--elbo", "trace", "--data", "digits"], "unknown --elbo for ssvae"),
     "device": (["--model", "vae", "--device", "gpu", "--data", "digits"], "unknown device"),
-    "too many labels": (["--model", "ssvae", "--labels", "90000", "--data", "digits"], "lower --labels"),
-    "labels not shared": (["--model", "ssvae", "--labels", "15", "--data", "digits"], "try --labels 20"),
+    "too many labels": (["--model", "ssvae", "--labels", "90000", "--data", "digits"], "Lower --labels"),
+    "labels not shared": (["--model", "ssvae", "--labels", "15", "--data", "digits"], "Try --labels 20"),
     "labels beside a file of them": (
         ["--model", "ssvae", "--labelled", "some.txt", "--labels", "20", "--data", "digits"],
         "--labelled already says how many images are labelled: leave out --labels",
@@ -52,29 +55,29 @@ REFUSED = {
         ["--model", "vae", "--labelled", "some.txt"],
         "--labelled does not apply to vae: leave it out",
     ),
-    "batch": (["--model", "vae", "--batch-size", "5000", "--data", "digits"], "lower --batch-size"),
+    "batch": (["--model", "vae", "--batch-size", "5000", "--data", "digits"], "Lower --batch-size"),
     "nothing to train": (
         ["--model", "ssvae", "--gen-weight", "0", "--class-weight", "0", "--data", "digits"],
         "nothing is left to train",
     ),
     "weights in iwae": (
-        ["--model", "vae", "--elbo", "iwae", "--warmup", "9", "--data", "digits"],
-        "iwae takes no weights: leave out --warmup",
+        ["--model", "vae", "--elbo", "iwae", "--kl-warmup", "9", "--data", "digits"],
+        "iwae does not support weights: leave out --kl-warmup",
     ),
     "a batch of one": (
         ["--model", "beta_vae", "--batch-size", "1", "--data", "digits"],
-        "it normalises over the batch: --batch-size 2 or more",
+        "batch norm needs two images: --batch-size 2 or more",
     ),
-    "no share": (["--model", "vae", "--validation", "1"], "1 is not from 0 to below 1"),
+    "no share": (["--model", "vae", "--validation", "1"], "1 is not a number from 0 to below 1"),
     "nothing left to train on": (
         ["--model", "vae", "--validation", "0.9995", "--data", "digits"],
-        "0.9995 of 1297 training images leaves one part empty: give another --validation",
+        "0.9995 of 1297 training images leaves one part empty. Give another --validation",
     ),
     "a batch larger than what is left": (
         ["--model", "vae", "--validation", "0.1", "--batch-size", "1297", "--data", "digits"],
-        "1167 training images, a batch of 1297: lower --batch-size",
+        "1167 training images, fewer than a batch of 1297. Lower --batch-size",
     ),
-    "no run": (["--resume", "nowhere"], "nowhere is no run"),
+    "no run": (["--resume", "nowhere"], "nowhere is not a run"),
     "changed on resume": (["--resume", "nowhere", "--lr", "1"], "--lr cannot change on --resume"),
     "another split on resume": (
         ["--resume", "nowhere", "--validation", "0.1"],
@@ -141,7 +144,7 @@ def test_data_that_changed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no y_train and no y_test"):
         svi.main(["--model", "ssvae", *TINY, *arguments])
     np.savez(path, x_train=x + 1, x_test=x)
-    with pytest.raises(UserError, match="not the data that the run began with"):
+    with pytest.raises(UserError, match="not the data that the run used"):
         svi.main(["--resume", run])
 
 
@@ -157,13 +160,12 @@ def test_a_model_of_labels_says_that_it_needs_them(
     assert list(LABELLED) == ["ssvae", "fsvae"]
     monkeypatch.chdir(tmp_path)
     np.savez("own.npz", x_train=np.eye(8)[None].repeat(20, 0), x_test=np.eye(8)[None])
-    with pytest.raises(UserError, match=r"own\.npz has no y_train and no y_test: add") as caught:
+    with pytest.raises(UserError, match=r"own\.npz has no y_train and no y_test\. Add") as caught:
         svi.main([*LABELLED[name], "own.npz", "--run-dir", "run"])
     assert "\n" not in str(caught.value) and not Path("run").exists()
-    config = {"device": "cpu", "model": name}
     x = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(UserError, match=f"bare has no labels, and {name} needs them: add y_train and y_test"):
-        prepare(config, Dataset("bare", x, None, x, None))
+        check_data(MODELS[name], {}, Dataset("bare", x, None, x, None))
 
 
 def test_a_file_named_figures_is_no_lack_of_room(small_npz: Path, tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_a_file_named_figures_is_no_lack_of_room(small_npz: Path, tmp_path: Path
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     shutil.rmtree(run / "figures")
     (run / "figures").write_text("mine")
-    for main, arguments in ((svi.main, ["--resume", str(run)]), (evaluate.main, [str(run)])):
+    for main, arguments in ((svi.main, ["--resume", str(run)]), (evaluate_command.main, [str(run)])):
         with pytest.raises(UserError, match=r"figures is not a folder\. Move it away"):
             main(arguments)
     assert (run / "figures").read_text() == "mine"
@@ -214,13 +216,13 @@ def test_losses_that_are_not_finite_stop_the_run(
     run = tmp_path / "run"
     arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
     with pytest.raises(
-        TrainingDiverged, match="10 steps in a row had to be skipped, up to step 10: try a lower --lr"
+        TrainingDiverged, match=r"skipped 10 consecutive steps, up to step 10\. Lower the learning rate"
     ):
         svi.main(arguments)
     said = capsys.readouterr().err
     assert "step 1 is skipped: the loss is nan" in said and "step 10 is skipped" in said
     first, last = lines(run)[0], checkpoint(run)  # of step 8: what was learned up to there is as it began
-    assert last["step"] == last["skipped"] == last["in_a_row"] == 8
+    assert last["step"] == last["skipped"] == last["consecutive_skips"] == 8
     assert lines(run)[-1]["negative_elbo"] == first["negative_elbo"]
 
 
@@ -263,7 +265,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = ["--model", "vae", *TINY, "--lr", "1e20", "--data", str(small_npz), "--run-dir", str(run)]
-    with pytest.raises(TrainingDiverged, match="try a lower --lr"):
+    with pytest.raises(TrainingDiverged, match="Lower the learning rate"):
         svi.main(arguments)
     state = checkpoint(run)
     assert all(
@@ -291,13 +293,13 @@ def test_steps_in_a_row_are_counted_across_a_stop(
     assert json.loads((tmp_path / "a" / "results.json").read_text())["skipped"] == 18
     good.clear()
     assert svi.main([*arguments, str(tmp_path / "b"), "--steps", "5"]) == 0
-    with pytest.raises(TrainingDiverged, match="up to step 10:"):
+    with pytest.raises(TrainingDiverged, match="up to step 10\\."):
         svi.main(["--resume", str(tmp_path / "b"), "--steps", "40"])
 
 
 @pytest.mark.parametrize("model", ["vae", "vae2d"])
 @pytest.mark.parametrize(
-    ("option", "enough"), [("--lr-warmup", 40), ("--warmup", 41)]
+    ("option", "enough"), [("--lr-warmup", 40), ("--kl-warmup", 41)]
 )  # the last step has the whole learning rate, and the whole beta
 def test_a_warm_up_that_does_not_end_is_refused(
     model: str, option: str, enough: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -307,55 +309,67 @@ def test_a_warm_up_that_does_not_end_is_refused(
     with pytest.raises(UserError) as caught:
         svi.main(["--model", model, *data, option, "40", "--steps", str(enough - 1)])
     found = f"{option} 40 does not end within {enough - 1} steps"
-    assert str(caught.value) == f"{found}: give --steps {enough} or more, or a shorter {option}"
+    assert str(caught.value) == f"{found}. Give --steps {enough} or more, or a shorter {option}."
     assert list(tmp_path.iterdir()) == []
-    known = datasets.load(data[1], tmp_path)[0]
+    known = find_dataset(data[1], tmp_path)[0]
     config = configuration(parse(["--model", model, *data, option, "40", "--steps", str(enough)]), known)
     last = enough - 1
-    assert svi.rate(last, config) == config["lr"] and last >= config["warmup"]
+    assert learning_rate(last, config) == config.lr and last >= config.kl_warmup
 
 
 def test_a_resumed_run_ends_after_its_warm_up(small_npz: Path, tmp_path: Path) -> None:
     """Also if its config.json was changed: of a run without a checkpoint nothing else can tell."""
     run, data = tmp_path / "run", ["--data", str(small_npz)]
-    arguments = ["--model", "vae", *TINY, *data, "--warmup", "20", "--lr-warmup", "30", "--run-dir", str(run)]
+    arguments = [
+        "--model",
+        "vae",
+        *TINY,
+        *data,
+        "--kl-warmup",
+        "20",
+        "--lr-warmup",
+        "30",
+        "--run-dir",
+        str(run),
+    ]
     assert svi.main(arguments) == 0
     state = checkpoint(run)
     (run / "checkpoint.pt").write_bytes(pack(state | {"step": 10}))
     config = (run / "config.json").read_bytes()
     for steps, option in (("15", "--lr-warmup 30"), ("29", "--lr-warmup 30")):
         with pytest.raises(
-            UserError, match=f"{option} does not end within {steps} steps: give --steps 30 or more"
+            UserError, match=f"{option} does not end within {steps} steps. Give --steps 30 or more"
         ):
             svi.main(["--resume", str(run), "--steps", steps])
     assert (run / "config.json").read_bytes() == config
-    changed = json.loads(config) | {"warmup": 40}
+    changed = json.loads(config) | {"kl_warmup": 40}
     (run / "config.json").write_text(json.dumps(changed))
-    (run / "checkpoint.pt").write_bytes(pack(state | {"step": 10, "decisive": config_digest(changed)}))
-    with pytest.raises(UserError, match="--warmup 40 does not end within 40 steps: give --steps 41 or more"):
+    digest = config_digest(Run.open(run).config)
+    (run / "checkpoint.pt").write_bytes(pack(state | {"step": 10, "config_digest": digest}))
+    with pytest.raises(
+        UserError, match=r"--kl-warmup 40 does not end within 40 steps\. Give --steps 41 or more"
+    ):
         svi.main(["--resume", str(run)])
 
 
 def test_a_default_warm_up_is_a_quarter_of_the_steps_at_most(tmp_path: Path) -> None:
-    digits = datasets.load("digits", tmp_path)[0]
+    digits = find_dataset("digits", tmp_path)[0]
     found = {}
     for steps in (3, 60, 500):
         found[steps] = [
-            configuration(parse(["--model", name, "--steps", str(steps)]), digits)[key]
-            for name, key in (("hvae", "warmup"), ("pixel_vae", "lr_warmup"), ("vae", "warmup"))
+            getattr(configuration(parse(["--model", name, "--steps", str(steps)]), digits), key)
+            for name, key in (("hvae", "kl_warmup"), ("pixel_vae", "lr_warmup"), ("vae", "kl_warmup"))
         ]
     assert found == {3: [0, 0, 0], 60: [15, 15, 0], 500: [100, 20, 0]}
-    config = configuration(parse(["--model", "hvae", "--steps", "60", "--warmup", "50"]), digits)
-    assert config["warmup"] == 50  # what is asked for is not changed
+    config = configuration(parse(["--model", "hvae", "--steps", "60", "--kl-warmup", "50"]), digits)
+    assert config.kl_warmup == 50  # what is asked for is not changed
 
 
 def test_a_norm_of_gradients_that_trains_nothing_is_refused(small_npz: Path, tmp_path: Path) -> None:
     run, data = tmp_path / "run", ["--data", str(small_npz)]
     arguments = ["--model", "vae", *TINY, *data, "--run-dir", str(run), "--clip"]
     for norm in ("1e-30", "9.9e-7"):
-        with pytest.raises(
-            UserError, match=f"gradients as short as {norm} nothing is trained; give 1e-06 or more"
-        ):
+        with pytest.raises(UserError, match=f"{norm} is not 0, or a norm of at least 1e-06"):
             svi.main([*arguments, norm])
     assert not run.exists()
     assert svi.main([*arguments, "1e-6"]) == 0  # the limit itself trains nearly as without clipping
@@ -367,5 +381,5 @@ def test_a_norm_of_gradients_that_trains_nothing_is_refused(small_npz: Path, tmp
     assert fell > 0.3 * would > 0
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"clip": 1e-30}))
-    with pytest.raises(UserError, match="nothing is trained; give 1e-06 or more"):
+    with pytest.raises(UserError, match="clip is 1e-30, not 0, or a norm of at least 1e-06"):
         svi.main(["--resume", str(run)])

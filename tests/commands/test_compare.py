@@ -1,4 +1,4 @@
-"""The comparison of paper with program: it shows agreement, and it notices when there is none."""
+"""The comparison of bounds by hand with Pyro: it shows agreement and detects mistakes."""
 
 import json
 import warnings
@@ -11,19 +11,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference import compare, svi
+from inference import svi
+from inference.compare import main
+from inference.data.examples import example_inputs
+from inference.elbo.comparison import Comparison, compare
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
 from inference.training.gradients import Gradients
 from ppl_models import MODELS, densities
-from ppl_models.base import KL, ELBOTerms, LatentVariableModel
+from ppl_models.base import LatentVariableModel
+from ppl_models.elbo_terms import KL, ELBOTerms
 from tests.support import SSVAE, TINY
 
 PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.estimators]
 
 
 def test_every_model_and_estimator_agrees(capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare.main(["--json"]) == 0
+    assert main(["--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert [(result["model"], result["estimator"]) for result in results] == PAIRS
     for result in results:
@@ -32,13 +36,13 @@ def test_every_model_and_estimator_agrees(capsys: pytest.CaptureFixture[str]) ->
         )
         terms = result["terms"]
         assert all(abs(term["by_hand"] - term["pyro"]) <= 1e-9 * abs(term["pyro"]) for term in terms.values())
-        # 784 pixels at even odds cost 784 log 2 = 543.4 nats, and an untrained decoder is near them
+        # 784 pixels with probability 1/2 have 784 log 2 = 543.4 nats; an untrained decoder is close
         if MODELS[result["model"]].observation == "binary":
             assert 520 < terms["reconstruction"]["by_hand"] < 570
 
 
 def test_the_page_is_for_reading(capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare.main(["--model", "ssvae"]) == 0
+    assert main(["--model", "ssvae"]) == 0
     page = capsys.readouterr().out
     assert "-ELBO(x)  = KL(q(y | x) || p(y)) + sum_y q(y | x) [" in page and "1 of 1 agree" in page
     for word in ("TraceEnum_ELBO", "reconstruction", "kl_z", "kl_y", "classification", "by hand", ": agrees"):
@@ -57,7 +61,7 @@ def test_a_mistake_is_noticed(
     mistake: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(densities, "kl_normal_standard", WRONG[mistake])
-    assert compare.main(["--model", "vae"]) == 1
+    assert main(["--model", "vae"]) == 1
     assert "DOES NOT AGREE" in capsys.readouterr().out
 
 
@@ -66,7 +70,7 @@ def test_a_wrong_gradient_with_the_right_value_is_noticed(monkeypatch: pytest.Mo
     monkeypatch.setattr(densities, "normal", lambda x, loc, scale: right(x.detach(), loc, scale))
     torch.manual_seed(0)
     model = MODELS["vae"]((1, 8, 8), hidden=16).double()
-    result = compare.compare(model, compare.example_inputs(model, 5), "trace")
+    result = compare(model, example_inputs(model, 5), "trace")
     assert result["value_difference"] < 1e-9 and result["gradient_difference"] > 1e-3 and not result["agrees"]
 
 
@@ -78,7 +82,7 @@ def test_a_run_s_own_parameters_and_images(
     arguments = {"ssvae": SSVAE, "gmvae": ["--model", "gmvae", *TINY]}[model]
     assert svi.main([*arguments, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     capsys.readouterr()
-    assert compare.main(["--run", str(run), "--batch-size", "30", "--json"]) == 0
+    assert main(["--run", str(run), "--batch-size", "30", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert [result["estimator"] for result in results] == list(MODELS[model].estimators)
     assert all(result["batch"] == 30 and str(run) in result["model"] for result in results)
@@ -89,15 +93,48 @@ def test_a_run_s_own_parameters_and_images(
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_a_tensor_is_compared_under_the_first_estimator() -> None:
+    torch.manual_seed(0)
+    model = MODELS["vae"]((1, 8, 8), hidden=16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = compare(model, torch.rand(3, 1, 8, 8).round())  # in float32: copied, compared in float64
+    assert (result["agrees"], result["model"], result["estimator"]) == (True, "VAE", "mean_field")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert next(model.parameters()).dtype == torch.get_default_dtype() == torch.float32
+
+
+def test_inputs_and_estimators_are_checked() -> None:
+    model = MODELS["ssvae"]((1, 8, 8), 3, hidden=16)
+    with pytest.raises(UserError, match=r"SSVAE needs .*, but x_labelled, y_labelled is not given"):
+        compare(model, torch.zeros(2, 1, 8, 8))
+    with pytest.raises(UserError, match="unknown estimator 'tracy': did you mean trace"):
+        compare(MODELS["vae"]((1, 8, 8)), torch.zeros(2, 1, 8, 8), "tracy")
+
+
+def test_a_comparison_is_a_table_in_text_and_in_a_notebook() -> None:
+    terms = {"<b>": {"by_hand": 1.5, "pyro": 1.25}}
+    result = Comparison(
+        {"model": "<script>", "estimator": "trace", "elbo": "Trace_ELBO", "batch": 2, "formula": ["a < b"]}
+    )
+    result |= {"terms": terms, "value_difference": 0.1, "gradient_difference": 0.0, "agrees": False}
+    first, formula, head, row, verdict = str(result).splitlines()
+    assert first == "<script>, Trace_ELBO, 2 images, float64, nats per image" and formula == "  a < b"
+    assert head.split() == ["term", "by", "hand", "Pyro", "difference"] and "DOES NOT AGREE" in verdict
+    assert row == f"  {'<b>':16} {1.5:22} {1.25:22} {'2.5e-01':>12}"
+    page = result._repr_html_()
+    assert "<script>" not in page and "<b>" not in page and "a < b" not in page
+    assert "<td>&lt;b&gt;</td><td>1.5</td><td>1.25</td><td>2.5e-01</td>" in page and "a &lt; b" in page
+
+
 def test_bad_input() -> None:
-    with pytest.raises(UserError, match="leave out --model"):
-        compare.main(["--run", "x", "--model", "vae"])
+    with pytest.raises(UserError, match="Leave out --model"):
+        main(["--run", "x", "--model", "vae"])
     with pytest.raises(UserError, match="did you mean vae"):
-        compare.main(["--model", "vea"])
+        main(["--model", "vea"])
 
 
 class Reversed(LatentVariableModel):
-    """p(u) p(z | u) p(x | z) with the guide q(z | x) q(u | z): the closed KL terms are not of one order."""
+    """p(u) p(z | u) p(x | z) with the guide q(z | x) q(u | z), whose latents have another order."""
 
     estimators = ("mean_field", "trace")
 
@@ -134,7 +171,7 @@ class Reversed(LatentVariableModel):
 
 @pytest.mark.parametrize("validated", [True, False])
 def test_a_mean_field_estimate_that_is_no_bound_is_refused(validated: bool, float64: None) -> None:
-    """Both sides agree there on a number that is no bound; the trace estimator is right."""
+    """With mean_field both sides agree on a number that does not bound log p(x)."""
     model = Reversed()
     with torch.no_grad():
         model.inner.weight.mul_(4)
@@ -142,11 +179,11 @@ def test_a_mean_field_estimate_that_is_no_bound_is_refused(validated: bool, floa
     message = r"mean_field estimator needs the same order .* in model and guide\. Reorder .* or use the trace"
     with pyro.validation_enabled(validated):
         with pytest.raises(UserError, match=message):
-            compare.compare(model, inputs, "mean_field")
-        assert compare.compare(model, inputs, "trace")["agrees"]
+            compare(model, inputs, "mean_field")
+        assert compare(model, inputs, "trace")["agrees"]
     with pytest.raises(UserError, match=message):
-        Gradients(Loss(model, "mean_field"))(inputs, check=True)  # the first step of a training
-    # The expectation of what mean_field computes is another one than the bound.
+        Gradients(Loss(model, "mean_field"))(inputs, check=True)  # the first training step
+    # The expectation of the mean_field estimate differs from the bound.
     many = {"x": torch.zeros(200_000, 1, 2, 2)}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -156,5 +193,5 @@ def test_a_mean_field_estimate_that_is_no_bound_is_refused(validated: bool, floa
 
 
 def test_mean_field_is_not_the_default_of_a_model() -> None:
-    """A user's model that says nothing gets an estimator that is right for any guide."""
+    """A model that declares no estimators gets one that is valid for any guide."""
     assert LatentVariableModel.estimators == ("trace",)

@@ -1,4 +1,4 @@
-"""Test sets of a single image, or without a class: every model trains, resumes and draws its figures."""
+"""With a test set of one image, or without a class, every model trains, resumes and plots."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from inference import evaluate, svi
-from inference.data.batches import HeldOut
-from inference.data.datasets import Dataset
+import inference.evaluate as evaluate_command
+from inference import svi
+from inference.data.dataset import Dataset
+from inference.data.held_out import HeldOut
 from inference.metrics import sample_classifier as classifier
 from inference.plots import images as figures
 from inference.plots import points as point_figures
@@ -29,7 +30,7 @@ DRAWN = {"samples", "training", "reconstructions", "reconstructions_5"}
 
 
 def save(folder: Path, model: str, y_test: list[int]) -> Path:
-    """Random data of the kind that a model takes, in three classes, with as many in test as labels."""
+    """Saves random data for a model, in three classes, with one test image per label in `y_test`."""
     cls, random = MODELS[model], np.random.RandomState(0)
     shape = (2,) if cls.observation == "points" else (8, 8) if cls.example_shape[0] == 1 else (32, 32, 3)
     n = 24 + len(y_test)
@@ -66,25 +67,25 @@ def test_one_test_image_is_enough(model: str, tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("model", ["ssvae", "fsvae", "vae"])
 def test_a_class_without_a_test_image(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "STEPS", 10)  # of a classifier of real images, beside the model
+    monkeypatch.setattr(classifier, "STEPS", 10)  # of the classifier of real images
     run = tmp_path / "run"
     data = ["--data", str(save(tmp_path, model, [0, 1, 1, 0])), "--batch-size", "8", "--steps", "1"]
     assert svi.main(["--model", model, *SMALL[model], *data, "--run-dir", str(run)]) == 0
     assert json.loads((run / "config.json").read_text())["classes"] == 3
     assert (run / "figures" / "latents.png").exists()
-    assert evaluate.main([str(run), "--particles", "1", "10"]) == 0
+    assert evaluate_command.main([str(run), "--particles", "1", "10"]) == 0
 
 
 @pytest.mark.parametrize("y", [[-1] * 12 + [2**40] * 12, list(range(24)), [5] * 24])
 def test_labels_that_a_model_ignores_are_no_trouble(y: list[int], tmp_path: Path) -> None:
-    """Unlabelled, numbered one by one, or of one class alone: from training to the probe of the codes."""
+    """Labels may be missing, all different, or all equal: training and the linear probe work."""
     path, run = save(tmp_path, "vae", [0, 1]), tmp_path / "run"
     arrays = dict(np.load(path)) | {"y_train": np.array(y), "y_test": np.array(y[:2])}
     np.savez(path, **arrays)
     arguments = ["--model", "vae", *SMALL["vae"], "--data", str(path), "--batch-size", "8", "--steps", "1"]
     assert svi.main([*arguments, "--run-dir", str(run)]) == 0
     assert json.loads((run / "config.json").read_text())["classes"] == len(set(y))
-    assert evaluate.main([str(run), "--particles", "1"]) == 0
+    assert evaluate_command.main([str(run), "--particles", "1"]) == 0
     probed = "probe_10" in json.loads((run / "results.json").read_text())["test"]
     assert probed == (len(set(y)) == 2)
 

@@ -18,8 +18,7 @@ import torch
 from inference import svi, sweep
 from inference.data.batches import Batches
 from inference.errors import TrainingDiverged, UserError
-from inference.plots import images as image_plots
-from inference.rundir.run import Run
+from inference.rundir.restore import restore
 from tests.support import SSVAE, TINY, checkpoint, same
 
 GRID = ["--model", "vae", "--over", "beta=0.5,1", "--seeds", "0,3", *TINY]
@@ -55,7 +54,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr(sweep, "Popen", start)
     monkeypatch.setattr(sweep, "CORES", 1)  # one at a time: they share Pyro's stack
-    monkeypatch.setattr(image_plots, "draw_all", lambda *_: None)
+    monkeypatch.setattr("inference.fitting.draw_all", lambda *_: None)
     return commands
 
 
@@ -115,7 +114,7 @@ def test_the_whole_grid_is_run_once(
     spelt = {"beta=0.5,1": "beta=0.50,1e0"}
     assert sweep.main([spelt.get(argument, argument) for argument in arguments]) == 0
     assert len(started) == 8 and (out / "table.md").read_text() == table
-    assert capsys.readouterr().out.count("is done already: skipped") == 8
+    assert capsys.readouterr().out.count("is already done: skipped") == 8
 
 
 def test_what_was_stopped_goes_on_bit_for_bit(
@@ -135,10 +134,10 @@ def test_what_was_stopped_goes_on_bit_for_bit(
 
     with monkeypatch.context() as patch:
         patch.setattr(Batches, "__call__", interrupted)
-        assert svi.main(first.begin) == 130
+        assert svi.main(first.start) == 130
     second.folder.mkdir()  # this one was killed before its first checkpoint
     shutil.copy(tmp_path / "whole" / second.name / "config.json", second.folder)
-    assert [sweep.stage(job) for job in (first, second)] == ["begun", "begun"]
+    assert [sweep.stage(job) for job in (first, second)] == ["started", "started"]
 
     started.clear()
     assert sweep.main(arguments("stopped")) == 0
@@ -152,7 +151,7 @@ def test_what_was_stopped_goes_on_bit_for_bit(
 
 BETA = ["--model", "vae", "--over", "beta=0,1"]
 REFUSED = {
-    "no model": (["--over", "beta=1"], "name one with --model"),
+    "no model": (["--over", "beta=1"], "Name one with --model"),
     "unknown model": (["--model", "bvae", "--over", "beta=1"], "did you mean vae"),
     "nothing to sweep": (["--model", "vae"], "required: --over"),
     "unknown key": (
@@ -161,28 +160,31 @@ REFUSED = {
     ),
     "not a number": (["--model", "vae", "--over", "seed=1"], "unknown setting of vae 'seed'"),
     "another's option": (["--model", "vae", "--over", "labels=1"], "unknown setting of vae 'labels'"),
-    "no values": (["--model", "vae", "--over", "beta"], "beta names no values"),
-    "bad value": (["--model", "vae", "--over", "beta=0,x"], "invalid weight value: 'x'"),
-    "empty value": (["--model", "vae", "--over", "beta=0,"], "invalid weight value: ''"),
-    "negative value": (["--model", "vae", "--over", "z-dim=2,-1"], "-1 is not a number above zero"),
+    "no values": (["--model", "vae", "--over", "beta"], "beta has no values"),
+    "bad value": (["--model", "vae", "--over", "beta=0,x"], "x is not a number, zero or more"),
+    "empty value": (["--model", "vae", "--over", "beta=0,"], " is not a number, zero or more"),
+    "negative value": (
+        ["--model", "vae", "--over", "z-dim=2,-1"],
+        "-1 is not a whole number from 1 to a million",
+    ),
     "value twice": (["--model", "vae", "--over", "beta=0,1,0.0"], "beta=0 is in the grid twice"),
-    "key twice": ([*BETA, "--over", "beta=2"], "beta is swept over twice"),
+    "key twice": ([*BETA, "--over", "beta=2"], "beta is swept twice"),
     "seed twice": ([*BETA, "--seeds", "1,0,01"], "names a seed twice"),
-    "bad seed": ([*BETA, "--seeds", "0,1.5"], "0,1.5 is not whole numbers"),
-    "negative seed": ([*BETA, "--seeds", "-1"], "-1 is not from 0"),
-    "no jobs": ([*BETA, "--jobs", "0"], "0 is not a number above zero"),
+    "bad seed": ([*BETA, "--seeds", "0,1.5"], "0,1.5 is not a list of seeds"),
+    "negative seed": ([*BETA, "--seeds", "-1"], "-1 is not a list of seeds"),
+    "no jobs": ([*BETA, "--jobs", "0"], "0 is not a whole number above zero"),
     "seed": ([*BETA, "--seed", "1"], "--seed cannot be passed on"),
     "run folder": ([*BETA, "--run-dir=x"], "--run-dir cannot be passed on"),
     "resume": ([*BETA, "--resume", "x"], "--resume cannot be passed on"),
     "swept and given": ([*BETA, "--beta", "1"], "--beta cannot be passed on"),
     "unknown option": ([*BETA, "--gamma", "1"], "unknown option '--gamma': did you mean --ema"),
     "unknown data": ([*BETA, "--data", "minst"], "did you mean mnist"),
-    "too large a batch": (["--model", "vae", "--over", "batch-size=10,5000"], "lower --batch-size"),
+    "too large a batch": (["--model", "vae", "--over", "batch-size=10,5000"], "Lower --batch-size"),
     "too large a batch for what is left": (
         ["--model", "vae", "--over", "batch-size=10,1297", "--validation", "0.1", "--steps", "1"],
-        "1167 training images, a batch of 1297",
+        "1167 training images, fewer than a batch of 1297",
     ),
-    "weights": ([*BETA, "--elbo", "iwae"], "beta must be 1"),
+    "weights": ([*BETA, "--elbo", "iwae"], "Set beta to 1"),
     "nothing to train": (
         ["--model", "ssvae", "--over", "gen-weight=1,0", "--class-weight", "0"],
         "nothing is left to train",
@@ -208,7 +210,7 @@ def test_other_settings_and_other_folders_are_refused(
     assert sweep.main([*one, "--out", str(out)]) == 0
     run = out / "beta=1" / "seed=0"
     refused(
-        "beta=1/seed=0 is a run with steps 40, not 50: name another", [*one, "--steps=50", "--out", str(out)]
+        "beta=1/seed=0 is a run with steps 40, not 50. Name another", [*one, "--steps=50", "--out", str(out)]
     )
     refused("is a run with hidden 16, not 8", [*one, "--hidden", "8", "--out", str(out)])
     refused("is a run with model vae, not gmvae", [*one, "--model", "gmvae", "--out", str(out)])
@@ -227,7 +229,7 @@ def test_runs_on_other_labelled_images_are_other_runs(small_npz: Path, tmp_path:
     file.write_text("0\n1\n2\n")
     grid = ["--model", "ssvae", "--over", "gen-weight=1", "--seeds", "0", *TINY, *out]
     (job,) = sweep.plan([*grid, "--labelled", str(file)])[1]
-    assert svi.main([*job.begin]) == 0
+    assert svi.main([*job.start]) == 0
     assert sweep.stage(job) == "done"
     (other,) = sweep.plan([*grid, "--labels", "3"])[1]
     with pytest.raises(UserError, match=r"is a run with labelled_file labelled\.txt, not None"):
@@ -257,9 +259,9 @@ def test_a_run_that_fails_does_not_stop_the_others(
     assert (done / "results.json").exists()
     printed = capsys.readouterr().out.splitlines()
     (complaint,) = (line for line in printed if line.startswith("1/2 "))
-    assert complaint.startswith(f"1/2 {failed} failed: ") and "try a lower --lr" in complaint
+    assert complaint.startswith(f"1/2 {failed} failed: ") and "Lower the learning rate" in complaint
     assert complaint.endswith(f"(exit status 1; {failed}.log)")
-    assert printed[-1].startswith("failed: lr=1e+20/seed=0; the same command goes on")
+    assert printed[-1].startswith("failed: lr=1e+20/seed=0. The same command resumes them.")
     *_, first, second = (tmp_path / "table.md").read_text().splitlines()
     assert set(first.split()[2:]) == {"|", "-"} and second.startswith("| 0.001 | 0 ")
     log = Path(f"{failed}.log").read_text().splitlines()
@@ -332,7 +334,7 @@ def test_ctrl_c_stops_every_process_once(
     arguments = [*GRID, "--jobs", "2", "--data", str(small_npz), "--out", str(tmp_path)]
     assert sweep.main(arguments) == 130
     assert [process.told for process in made] == [1, 1]  # and the other two were never begun
-    assert "stopped with 0 of 4 runs done; the same command goes on" in capsys.readouterr().out
+    assert "stopped with 0 of 4 runs done. The same command continues." in capsys.readouterr().out
     assert not (tmp_path / "table.md").exists()
 
 
@@ -362,7 +364,9 @@ def test_each_row_shows_the_run_that_its_label_names(
         canvases.append(canvas)
         return imshow(self, canvas, **keywords)
 
-    monkeypatch.setattr("inference.report.leave", lambda *_: 0)  # whose diagram has words of its own
+    monkeypatch.setattr(
+        "inference.html.report.write_after_training", lambda *_: 0
+    )  # its diagram has text too
     monkeypatch.setattr(matplotlib.axes.Axes, "text", watched_text)
     monkeypatch.setattr(matplotlib.axes.Axes, "imshow", watched_imshow)
     arguments, labels = PICTURES[name]
@@ -385,7 +389,7 @@ def test_each_row_shows_the_run_that_its_label_names(
 
     for label in labels:
         over = ",".join(line.replace(" = ", "=") for line in label.splitlines())
-        _, _, data, model = Run.restore(out / over / "seed=1")
+        _, _, data, model = restore(out / over / "seed=1")
         x = data.x_test[:8].float() / 255  # zeros and ones as they are
         torch.manual_seed(0)
         y = torch.arange(8) % 3 if name == "ssvae" else None

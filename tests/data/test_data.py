@@ -1,4 +1,4 @@
-"""Batches: how a data set's pixels become what a model observes."""
+"""Observations, batches, held-out data, validation parts and the choice of labelled images."""
 
 import math
 from pathlib import Path
@@ -8,8 +8,13 @@ import pytest
 import torch
 
 from inference import svi
-from inference.data import batches as data
-from inference.data import datasets, points
+from inference.data import points
+from inference.data.batches import Batches
+from inference.data.dataset import Dataset
+from inference.data.held_out import HeldOut
+from inference.data.labelled import choose_labelled, read_indices
+from inference.data.load import find_dataset
+from inference.data.observations import OBSERVATIONS, binarize, fixed_binarization
 from inference.errors import UserError
 from ppl_models import SSVAE, VAE, VAE2D
 
@@ -17,44 +22,44 @@ CPU = torch.device("cpu")
 
 
 def test_independent_pixels_score_what_they_should(mnist_dir: Path) -> None:
-    """At their marginal rates about 205.7 nats an image on MNIST's binarised test set."""
-    mnist, _ = datasets.load("mnist", mnist_dir)
+    """With their marginal rates they have 205.7 nats per image on MNIST's binarised test set."""
+    mnist, _ = find_dataset("mnist", mnist_dir)
     rates = (mnist.x_train.flatten(1).double().mean(0) / 255).clamp(1e-6, 1 - 1e-6)
-    x = data.fixed_binarization(mnist.x_test).flatten(1).double()
+    x = fixed_binarization(mnist.x_test).flatten(1).double()
     nats = -(x * rates.log() + (1 - x) * (1 - rates).log()).sum(1).mean().item()
     assert abs(nats - 205.7) < 0.3
 
 
 def test_binarising_has_exact_probabilities() -> None:
     levels = torch.arange(256, dtype=torch.uint8).repeat(20_000, 1)
-    shares = data.binarize(levels).mean(0)
+    shares = binarize(levels).mean(0)
     p = torch.arange(256) / 255
     assert shares[0] == 0 and shares[255] == 1
     assert ((shares - p).abs() <= 4.5 * (p * (1 - p) / 20_000).sqrt()).all()
-    assert data.fixed_binarization(levels[:2]).unique().tolist() == [0, 1]
-    assert torch.equal(data.fixed_binarization(levels[:2]), data.fixed_binarization(levels[:2]))
-    # RandomState(0), one binomial a pixel in order: the draws of every grey level
+    assert fixed_binarization(levels[:2]).unique().tolist() == [0, 1]
+    assert torch.equal(fixed_binarization(levels[:2]), fixed_binarization(levels[:2]))
+    # RandomState(0), one binomial sample per pixel in order
     by_numpy = np.random.RandomState(0).binomial(1, np.arange(256) / 255)
-    assert data.fixed_binarization(levels[:1])[0].tolist() == by_numpy.tolist()
+    assert fixed_binarization(levels[:1])[0].tolist() == by_numpy.tolist()
     assert by_numpy[:128].sum() == 30 and by_numpy[128:].sum() == 94
 
 
 def test_unit_pixels_are_grey_levels() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(data.OBSERVATIONS["unit"].train(levels), torch.arange(256) / 255)
-    assert torch.equal(data.OBSERVATIONS["unit"].test(levels), torch.arange(256) / 255)
+    assert torch.equal(OBSERVATIONS["unit"].train(levels), torch.arange(256) / 255)
+    assert torch.equal(OBSERVATIONS["unit"].test(levels), torch.arange(256) / 255)
 
 
 def test_centred_pixels_and_their_noise() -> None:
-    """Levels 0..255 lie 1/128 apart, noise fills exactly the width of one, and both are shown as levels."""
+    """Levels are 1/128 apart, noise fills exactly the width of one, and `shown` restores the levels."""
     levels = torch.arange(256, dtype=torch.uint8)
-    centred, noisy = data.OBSERVATIONS["centred"], data.OBSERVATIONS["dequantised"]
+    centred, noisy = OBSERVATIONS["centred"], OBSERVATIONS["dequantised"]
     torch.testing.assert_close(centred.train(levels), torch.linspace(-1, 1, 256))
     torch.testing.assert_close(centred.test(levels), torch.linspace(-1, 1, 256))
     torch.testing.assert_close(centred.shown(centred.test(levels)), levels / 255)
     many = levels.repeat(20_000, 1)
     for drawn in (noisy.train(many), noisy.test(many)):
-        above = (drawn + 1) * 128 - levels  # of its level, in levels
+        above = (drawn + 1) * 128 - levels  # noise, in levels
         assert above.min() > -1e-4 and above.max() < 1 + 1e-4
         assert abs(above.mean() - 0.5) < 1e-3 and abs(above.var() - 1 / 12) < 1e-3
     assert torch.equal(noisy.test(many), noisy.test(many))
@@ -62,39 +67,39 @@ def test_centred_pixels_and_their_noise() -> None:
 
 
 def test_an_epoch_sees_every_image_once(small_npz: Path) -> None:
-    small, _ = datasets.load(str(small_npz), Path("nowhere"))
+    small, _ = find_dataset(str(small_npz), Path("nowhere"))
     numbered = torch.arange(90, dtype=torch.uint8)[:, None, None, None].expand(90, 1, 6, 6)
-    small = datasets.Dataset("numbered", numbered, small.y_train, small.x_test, small.y_test)
-    batches = data.Batches(small, VAE, 40, 0, torch.empty(0), CPU)
+    small = Dataset("numbered", numbered, small.y_train, small.x_test, small.y_test)
+    batches = Batches(small, VAE, 40, 0, torch.empty(0), CPU)
     assert batches.per_epoch == 3
     assert [len(batches(step)["x"]) for step in range(6)] == [
         40,
         40,
         10,
-    ] * 2  # what is left over is a batch too
+    ] * 2  # the remaining images are a batch too
     orders = []
     for epoch in range(2):
         batches(3 * epoch)
         orders.append(batches.order.tolist())
         assert sorted(orders[-1]) == list(range(90))
     assert orders[0] != orders[1]
-    again = data.Batches(small, VAE, 40, 0, torch.empty(0), CPU)
-    again(4)  # begun in the middle of the second epoch, as a resumed run does
+    again = Batches(small, VAE, 40, 0, torch.empty(0), CPU)
+    again(4)  # starts in the middle of the second epoch, as a resumed run does
     assert again.order.tolist() == orders[1]
 
 
 def test_a_single_image_left_over_joins_the_batch_before(small_npz: Path) -> None:
-    small, _ = datasets.load(str(small_npz), Path("nowhere"))
+    small, _ = find_dataset(str(small_npz), Path("nowhere"))
     sizes = {}
     for size in (89, 44, 45, 90):
-        batches = data.Batches(small, VAE, size, 0, torch.empty(0), CPU)
+        batches = Batches(small, VAE, size, 0, torch.empty(0), CPU)
         sizes[size] = [len(batches(step)["x"]) for step in range(batches.per_epoch)]
     assert sizes == {89: [90], 44: [44, 44, 2], 45: [45, 45], 90: [90]}
 
 
 def test_padding_is_zeros_on_all_sides() -> None:
     x = torch.full((2, 1, 4, 5), 7, dtype=torch.uint8)
-    small = datasets.Dataset("small", x, None, x[:1], None)
+    small = Dataset("small", x, None, x[:1], None)
     padded = small.padded(8)
     assert padded.shape == (1, 8, 8) and padded.x_test.shape == (1, 1, 8, 8)
     assert torch.equal(padded.x_train[:, :, 2:6, 1:6], x) and padded.x_train.sum() == x.sum()
@@ -103,10 +108,10 @@ def test_padding_is_zeros_on_all_sides() -> None:
         small.padded(3)
 
 
-def numbered(n: int) -> datasets.Dataset:
-    """Images of one pixel that tell one from another, n at most 256, with labels to match."""
+def numbered(n: int) -> Dataset:
+    """Returns n <= 256 images of one pixel, each with another level, with labels."""
     x, y = torch.arange(n, dtype=torch.uint8)[:, None, None, None], torch.arange(n) % 10
-    return datasets.Dataset("numbered", x, y, x[:3], y[:3])
+    return Dataset("numbered", x, y, x[:3], y[:3])
 
 
 def test_a_validation_part_is_taken_out_of_the_training_set() -> None:
@@ -115,23 +120,23 @@ def test_a_validation_part_is_taken_out_of_the_training_set() -> None:
     assert parts.x_valid is not None and (len(parts.x_train), len(parts.x_valid)) == (160, 40)
     train, valid = (x.flatten().tolist() for x in (parts.x_train, parts.x_valid))
     assert set(train) | set(valid) == set(range(200)) and not set(train) & set(valid)
-    assert train == sorted(train) and valid != list(range(160, 200))  # in their order, and drawn at random
+    assert train == sorted(train) and valid != list(range(160, 200))  # in their order, and chosen at random
     assert parts.y_train is not None and parts.y_train.tolist() == [i % 10 for i in train]
     assert parts.y_valid is not None and parts.y_valid.tolist() == [i % 10 for i in valid]
     assert parts.x_test is whole.x_test and parts.y_test is whole.y_test
     again, other = whole.with_validation(0.2, 3), whole.with_validation(0.2, 4)
     assert torch.equal(again.x_train, parts.x_train) and not torch.equal(other.x_train, parts.x_train)
     assert whole.with_validation(0, 3) is whole
-    bare = datasets.Dataset("bare", whole.x_train, None, whole.x_test, None).with_validation(0.2, 3)
+    bare = Dataset("bare", whole.x_train, None, whole.x_test, None).with_validation(0.2, 3)
     assert torch.equal(bare.x_train, parts.x_train) and bare.y_train is None and bare.y_valid is None
 
 
 def test_how_many_images_are_for_validation() -> None:
-    """CS294-158 of 2019: 65 931 of SVHN's 73 257 to train; and floor(n (1 - share)) for every other share."""
+    """CS294-158 of 2019 trains on 65 931 of SVHN's 73 257 images; in general on floor(n (1 - share))."""
 
     def sizes(n: int, share: float) -> tuple[int, int]:
         x = torch.zeros(n, 1, 1, 1, dtype=torch.uint8)
-        parts = datasets.Dataset("zeros", x, None, x[:1], None).with_validation(share, 0)
+        parts = Dataset("zeros", x, None, x[:1], None).with_validation(share, 0)
         assert parts.x_valid is not None
         return len(parts.x_train), len(parts.x_valid)
 
@@ -144,52 +149,52 @@ def test_how_many_images_are_for_validation() -> None:
 
 
 def test_classes_are_those_of_the_whole() -> None:
-    """A class whose only image is kept for validation is still a class."""
+    """A class whose only image is in the validation part still counts."""
     data = numbered(10)
     last = next(seed for seed in range(100) if 9 not in data.with_validation(0.1, seed).y_train)
     assert data.classes == data.with_validation(0.1, last).classes == 10
 
 
 def test_validation_images_are_held_out_as_test_images_are() -> None:
-    digits, _ = datasets.load("digits", Path("nowhere"))
-    assert data.HeldOut(digits, SSVAE, CPU).others == {}
+    digits, _ = find_dataset("digits", Path("nowhere"))
+    assert HeldOut(digits, SSVAE, CPU).others == {}
     parts = digits.with_validation(0.1, 0).padded(10)
-    test = data.HeldOut(parts, SSVAE, CPU)
+    test = HeldOut(parts, SSVAE, CPU)
     (name, valid), *rest = test.others.items()
     assert (name, rest, len(test), len(valid)) == ("validation", [], 500, 130) and not valid.others
     assert parts.x_valid is not None and parts.x_valid.shape[1:] == (1, 10, 10)
-    assert torch.equal(valid.x, data.fixed_binarization(parts.x_valid))
+    assert torch.equal(valid.x, fixed_binarization(parts.x_valid))
     assert valid.y is not None and torch.equal(valid.y, parts.y_valid)
     gauss = points.load("gauss-diag-1").with_validation(0.1, 0)
-    sizes = {name: len(part) for name, part in data.HeldOut(gauss, VAE2D, CPU).others.items()}
+    sizes = {name: len(part) for name, part in HeldOut(gauss, VAE2D, CPU).others.items()}
     assert sizes == {"independent": 10_000, "validation": 1_000}
 
 
 def test_labelled_images_are_drawn_by_seed_and_class() -> None:
-    digits, _ = datasets.load("digits", Path("nowhere"))
-    first, second = data.labelled(digits, 50, 0), data.labelled(digits, 50, 1)
+    digits, _ = find_dataset("digits", Path("nowhere"))
+    first, second = choose_labelled(digits, 50, 0), choose_labelled(digits, 50, 1)
     assert digits.y_train is not None
     assert digits.y_train[first].bincount().tolist() == [5] * 10
     assert len(first.unique()) == 50
-    assert torch.equal(first, data.labelled(digits, 50, 0)) and not torch.equal(first, second)
-    batch = data.Batches(digits, SSVAE, 7, 0, first, CPU)(0)
+    assert torch.equal(first, choose_labelled(digits, 50, 0)) and not torch.equal(first, second)
+    batch = Batches(digits, SSVAE, 7, 0, first, CPU)(0)
     assert batch["x_labelled"].shape == (50, 1, 8, 8)
     assert torch.equal(batch["y_labelled"], digits.y_train[first])
-    share = torch.stack([data.binarize(digits.x_train[first]) for _ in range(2000)]).mean(0)
+    share = torch.stack([binarize(digits.x_train[first]) for _ in range(2000)]).mean(0)
     assert_near = (share - digits.x_train[first] / 255).abs().max()
     assert assert_near < 5 * 0.5 / math.sqrt(2000)
 
 
 def test_labelled_images_that_are_named_keep_their_order_and_repeats(tmp_path: Path) -> None:
-    digits, _ = datasets.load("digits", Path("nowhere"))
+    digits, _ = find_dataset("digits", Path("nowhere"))
     assert digits.y_train is not None
     first = [int((digits.y_train == y).nonzero()[0]) for y in range(10)]
     path = tmp_path / "labelled.txt"
     path.write_text("# one of each class\r\n\n" + "".join(f" {i}  # of ten\n" for i in [*first, first[3]]))
-    indices = data.read_indices(path)
+    indices = read_indices(path)
     assert indices == [*first, first[3]]
-    chosen = data.labelled(digits, 99, 0, indices)  # the number of --labels and the seed do not matter
-    batch = data.Batches(digits, SSVAE, 7, 0, chosen, CPU)(0)
+    chosen = choose_labelled(digits, 99, 0, indices)  # --labels and the seed do not matter
+    batch = Batches(digits, SSVAE, 7, 0, chosen, CPU)(0)
     assert batch["y_labelled"].tolist() == [*range(10), 3]
     assert torch.equal(chosen, torch.tensor(indices)) and batch["x_labelled"].shape == (11, 1, 8, 8)
 
@@ -197,14 +202,14 @@ def test_labelled_images_that_are_named_keep_their_order_and_repeats(tmp_path: P
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (None, "cannot read labelled.txt (No such file or directory): name a text file"),
-        (b"\xff\xfe", "cannot read labelled.txt (it is not text): name a text file"),
-        (b"0\n1.0\n", "line 2 of labelled.txt is '1.0', not an index: write one whole number per line"),
+        (None, "cannot read labelled.txt (No such file or directory). Name a text file"),
+        (b"\xff\xfe", "cannot read labelled.txt (it is not text). Name a text file"),
+        (b"0\n1.0\n", "line 2 of labelled.txt is '1.0', not an index. Write one whole number per line"),
         (b"0 1\n", "line 1 of labelled.txt is '0 1', not an index"),
-        (b"1297\n", "digits has no training image 1297: give labelled images from 0 to 1296"),
-        (b"-1\n", "digits has no training image -1: give labelled images from 0 to 1296"),
-        (b"0\n1\n", "no labelled image has class 0: add at least one of each class"),
-        (b"# none\n", "no labelled image has class 0: add at least one of each class"),
+        (b"1297\n", "digits has no training image 1297. Give indices from 0 to 1296"),
+        (b"-1\n", "digits has no training image -1. Give indices from 0 to 1296"),
+        (b"0\n1\n", "no labelled image has class 0. Add at least one of each class"),
+        (b"# none\n", "no labelled image has class 0. Add at least one of each class"),
     ],
 )
 def test_labelled_images_that_cannot_be_are_refused(
@@ -221,12 +226,12 @@ def test_labelled_images_that_cannot_be_are_refused(
 
 
 def test_the_course_s_labelled_images_are_ten_of_each_class(mnist_dir: Path) -> None:
-    mnist, _ = datasets.load("mnist", mnist_dir)
+    mnist, _ = find_dataset("mnist", mnist_dir)
     assert mnist.y_train is not None
     file = Path(__file__).parents[2] / "docs" / "courses" / "cs236-2021-labelled.txt"
-    chosen = data.labelled(mnist, 100, 0, data.read_indices(file))
+    chosen = choose_labelled(mnist, 100, 0, read_indices(file))
     assert mnist.y_train[chosen].tolist() == [y for y in range(10) for _ in range(10)]
     indices, times = chosen.unique(return_counts=True)
     assert len(indices) == 99
-    # the repeated one is at position 2176 of the fours, as the course has it
+    # the repeated image is number 2176 of the fours, as in the course's code
     assert indices[times == 2].tolist() == [int((mnist.y_train == 4).nonzero()[2176])]

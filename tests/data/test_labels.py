@@ -1,4 +1,4 @@
-"""Labels of the user's own: read if a model can use them, checked only if it needs them."""
+"""Labels of an .npz file are read if a model can use them and checked only if it needs them."""
 
 from pathlib import Path
 
@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from inference.data.datasets import Dataset
+from inference.data.dataset import Dataset
 from ppl_models import FSVAE, SSVAE, VAE
 from tests.data.test_npz import GOOD, load, refusal
 
-LABELS = {  # of the two parts; what is said of them; whether a model without labels has them all the same
-    "one part": ({"y_test": None}, "has no y_test: add labels", False),
-    "none": ({"y_train": None, "y_test": None}, "has no y_train and no y_test: add labels", False),
-    "too few": ({"y_train": np.arange(5)}, "y_train has shape (5,), not (6,): give one label per", False),
-    "one-hot": ({"y_train": np.eye(6)}, "y_train has shape (6, 6), not (6,): save y.argmax(1)", False),
+LABELS = {  # changed arrays; the complaint; whether a model without labels reads them all the same
+    "one part": ({"y_test": None}, "has no y_test. Add labels", False),
+    "none": ({"y_train": None, "y_test": None}, "has no y_train and no y_test. Add labels", False),
+    "too few": ({"y_train": np.arange(5)}, "y_train has shape (5,), not (6,). Give one label per", False),
+    "one-hot": ({"y_train": np.eye(6)}, "y_train has shape (6, 6), not (6,). Use y.argmax(1)", False),
     "words": ({"y_train": np.array(list("abcabc"))}, "y_train has type <U1 or values", False),
     "objects": ({"y_train": np.array([{}] * 6)}, "y_train has type object or values", False),
     "halves": ({"y_train": np.arange(6) / 2}, "y_train has type float64 or values", False),
     "unlabelled": ({"y_train": np.arange(6) % 3 - 1}, "labels run from -1 to 2", True),
-    "from one": ({"y_train": GOOD["y_train"] + 1, "y_test": GOOD["y_test"] + 1}, "image: save y - 1", True),
-    "gaps": ({"y_train": np.arange(6) % 3 * 2}, "class 1 has no training image: number the", True),
-    "huge": ({"y_train": np.arange(6) + 2**40}, "class 0 has no training image: number the", True),
+    "from one": ({"y_train": GOOD["y_train"] + 1, "y_test": GOOD["y_test"] + 1}, "image. Use y - 1", True),
+    "gaps": ({"y_train": np.arange(6) % 3 * 2}, "class 1 has no training image. Number the", True),
+    "huge": ({"y_train": np.arange(6) + 2**40}, "class 0 has no training image. Number the", True),
     "beyond": ({"y_train": np.arange(6, dtype=np.uint64) + 2**63}, "y_train has type uint64 or", False),
 }
 

@@ -1,4 +1,4 @@
-"""Files of the user's own: which scale, layout, points and labels are read, and what is refused."""
+"""Reading .npz files: scales, layouts, points, codes, and files that are refused."""
 
 import os
 import re
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from inference.data import datasets, npz
-from inference.data.datasets import Dataset
+from inference.data import npz
+from inference.data.dataset import Dataset
+from inference.data.load import find_dataset
 from inference.errors import UserError
 from ppl_models import FSVAE, SSVAE, VAE, VAE2D, CodePixelCNN, Flow, LatentVariableModel
 
@@ -22,14 +23,14 @@ LEVELS[:, 0, 0], LEVELS[:, 0, 1] = 0, 255  # every image, and so every part, has
 def load(
     folder: Path, model: type[LatentVariableModel] | None = None, name: str = "own.npz", **arrays: Any
 ) -> tuple[Dataset, str | None]:
-    """What is read of arrays saved by numpy.savez; None leaves one out."""
+    """Saves arrays with numpy.savez, without those that are None, and loads the file."""
     with open(folder / name, "wb") as file:
         np.savez(file, **{key: value for key, value in arrays.items() if value is not None})
-    return datasets.load(str(folder / name), folder, model)
+    return find_dataset(str(folder / name), folder, model)
 
 
 def refusal(folder: Path, model: type[LatentVariableModel] | None = None, **arrays: Any) -> str:
-    """The line that refuses arrays saved by numpy.savez."""
+    """Returns the error message for arrays saved with numpy.savez."""
     with pytest.raises(UserError) as caught:
         load(folder, model, **arrays)
     assert "\n" not in str(caught.value)
@@ -37,7 +38,7 @@ def refusal(folder: Path, model: type[LatentVariableModel] | None = None, **arra
 
 
 UNIT = LEVELS / 255
-SAME = {  # the same images in every way that they may be saved, and their scale
+SAME = {  # the same images in every supported type, and their scale
     "uint8": (LEVELS, 255),
     "int64": (LEVELS.astype(np.int64), 255),
     "float32, 0 to 255": (LEVELS.astype(np.float32), 255),
@@ -131,7 +132,7 @@ def test_the_advice_of_a_refusal_helps(tmp_path: Path) -> None:
 
 
 def spoilt(value: float) -> np.ndarray:
-    """Images 0 to 1 with two such values, the first at (2, 1, 3)."""
+    """Returns images 0 to 1 with two values replaced, the first at (2, 1, 3)."""
     x = UNIT.copy()
     x[2, 1, 3] = x[4, 0, 0] = value
     return x
@@ -141,7 +142,7 @@ def spoilt(value: float) -> np.ndarray:
 @pytest.mark.parametrize("model", [None, VAE])
 def test_values_that_are_not_finite_are_counted(value: float, model: Any, tmp_path: Path) -> None:
     line = refusal(tmp_path, model, x_train=UNIT, x_test=spoilt(value))
-    assert line.startswith(": x_test has 2 values that are not finite, the first at index (2, 1, 3): ")
+    assert line.startswith(": x_test has 2 values that are not finite, the first at index (2, 1, 3). ")
 
 
 def test_values_below_nought_are_counted(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_values_below_nought_are_counted(tmp_path: Path) -> None:
 
 
 def test_other_keys_are_not_read(tmp_path: Path) -> None:
-    """An array of objects, and a key of the second stage's codes, change nothing."""
+    """An array of objects and the key of a second stage's codes change nothing."""
     plain, _ = load(tmp_path, x_train=UNIT, x_test=UNIT)
     names = np.array([{"a": 1}, None], dtype=object)
     more, _ = load(tmp_path, x_train=UNIT, x_test=UNIT, codes=256, names=names)
@@ -165,7 +166,7 @@ def test_codes_are_read_as_they_are(tmp_path: Path) -> None:
     for x in (codes, codes % 2, codes.astype(np.int64)):
         data, line = load(tmp_path, CodePixelCNN, x_train=x, x_test=x)
         assert line is None and data.scale is None and np.array_equal(data.x_train[:, 0].numpy(), x)
-    assert "codes are whole numbers from 0 to 255" in refusal(
+    assert "Codes are whole numbers from 0 to 255" in refusal(
         tmp_path, CodePixelCNN, x_train=UNIT, x_test=UNIT
     )
 
@@ -187,7 +188,7 @@ LAYOUTS = {
     (6, 15): "x.reshape(len(x), height, width)",
     (6, 2): "--model vae2d",
     (6,): "(n, height, width)",
-    (): "holds nothing",
+    (): "it is empty",
 }
 
 
@@ -218,12 +219,12 @@ GOOD: dict[str, Any] = {
     "y_test": np.arange(3),
 }
 BAD = {
-    "has no x_train, only y_train, x_test, y_test: split": {"x_train": None},
-    "has no x_test, only x_train, y_train, y_test: split": {"x_test": None},
+    "has no x_train, only y_train, x_test, y_test. Split": {"x_train": None},
+    "has no x_test, only x_train, y_train, y_test. Split": {"x_test": None},
     "differ in shape": {"x_test": np.zeros((3, 5, 5), np.uint8)},
-    "has type <U1: save an array of numbers": {"x_train": np.full((6, 4, 4), "a")},
+    "has type <U1. Give an array of numbers": {"x_train": np.full((6, 4, 4), "a")},
     "has type complex128": {"x_train": np.ones((6, 4, 4), complex)},
-    "x_test has shape (0, 4, 4), so it holds nothing": {"x_test": np.zeros((0, 4, 4))},
+    "x_test has shape (0, 4, 4), so it is empty": {"x_test": np.zeros((0, 4, 4))},
 }
 
 
@@ -231,7 +232,7 @@ BAD = {
 def test_a_bad_file_is_refused(complaint: str, tmp_path: Path) -> None:
     line = refusal(tmp_path, **GOOD | BAD[complaint])
     assert complaint in line
-    assert ("numpy.savez('own.npz', x_train=" in line) == ("has no" in line)  # how to add what is missing
+    assert ("numpy.savez('own.npz', x_train=" in line) == ("has no" in line)
 
 
 def test_a_good_file_is_not_refused(tmp_path: Path) -> None:
@@ -252,12 +253,12 @@ def test_pickles_and_truncated_archives_are_refused(tmp_path: Path) -> None:
     (tmp_path / "half.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:500])
     for name in ("bomb.npz", "half.npz"):
         with pytest.raises(UserError, match=f"{name} cannot be read"):
-            datasets.load(str(tmp_path / name), tmp_path)
+            find_dataset(str(tmp_path / name), tmp_path)
     load(tmp_path, **GOOD, bomb=bomb)
     load(tmp_path, VAE, **GOOD | {"y_train": bomb})
     assert not (tmp_path / "exploded").exists()
     with pytest.raises(UserError, match=r"no file .*missing\.npz"):
-        datasets.load(str(tmp_path / "missing.npz"), tmp_path)
+        find_dataset(str(tmp_path / "missing.npz"), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
@@ -265,15 +266,15 @@ def test_a_single_array_is_refused_with_the_way_to_an_npz(name: str, tmp_path: P
     with open(tmp_path / name, "wb") as file:
         np.save(file, LEVELS)
     with pytest.raises(UserError, match=r"is a \.npy, one array.*" + re.escape(npz.SPLIT)):
-        datasets.load(str(tmp_path / name), tmp_path)
+        find_dataset(str(tmp_path / name), tmp_path)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("1,2\n")
     for name in ("x.csv", "."):
         with pytest.raises(UserError, match=r"is not an \.npz file.*numpy\.savez"):
-            datasets.load(str(tmp_path / name), tmp_path)
+            find_dataset(str(tmp_path / name), tmp_path)
     with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:
         archive.writestr("a.png", b"")
     with pytest.raises(UserError, match=r"has no x_train, only a\.png"):
-        datasets.load(str(tmp_path / "images.npz"), tmp_path)
+        find_dataset(str(tmp_path / "images.npz"), tmp_path)

@@ -1,4 +1,4 @@
-"""The importance-weighted bound and its gradients: Pyro's own value, the ELBO at one particle, no bias."""
+"""The importance-weighted bound: it equals Pyro's, one particle gives the ELBO, gradients are unbiased."""
 
 import math
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from inference import svi
-from inference.compare import example_inputs
-from inference.elbo.estimators import ImportanceWeighted, Loss
+from inference.data.examples import example_inputs
+from inference.elbo.estimators import Loss
+from inference.elbo.importance_weighted import ImportanceWeighted
 from inference.errors import UserError
 from ppl_models import MODELS
 
@@ -23,7 +24,7 @@ def small(name: str = "vae", **options: float) -> nn.Module:
 
 
 def test_the_value_is_pyro_s_own(float64: None) -> None:
-    """RenyiELBO at alpha = 0 is the same bound where one plate holds every site."""
+    """RenyiELBO at alpha = 0 is the same bound if all sites are in one plate."""
     model = small()
     x = example_inputs(model, 6)["x"]
     pyro.set_rng_seed(1)
@@ -58,7 +59,7 @@ def test_one_particle_is_the_elbo(estimator: str, float64: None) -> None:
 def test_the_bound_does_not_fall_with_more_particles() -> None:
     model = small()
     with torch.no_grad():
-        model.decoder.layers[0].weight *= 10  # z matters, and the guide does not know it
+        model.decoder.layers[0].weight *= 10  # z matters, and the guide ignores it
     x = example_inputs(model, 2_000)["x"]
     with torch.no_grad():
         bounds = [Loss(model, "iwae", m)(x=x).item() for m in (1, 10, 100)]
@@ -84,26 +85,26 @@ def test_a_common_scale_stands_outside_of_the_logarithm(float64: None) -> None:
 def test_weights_are_refused() -> None:
     model = small(beta=2.0)
     x = example_inputs(model, 6)["x"]
-    with pytest.raises(ValueError, match=r"^an importance-weighted bound takes no weights: beta must be 1$"):
+    with pytest.raises(ValueError, match=r"^an importance-weighted bound does not support KL weights\. Set"):
         ImportanceWeighted(5).differentiable_loss(model.model, model.guide, x)
     plain = small()
     halves = [(poutine.scale(plain.model, 0.5), plain.guide), (plain.model, poutine.scale(plain.guide, 0.5))]
-    for pair in halves:  # a scale on one side alone is no common scale
+    for pair in halves:  # a scale on one side only
         for elbo in (ImportanceWeighted(5), ImportanceWeighted(5, doubly=True)):
             for loss in (elbo.differentiable_loss, elbo.loss):
-                with pytest.raises(ValueError, match="takes no weights"):
+                with pytest.raises(ValueError, match="does not support KL weights"):
                     loss(*pair, x)
-    with pytest.raises(ValueError, match="iwae takes no weights: beta must be 1, not 2"):
+    with pytest.raises(ValueError, match=r"iwae does not support KL weights\. Set beta to 1, not 2\."):
         Loss(model, "iwae")
-    with pytest.raises(ValueError, match="trace takes one sample an image"):
+    with pytest.raises(ValueError, match="trace takes one sample per image"):
         Loss(model, "trace", 5)
 
 
 REFUSED = {
     "an enumerated label": (["--model", "ssvae", "--elbo", "iwae"], "unknown --elbo for ssvae 'iwae'"),
     "a code at a point": (["--model", "ae", "--elbo", "iwae_dreg"], "unknown --elbo for ae 'iwae_dreg'"),
-    "a weight": (["--model", "vae", "--elbo", "iwae", "--beta", "4"], "beta must be 1, not 4"),
-    "particles of another bound": (["--model", "vae", "--particles", "5"], "takes one sample an image"),
+    "a weight": (["--model", "vae", "--elbo", "iwae", "--beta", "4"], "Set beta to 1, not 4"),
+    "particles of another bound": (["--model", "vae", "--particles", "5"], "takes one sample per image"),
     "particles of none": (
         ["--model", "ssvae", "--particles", "5"],
         "--particles does not apply to ssvae",
@@ -139,7 +140,7 @@ class OneLevel(nn.Module):
 
 
 class TwoLevels(nn.Module):
-    """p(z1) p(z2 | z1) p(x | z2), and a guide whose z2 starts from the prior's own mean: it shares `a`."""
+    """p(z1) p(z2 | z1) p(x | z2), and a guide that shares `a`: its z2 starts from the prior's mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,8 +161,8 @@ class TwoLevels(nn.Module):
 
 @pytest.mark.parametrize("pair", [OneLevel, TwoLevels])
 def test_the_doubly_reparameterised_gradient_has_no_bias(pair: type[nn.Module], float64: None) -> None:
-    """Both gradients in mean, parameter by parameter: model's, guide's, and what they share."""
-    program, x = pair(), torch.full((2_000,), 0.8)  # many copies of one datum: as many draws at once
+    """Both gradients have the same mean, for every parameter of the model, the guide or both."""
+    program, x = pair(), torch.full((2_000,), 0.8)  # many copies of one datum: many samples at once
     means, errors = [], []
     for doubly in (False, True):
         elbo, gradients = ImportanceWeighted(3, doubly), []
@@ -173,7 +174,7 @@ def test_the_doubly_reparameterised_gradient_has_no_bias(pair: type[nn.Module], 
         errors.append(stacked.std(0) / math.sqrt(60))
     z = (means[0] - means[1]) / (errors[0] ** 2 + errors[1] ** 2).sqrt()
     assert z.abs().max() < 4, dict(zip(dict(program.named_parameters()), z.tolist(), strict=True))
-    assert (errors[0] < 0.01).all()  # a bias of a few hundredths would be seen
+    assert (errors[0] < 0.01).all()  # small enough to detect a bias of 0.04
 
 
 def test_the_doubly_reparameterised_gradient_is_less_noisy_in_the_guide(float64: None) -> None:

@@ -1,1 +1,1 @@
-"""What a run survives: each file tries one kind of fault, many times over. See `python -m tests.faults`."""
+"""Fault tests of runs: each module tries one kind of fault many times. See `python -m tests.faults`."""

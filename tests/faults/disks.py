@@ -1,4 +1,4 @@
-"""Disks that are full, folders that cannot be written to, and folders that are gone."""
+"""Runs whose disk is full, or whose folder is read-only or disappears."""
 
 import errno
 import os
@@ -10,30 +10,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from inference import svi
+from inference.backend import files
 from inference.data.batches import Batches
-from inference.rundir import files
 from inference.rundir import run as run_module
 
-from .sandbox import VAE, Ended, Found, run, same
+from .sandbox import VAE, Report, Result, difference, run
 
-NOBODY = 65534
-LIMIT = 10_000  # bytes a file may have: a checkpoint has more, a line of metrics less
+NOBODY = 65534  # user and group id
+LIMIT = 10_000  # bytes per file: less than a checkpoint, more than metrics.jsonl
 
 
 def at_steps(faults: dict[int, Callable[[], None]]) -> None:
-    """Have each fault come about when the batch of that step is drawn."""
-    draw = Batches.__call__
+    """Causes each fault when the batch of its step is loaded."""
+    load = Batches.__call__
 
     def call(self: Batches, step: int) -> dict:
         if step in faults:
             faults[step]()
-        return draw(self, step)
+        return load(self, step)
 
     Batches.__call__ = call  # type: ignore[method-assign]
 
 
-class Full:
-    """The module `os` on a disk that is full: a write takes half of what it is given, the next nothing."""
+class FullDisk:
+    """Stands in for the module `os` on a full disk: the first write is half done, later writes fail."""
 
     def __init__(self) -> None:
         self.left = 1
@@ -48,20 +48,23 @@ class Full:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def fill() -> None:
-    run_module.os = files.os = Full()  # type: ignore[attr-defined]
+def fill_disk() -> None:
+    """Makes later writes of this process fail."""
+    run_module.os = files.os = FullDisk()  # type: ignore[attr-defined]
 
 
-def make_room() -> None:
+def free_disk() -> None:
+    """Makes writes work again."""
     run_module.os = files.os = os  # type: ignore[attr-defined]
 
 
-def limit(size: int) -> None:
+def limit_file_size(size: int) -> None:
+    """Limits the size of the files that this process writes, in bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def as_nobody(folder: Path) -> None:
-    """Give up the rights of the superuser, for whom no folder is read-only."""
+def drop_privileges(folder: Path) -> None:
+    """Continues as the user nobody: for the superuser no folder is read-only."""
     if os.getuid() == 0:
         for path in [folder, *folder.rglob("*")]:
             os.chown(path, NOBODY, NOBODY)
@@ -69,88 +72,98 @@ def as_nobody(folder: Path) -> None:
         os.setuid(NOBODY)
 
 
-def that_fail(folder: Path, share: float, data_dir: Path) -> Found:
-    """Each way to fail at the start and in the middle, for good and for a while."""
-    found = Found(
-        "runs on disks that fill, folders that turn read-only or vanish, at the start and in the middle"
+def fail_writes(folder: Path, fraction: float, data_dir: Path) -> Report:
+    """Makes writes fail in each way: from the start, from the middle on, and in the middle only."""
+    report = Report(
+        "runs with a full disk, or a folder that is read-only or disappears, from the start or in the middle"
     )
     folder.chmod(0o755)
-    log, whole = folder / "log", folder / "whole"
-    assert run([*VAE, "--run-dir", whole], log).status == 0
+    log, uninterrupted = folder / "log", folder / "uninterrupted"
+    assert run([*VAE, "--run-dir", uninterrupted], log).status == 0
 
-    def trial(name: str, before: Callable[[Path], None], check: Callable[[Path, Ended], str]) -> None:
+    def trial(name: str, before: Callable[[Path], None], check: Callable[[Path, Result], str]) -> None:
         home = folder / name
         home.mkdir()
         run_dir = home / "run"
-        ended = run([*VAE, "--run-dir", run_dir], log, before=lambda: before(run_dir))
-        make_room()
-        differs = check(run_dir, ended) if ended.clean else ended.text
-        found.expect(not differs, f"{name}: {differs}")
+        result = run([*VAE, "--run-dir", run_dir], log, before=lambda: before(run_dir))
+        free_disk()
+        problem = check(run_dir, result) if result.clean else result.text
+        report.check(not problem, f"{name}: {problem}")
 
-    def refused(run_dir: Path, ended: Ended) -> str:
+    def refused(run_dir: Path, result: Result) -> str:
+        """The command exits with status 2 and leaves no files."""
         left = sorted(path.name for path in run_dir.parent.rglob("*"))
-        if ended.status != 2 or "cannot write to" not in ended.text:
-            return f"not refused, but status {ended.status}: {ended.text}"
+        if result.status != 2 or "cannot write to" not in result.text:
+            return f"not refused, but status {result.status}: {result.text}"
         return f"left behind: {left}" if left else ""
 
-    def unsaved(run_dir: Path, ended: Ended) -> str:
-        """Said once, and not well ended; then, with room again, it goes on as if nothing had been."""
-        said = ended.text.count("warning: cannot write to")
-        if ended.status != 1 or said != 1 or "could not take all results" not in ended.text:
-            return f"status {ended.status}, said {said} times: {ended.text}"
+    def unsaved(run_dir: Path, result: Result) -> str:
+        """The command warns once and exits with status 1; the resumed run equals an uninterrupted one."""
+        warnings = result.text.count("warning: cannot write to")
+        if result.status != 1 or warnings != 1 or "cannot write all results" not in result.text:
+            return f"status {result.status}, {warnings} warnings: {result.text}"
         run_dir.chmod(0o755)
-        again = run(["--resume", run_dir], log)
-        return again.text if again.status else same(whole, run_dir)
+        resumed = run(["--resume", run_dir], log)
+        return resumed.text if resumed.status else difference(uninterrupted, run_dir)
 
-    def saved(run_dir: Path, ended: Ended) -> str:
-        """Said once, and once that it is over."""
-        said = [ended.text.count(words) for words in ("warning: cannot write to", "can be written to again")]
-        if ended.status or said != [1, 1]:
-            return f"status {ended.status}, said {said} times: {ended.text}"
-        return same(whole, run_dir)
+    def saved(run_dir: Path, result: Result) -> str:
+        """The command warns once, reports once that it can write again, and exits with status 0."""
+        messages = "warning: cannot write to", "can be written to again"
+        counts = [result.text.count(message) for message in messages]
+        if result.status or counts != [1, 1]:
+            return f"status {result.status}, {counts} messages: {result.text}"
+        return difference(uninterrupted, run_dir)
 
-    trial("full at the start", lambda run_dir: fill(), refused)
-    trial("full from the middle on", lambda run_dir: at_steps({17: fill}), unsaved)
-    trial("full for a while", lambda run_dir: at_steps({17: fill, 31: make_room}), saved)
+    def finished(run_dir: Path, result: Result) -> str:
+        """The command exits with status 0, and the run equals an uninterrupted one."""
+        return result.text if result.status else difference(uninterrupted, run_dir)
+
+    trial("full at the start", lambda run_dir: fill_disk(), refused)
+    trial("full from the middle on", lambda run_dir: at_steps({17: fill_disk}), unsaved)
+    trial("full for some steps", lambda run_dir: at_steps({17: fill_disk, 31: free_disk}), saved)
 
     def full_at_the_last_measurement(run_dir: Path) -> None:
-        at_steps({39: fill})
+        at_steps({39: fill_disk})
         units = svi.active_units
-        svi.active_units = lambda *given: (make_room(), units(*given))[1]
+        svi.active_units = lambda *given: (free_disk(), units(*given))[1]
 
     trial("full at the last measurement", full_at_the_last_measurement, saved)
-    trial("no large files at the start", lambda run_dir: limit(800), refused)
-    trial("no large files from the middle on", lambda run_dir: at_steps({17: lambda: limit(LIMIT)}), unsaved)
-    freed = {17: lambda: limit(LIMIT), 31: lambda: limit(resource.RLIM_INFINITY)}
-    trial("no large files for a while", lambda run_dir: at_steps(freed), saved)
+    trial("file size limited at the start", lambda run_dir: limit_file_size(800), refused)
+    trial(
+        "file size limited from the middle on",
+        lambda run_dir: at_steps({17: lambda: limit_file_size(LIMIT)}),
+        unsaved,
+    )
+    freed = {17: lambda: limit_file_size(LIMIT), 31: lambda: limit_file_size(resource.RLIM_INFINITY)}
+    trial("file size limited for some steps", lambda run_dir: at_steps(freed), saved)
 
     def read_only_at_the_start(run_dir: Path) -> None:
-        as_nobody(run_dir.parent)
+        drop_privileges(run_dir.parent)
         run_dir.parent.chmod(0o555)
 
     def read_only(run_dir: Path) -> Callable[[], None]:
         return lambda: run_dir.chmod(0o555)
 
-    def later(faults: Callable[[Path], dict[int, Callable[[], None]]]) -> Callable[[Path], None]:
+    def unprivileged(faults: Callable[[Path], dict[int, Callable[[], None]]]) -> Callable[[Path], None]:
         def before(run_dir: Path) -> None:
-            as_nobody(run_dir.parent)
+            drop_privileges(run_dir.parent)
             at_steps(faults(run_dir))
 
         return before
 
     trial("read-only at the start", read_only_at_the_start, refused)
-    trial("read-only from the middle on", later(lambda run_dir: {17: read_only(run_dir)}), unsaved)
-    writable = later(lambda run_dir: {17: read_only(run_dir), 31: lambda: run_dir.chmod(0o755)})
-    trial("read-only for a while", writable, saved)
+    trial("read-only from the middle on", unprivileged(lambda run_dir: {17: read_only(run_dir)}), unsaved)
+    writable = unprivileged(lambda run_dir: {17: read_only(run_dir), 31: lambda: run_dir.chmod(0o755)})
+    trial("read-only for some steps", writable, saved)
 
-    away = later(lambda run_dir: {17: lambda: shutil.rmtree(run_dir)})
+    removed = unprivileged(lambda run_dir: {17: lambda: shutil.rmtree(run_dir)})
     trial(
-        "a folder that vanishes",
-        away,
-        lambda run_dir, ended: ended.text if ended.status else same(whole, run_dir),
+        "a folder that disappears",
+        removed,
+        finished,
     )
 
-    def elsewhere(run_dir: Path) -> dict[int, Callable[[], None]]:
+    def moved(run_dir: Path) -> dict[int, Callable[[], None]]:
         other = run_dir.with_name("other")
         return {
             17: lambda: run_dir.rename(other),
@@ -158,9 +171,9 @@ def that_fail(folder: Path, share: float, data_dir: Path) -> Found:
         }
 
     trial(
-        "a folder that goes and comes back",
-        later(elsewhere),
-        lambda run_dir, ended: ended.text if ended.status else same(whole, run_dir),
+        "a folder that disappears and returns",
+        unprivileged(moved),
+        finished,
     )
 
     def replaced(run_dir: Path) -> dict[int, Callable[[], None]]:
@@ -171,30 +184,28 @@ def that_fail(folder: Path, share: float, data_dir: Path) -> Found:
 
         return {17: replace}
 
-    def untouched(run_dir: Path, ended: Ended) -> str:
+    def untouched(run_dir: Path, result: Result) -> str:
+        """The command exits with status 1 and writes nothing into the other run's folder."""
         left = sorted(path.name for path in run_dir.iterdir() if path.name != "lock")
-        return (
-            ""
-            if ended.status == 1 and left == ["config.json"]
-            else f"status {ended.status}, {left}: {ended.text}"
-        )
+        correct = result.status == 1 and left == ["config.json"]
+        return "" if correct else f"status {result.status}, {left}: {result.text}"
 
-    trial("another run in its place", later(replaced), untouched)
-    small_file_system(folder, found, whole)
-    return found
+    trial("a folder that another run replaces", unprivileged(replaced), untouched)
+    fill_file_system(folder, report, uninterrupted)
+    return report
 
 
-def small_file_system(folder: Path, found: Found, whole: Path) -> None:
-    """A file system of its own that really is full, where the system lets one be made."""
+def fill_file_system(folder: Path, report: Report, uninterrupted: Path) -> None:
+    """Fills a small file system of its own, if one can be mounted."""
     mount = folder / "mount"
     mount.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", mount], capture_output=True)
     if made.returncode:
-        found.said += " (a small file system could not be made here)"
+        report.summary += " (a small file system could not be mounted)"
         return
     log, filler, run_dir = folder / "log", mount / "filler", mount / "run"
 
-    def fill_it() -> None:
+    def fill() -> None:
         with filler.open("wb", buffering=0) as file:
             try:
                 while True:
@@ -203,17 +214,19 @@ def small_file_system(folder: Path, found: Found, whole: Path) -> None:
                 pass
 
     try:
-        ended = run([*VAE, "--run-dir", run_dir], log, before=lambda: at_steps({17: fill_it}), draw=False)
-        said = ended.text.count("warning: cannot write to")
-        differs = "" if (ended.status, said) == (1, 1) and ended.clean else f"{ended.status}: {ended.text}"
+        result = run([*VAE, "--run-dir", run_dir], log, before=lambda: at_steps({17: fill}), pictures=False)
+        warnings = result.text.count("warning: cannot write to")
+        correct = (result.status, warnings) == (1, 1) and result.clean
+        problem = "" if correct else f"{result.status}: {result.text}"
         filler.unlink()
-        again = run(["--resume", run_dir], log, draw=False)
-        differs = differs or (again.text if again.status else same(whole, run_dir))
-        found.expect(not differs, f"a small file system, full from the middle on: {differs}")
-        fill_it()
-        ended = run([*VAE, "--run-dir", mount / "new"], log, draw=False)
-        differs = "" if ended.status == 2 and ended.clean else f"{ended.status}: {ended.text}"
-        found.expect(not differs and not (mount / "new").exists(), f"the same, full at the start: {differs}")
+        resumed = run(["--resume", run_dir], log, pictures=False)
+        problem = problem or (resumed.text if resumed.status else difference(uninterrupted, run_dir))
+        report.check(not problem, f"a small file system, full from the middle on: {problem}")
+        fill()
+        result = run([*VAE, "--run-dir", mount / "new"], log, pictures=False)
+        problem = "" if result.status == 2 and result.clean else f"{result.status}: {result.text}"
+        correct = not problem and not (mount / "new").exists()
+        report.check(correct, f"a small file system, full at the start: {problem}")
     finally:
         subprocess.run(["umount", mount], check=True)
 

@@ -1,4 +1,4 @@
-"""Checkpoints and data that are damaged by chance, and such as would do harm."""
+"""Damaged and malicious checkpoints, configurations and data files."""
 
 import hashlib
 import io
@@ -15,82 +15,88 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference.data import datasets
+from inference.backend.files import COMMENT, pack, unpack
+from inference.data.load import find_dataset
 from inference.errors import UserError
-from inference.rundir.files import COMMENT, pack, unpack
 from inference.rundir.run import Run
 from tests.support import same
 
-from .sandbox import VAE, Found, run
+from .sandbox import VAE, Report, run
 
 MNIST = Path("MNIST", "raw")
 
 
-def damaged(draw: random.Random, content: bytes) -> tuple[str, bytes]:
-    """A file's content cut short, or with one bit or several changed, and how."""
-    if draw.random() < 0.4:
-        size = draw.randrange(len(content))
+def damaged(rng: random.Random, content: bytes) -> tuple[str, bytes]:
+    """Truncates the content of a file, or flips one or five bits.
+
+    Returns:
+        A description of the damage, and the damaged content.
+    """
+    if rng.random() < 0.4:
+        size = rng.randrange(len(content))
         return f"cut to {size} of {len(content)} bytes", content[:size]
-    changed, places = (
-        bytearray(content),
-        [draw.randrange(8 * len(content)) for _ in range(draw.choice([1, 1, 5]))],
-    )
-    for place in places:
-        changed[place // 8] ^= 1 << place % 8
-    return f"with bits {places} flipped", bytes(changed)
+    changed = bytearray(content)
+    bits = [rng.randrange(8 * len(content)) for _ in range(rng.choice([1, 1, 5]))]
+    for bit in bits:
+        changed[bit // 8] ^= 1 << bit % 8
+    return f"with bits {bits} flipped", bytes(changed)
 
 
-def that_are_damaged(folder: Path, share: float, data_dir: Path) -> Found:
-    """Checkpoints, configurations, .npz and MNIST's own files: refused by name, or read as what they were."""
-    draw, log, run_dir = random.Random(0), folder / "log", folder / "run"
-    assert run([*VAE, "--run-dir", run_dir], log, draw=False).status == 0
+def damage_files(folder: Path, fraction: float, data_dir: Path) -> Report:
+    """Damages checkpoints, configurations, .npz files and MNIST's files.
+
+    Each must be refused with a message that names the file, or be read with its original content.
+    """
+    rng, log, run_dir = random.Random(0), folder / "log", folder / "run"
+    assert run([*VAE, "--run-dir", run_dir], log, pictures=False).status == 0
     own = folder / "own.npz"
-    x, y = draw_images(40), np.arange(40) % 10
+    x, y = random_images(40), np.arange(40) % 10
     np.savez_compressed(own, x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
     refused = {"checkpoint.pt": 0, "config.json": 0, own.name: 0}
     read: dict[Path, Callable[[], Any]] = {
         run_dir / "checkpoint.pt": lambda: unpack(run_dir / "checkpoint.pt"),
         run_dir / "config.json": lambda: Run.open(run_dir).load_checkpoint(),
-        own: lambda: vars(datasets.load(str(own), folder)[0]),
+        own: lambda: vars(find_dataset(str(own), folder)[0]),
     }
     counts = {"checkpoint.pt": 150, "config.json": 50, own.name: 100}
     if (data_dir / MNIST).exists():
         shutil.copytree(data_dir / MNIST, folder / MNIST)
         for path in (folder / MNIST).iterdir():
             path.chmod(0o644)
-            read[path] = lambda: vars(datasets.load("mnist", folder)[0])
+            read[path] = lambda: vars(find_dataset("mnist", folder)[0])
             refused[path.name], counts[path.name] = 0, 5
-    found = Found("")
+    report = Report("")
     for path, load in read.items():
-        content, right = path.read_bytes(), load()
-        for _ in range(max(round(counts[path.name] * share), 1)):
-            how, changed = damaged(draw, content)
+        content, original = path.read_bytes(), load()
+        for _ in range(max(round(counts[path.name] * fraction), 1)):
+            damage, changed = damaged(rng, content)
             path.write_bytes(changed)
             try:
-                complaint = "" if same(load(), right) else "it was read as something else"
+                problem = "" if same(load(), original) else "it was read with other content"
             except UserError as error:
                 refused[path.name] += 1
                 named = str(path) in str(error) or path.name in str(error)
-                complaint = "" if named and "\n" not in str(error) else f"refused without its name: {error}"
+                problem = "" if named and "\n" not in str(error) else f"refused without its name: {error}"
             except Exception as error:
-                complaint = repr(error)
-            found.expect(not complaint, f"{path.name} {how}: {complaint}")
+                problem = repr(error)
+            report.check(not problem, f"{path.name} {damage}: {problem}")
         path.write_bytes(content)
     each = ", ".join(
-        f"{number} of {max(round(counts[name] * share), 1)} {name}" for name, number in refused.items()
+        f"{number} of {max(round(counts[name] * fraction), 1)} {name}" for name, number in refused.items()
     )
-    found.said = (
-        f"files cut short or with bits flipped, refused by name: {each}; the others read as what they were"
+    report.summary = (
+        f"files truncated or with bits flipped, refused by name: {each}; the others were read unchanged"
     )
-    return found
+    return report
 
 
-def draw_images(n: int) -> np.ndarray:
+def random_images(n: int) -> np.ndarray:
+    """Returns n images of 8 x 8 random bytes."""
     return np.random.RandomState(0).randint(0, 256, (n, 8, 8)).astype(np.uint8)
 
 
 class Bomb:
-    """Anything that unpickles it makes a file of this name."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -100,19 +106,16 @@ class Bomb:
 
 
 def sealed(archive: bytes) -> bytes:
-    """An archive with the checksum that the suite asks for: an attacker knows how to make it."""
+    """Returns the archive with the checksum that the suite expects. An attacker can compute it too."""
     body = archive[:-2] + COMMENT.to_bytes(2, "little")
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
-def that_are_hostile(folder: Path, share: float, data_dir: Path) -> Found:
-    """Files that would run code when they are loaded, or fill the memory: refused by name, and neither."""
-    found, log, run_dir = (
-        Found("files that would run code or fill the memory, refused"),
-        folder / "log",
-        folder / "run",
-    )
-    assert run([*VAE, "--run-dir", run_dir], log, draw=False).status == 0
+def give_hostile_files(folder: Path, fraction: float, data_dir: Path) -> Report:
+    """Gives files that would run code or fill the memory when read; each must be refused by name."""
+    report = Report("files that would run code or fill the memory: refused")
+    log, run_dir = folder / "log", folder / "run"
+    assert run([*VAE, "--run-dir", run_dir], log, pictures=False).status == 0
     exploded, path = folder / "exploded", run_dir / "checkpoint.pt"
     state = unpack(path)
 
@@ -138,15 +141,15 @@ def that_are_hostile(folder: Path, share: float, data_dir: Path) -> Found:
         "a torch archive with code": saved(state | {"seconds": Bomb(exploded)}),
         "the same with its checksum": sealed(saved(state | {"seconds": Bomb(exploded)})),
         "compressed zeros": sealed(deflated(saved(state), 2**31)),
-        "no dictionary": pack([1, 2]),  # type: ignore[arg-type]
+        "not a dictionary": pack([1, 2]),  # type: ignore[arg-type]
         "another dictionary": pack({"model": "vae"}),
-        "a folder of shapes": pack(state | {"parameters": {"x": torch.zeros(1).expand(2**40)}}),
+        "a huge expanded tensor": pack(state | {"parameters": {"x": torch.zeros(1).expand(2**40)}}),
     }
     for name, content in checkpoints.items():
         path.write_bytes(content)
-        refuse(found, f"checkpoint, {name}", ["--resume", run_dir], str(run_dir), log, exploded)
+        check_refused(report, f"checkpoint, {name}", ["--resume", run_dir], str(run_dir), log, exploded)
     path.write_bytes(pack(state))
-    own, x = folder / "own.npz", draw_images(40)
+    own, x = folder / "own.npz", random_images(40)
     objects, header = np.array([Bomb(exploded)], dtype=object), io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "|u1", "fortran_order": False, "shape": (10**9, 64, 64)}
@@ -154,29 +157,31 @@ def that_are_hostile(folder: Path, share: float, data_dir: Path) -> Found:
     archives: dict[str, Callable[[zipfile.ZipFile], None]] = {
         "objects": lambda archive: archive.writestr("x_train.npy", _npy(objects)),
         "a pickle": lambda archive: archive.writestr("x_train.npy", pickle.dumps(Bomb(exploded))),
-        "a shape that is not there": lambda archive: archive.writestr("x_train.npy", header.getvalue()),
-        "zeros without end": lambda archive: _zeros(archive, 3 * 2**30),
+        "a shape without its data": lambda archive: archive.writestr("x_train.npy", header.getvalue()),
+        "3 GiB of zeros": lambda archive: _zeros(archive, 3 * 2**30),
     }
     for name, write in archives.items():
         with zipfile.ZipFile(own, "w", zipfile.ZIP_DEFLATED) as archive:
             write(archive)
             archive.writestr("x_test.npy", _npy(x))
-        refuse(found, f"npz, {name}", ["--model", "vae", "--data", own], str(own), log, exploded)
+        check_refused(report, f"npz, {name}", ["--model", "vae", "--data", own], str(own), log, exploded)
     own.write_bytes(pickle.dumps(Bomb(exploded)))
-    refuse(found, "npz, a pickle instead", ["--model", "vae", "--data", own], str(own), log, exploded)
-    return found
+    check_refused(report, "npz, a pickle instead", ["--model", "vae", "--data", own], str(own), log, exploded)
+    return report
 
 
-def refuse(found: Found, what: str, arguments: list[object], named: str, log: Path, exploded: Path) -> None:
-    """Have a run try it, with two gigabytes more than it has now and no more."""
+def check_refused(
+    report: Report, label: str, arguments: list[object], named: str, log: Path, exploded: Path
+) -> None:
+    """Runs the command with 2 GiB of additional memory and checks that it names the file and runs no code."""
 
-    def little_memory() -> None:
+    def limit_memory() -> None:
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + 2 * 2**30, resource.RLIM_INFINITY))
 
-    ended = run(arguments, log, before=little_memory, draw=False)
-    refused = ended.status == 2 and ended.clean and named in ended.text and ended.text.count("\n") == 1
-    found.expect(refused and not exploded.exists(), f"{what}: status {ended.status}: {ended.text[-800:]}")
+    result = run(arguments, log, before=limit_memory, pictures=False)
+    refused = result.status == 2 and result.clean and named in result.text and result.text.count("\n") == 1
+    report.check(refused and not exploded.exists(), f"{label}: status {result.status}: {result.text[-800:]}")
 
 
 def _legacy(content: Any) -> bytes:
@@ -192,7 +197,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _zeros(archive: zipfile.ZipFile, size: int) -> None:
-    """An array of so many bytes, all zero, which take a thousandth of that on disk."""
+    """Writes an array of zeros of this many bytes, which compresses to a thousandth of its size."""
     with archive.open("x_train.npy", "w", force_zip64=True) as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": "|u1", "fortran_order": False, "shape": (size // 64, 8, 8)}

@@ -1,4 +1,4 @@
-"""Runs that are killed: at random moments, and inside of what they write."""
+"""Runs that are killed, at random times and while they write, and resumed."""
 
 import os
 import random
@@ -8,44 +8,50 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inference.rundir import files
+from inference.backend import files
 from inference.rundir import run as run_module
 
-from .sandbox import SSVAE, VAE, Child, Found, run, same
+from .sandbox import SSVAE, VAE, Child, Report, difference, run
 
 SIGNALS = [signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT]
-CALLS = ("open", "write", "fsync", "close", "replace", "ftruncate")  # of the system, by which a run writes
+CALLS = ("open", "write", "fsync", "close", "replace", "ftruncate")  # system calls with which a run writes
 
 
-def at_random(folder: Path, share: float, data_dir: Path) -> Found:
-    """Runs killed at a moment drawn from their whole length, some of them again, and resumed."""
-    found = Found("runs killed at random moments and resumed, all but the clock bit for bit as uninterrupted")
-    draw = random.Random(0)
+def kill_at_random_times(folder: Path, fraction: float, data_dir: Path) -> Report:
+    """Kills runs up to three times each, at times uniform over their length, and resumes them."""
+    report = Report("runs killed at random times and resumed: equal to uninterrupted ones, except timings")
+    rng = random.Random(0)
     for name, arguments in (("ssvae", SSVAE), ("vae", VAE)):
-        whole = folder / name
-        began = time.monotonic()
-        assert run([*arguments, "--run-dir", whole], folder / "log").status == 0
-        length = time.monotonic() - began
-        for i in range(max(round(50 * share), 1)):
-            stopped, kills = folder / f"{name}-{i}", []
-            command: list[object] = [*arguments, "--run-dir", stopped]
-            while len(kills) < draw.choice([1, 1, 2, 3]):
-                kills.append((draw.choice(SIGNALS), draw.uniform(0, length)))
+        uninterrupted = folder / name
+        start = time.monotonic()
+        assert run([*arguments, "--run-dir", uninterrupted], folder / "log").status == 0
+        length = time.monotonic() - start
+        for i in range(max(round(50 * fraction), 1)):
+            killed, kills = folder / f"{name}-{i}", []
+            command: list[object] = [*arguments, "--run-dir", killed]
+            while len(kills) < rng.choice([1, 1, 2, 3]):
+                kills.append((rng.choice(SIGNALS), rng.uniform(0, length)))
                 child = Child(command, folder / "log")
-                if child.ended(kills[-1][1]) is None:
+                if child.wait(kills[-1][1]) is None:
                     child.kill(kills[-1][0])
-                    child.ended()
-                if (stopped / "config.json").exists():
-                    command = ["--resume", stopped]
-            ended = run(command, folder / "log")
-            differs = ended.text if ended.status else same(whole, stopped)
-            said = ", ".join(f"{number.name} after {after:.2f} s" for number, after in kills)
-            found.expect(not differs, f"{name} killed by {said}: {differs}")
-    return found
+                    child.wait()
+                if (killed / "config.json").exists():
+                    command = ["--resume", killed]
+            result = run(command, folder / "log")
+            problem = result.text if result.status else difference(uninterrupted, killed)
+            signals = ", ".join(f"{number.name} after {after:.2f} s" for number, after in kills)
+            report.check(not problem, f"{name} killed by {signals}: {problem}")
+    return report
 
 
-class Killing:
-    """The module `os`, of whose calls number `at` is the last: killed before, in the middle or after."""
+class KillingOS:
+    """Stands in for the module `os`, and kills the process at one of its system calls.
+
+    Args:
+        at: Index of the call.
+        when: "before" or "after" the call, or "half way through" a write.
+        calls: File to which the name of each call is appended.
+    """
 
     def __init__(self, at: int, when: str, calls: Path):
         self.at, self.when, self.calls, self.count = at, when, calls, 0
@@ -71,34 +77,34 @@ class Killing:
         return call
 
 
-def inside_the_writing(folder: Path, share: float, data_dir: Path) -> Found:
-    """Runs killed before, half way through and after each call of the system by which they write anything."""
-    found = Found(
+def kill_while_writing(folder: Path, fraction: float, data_dir: Path) -> Report:
+    """Kills runs before, half way through and after each system call that writes, and resumes them."""
+    report = Report(
         "runs killed before, in and after each system call that writes configuration, metrics, checkpoints "
-        "and results, and resumed, all but the clock bit for bit as uninterrupted"
+        "and results, and resumed: equal to uninterrupted ones, except timings"
     )
-    arguments, whole, log = [*VAE, "--steps", "3"], folder / "whole", folder / "log"
+    arguments, uninterrupted, log = [*VAE, "--steps", "3"], folder / "uninterrupted", folder / "log"
 
     def patch(at: int, when: str, calls: Path) -> None:
-        run_module.os = files.os = Killing(at, when, calls)  # type: ignore[attr-defined]
+        run_module.os = files.os = KillingOS(at, when, calls)  # type: ignore[attr-defined]
 
     def count() -> None:
         patch(-1, "", folder / "calls")
 
-    assert run([*arguments, "--run-dir", whole], log, before=count, draw=False).status == 0
+    assert run([*arguments, "--run-dir", uninterrupted], log, before=count, pictures=False).status == 0
     calls = (folder / "calls").read_text().split()
     trials = [(at, when) for at in range(len(calls)) for when in ("before", "half way through", "after")]
     trials = [(at, when) for at, when in trials if when != "half way through" or calls[at] == "write"]
-    for at, when in random.Random(0).sample(trials, max(round(len(trials) * share), 1)):
-        stopped = folder / f"{at} {when}"
-        command: list[object] = [*arguments, "--run-dir", stopped]
+    for at, when in random.Random(0).sample(trials, max(round(len(trials) * fraction), 1)):
+        run_dir = folder / f"{at} {when}"
+        command: list[object] = [*arguments, "--run-dir", run_dir]
         kill = partial(patch, at, when, folder / "unread")
-        killed = run(command, log, before=kill, draw=False)
-        if (stopped / "config.json").exists():
-            command = ["--resume", stopped]
-        ended = run(command, log, draw=False)
-        differs = ended.text if ended.status else same(whole, stopped)
+        killed = run(command, log, before=kill, pictures=False)
+        if (run_dir / "config.json").exists():
+            command = ["--resume", run_dir]
+        result = run(command, log, pictures=False)
+        problem = result.text if result.status else difference(uninterrupted, run_dir)
         if killed.status != -signal.SIGKILL:
-            differs = f"it was not killed, but ended with {killed.status}"
-        found.expect(not differs, f"killed {when} call {at}, {calls[at]}: {differs}")
-    return found
+            problem = f"it was not killed, but ended with {killed.status}"
+        report.check(not problem, f"killed {when} call {at}, {calls[at]}: {problem}")
+    return report

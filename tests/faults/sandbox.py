@@ -1,4 +1,4 @@
-"""Runs in processes of their own, forked from this one, and what they leave behind."""
+"""Runs in processes forked from this one, and the comparison of their folders."""
 
 import contextlib
 import io
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from inference import svi
-from inference.errors import run_command
+from inference.backend.files import unpack
+from inference.cli.entry import run_command
 from inference.plots import images
-from inference.rundir.files import unpack
 from tests import support
 
 TINY = ["--steps", "40", "--batch-size", "100", "--hidden", "20", "--z-dim", "2", "--data", "digits"]
@@ -26,41 +26,60 @@ VAE, SSVAE = ["--model", "vae", *TINY], ["--model", "ssvae", *TINY]
 
 
 @dataclass
-class Found:
-    """What came of a kind of fault: in words, how many were tried, and what went wrong."""
+class Report:
+    """The result of the trials of one kind of fault.
 
-    said: str
-    tried: int = 0
-    wrong: list[str] = field(default_factory=list)
+    Attributes:
+        summary: A description for the output.
+        trials: Number of trials.
+        failures: A description of each failed trial.
+    """
 
-    def expect(self, condition: bool, complaint: str) -> None:
-        """Count a trial, and note what went wrong with it."""
-        self.tried += 1
+    summary: str
+    trials: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def check(self, condition: bool, failure: str) -> None:
+        """Counts a trial, and records a failure if the condition is false."""
+        self.trials += 1
         if not condition:
-            self.wrong.append(complaint)
+            self.failures.append(failure)
 
 
 @dataclass
-class Ended:
-    """How a run ended: its exit status, below zero where a signal ended it, and what it printed."""
+class Result:
+    """How a run ended.
+
+    Attributes:
+        status: The exit status; negative if a signal ended the run.
+        text: The output of the run.
+    """
 
     status: int
     text: str
 
     @property
     def clean(self) -> bool:
+        """Whether the output has no traceback."""
         return "Traceback" not in self.text
 
 
 class Child:
-    """`inference.svi` with these arguments, in a process forked from this one."""
+    """`inference.svi` in a process forked from this one.
+
+    Args:
+        arguments: The command line.
+        log: File for the output.
+        before: Called in the new process before the command starts.
+        pictures: Whether the run draws its pictures.
+    """
 
     def __init__(
         self,
         arguments: Iterable[object],
         log: Path,
         before: Callable[[], None] = lambda: None,
-        draw: bool = True,
+        pictures: bool = True,
     ):
         self.log = log
         sys.stdout.flush()
@@ -73,7 +92,7 @@ class Child:
                 os.dup2(file, 2)
                 sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
                 torch.set_num_threads(1)
-                if not draw:
+                if not pictures:
                     images.draw_all = lambda *_: None
                 sys.argv = ["inference.svi", *map(str, arguments)]
                 before()
@@ -87,40 +106,52 @@ class Child:
                 os._exit(status)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
+        """Sends a signal to the process."""
         os.kill(self.pid, number)
 
-    def ended(self, within: float | None = None) -> Ended | None:
-        """How it ended; None where it has not, within so many seconds."""
-        deadline = None if within is None else time.monotonic() + within
+    def wait(self, timeout: float | None = None) -> Result | None:
+        """Waits for the process to end.
+
+        Args:
+            timeout: In seconds; None waits forever.
+
+        Returns:
+            How the process ended; None if it has not ended before the timeout.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             pid, status = os.waitpid(self.pid, 0 if deadline is None else os.WNOHANG)
             if pid:
-                return Ended(os.waitstatus_to_exitcode(status), self.log.read_text(errors="replace"))
+                return Result(os.waitstatus_to_exitcode(status), self.log.read_text(errors="replace"))
             if deadline is not None and time.monotonic() >= deadline:
                 return None
             time.sleep(0.002)
 
 
 def warm(folder: Path) -> None:
-    """Make a run in this process, so that those forked from it find all that is imported late."""
+    """Trains in this process, so that the forked runs find all modules imported."""
     torch.set_num_threads(1)
     with contextlib.redirect_stdout(io.StringIO()):
         svi.main([*SSVAE, "--steps", "1", "--run-dir", str(folder / "warm")])
 
 
-def run(arguments: Iterable[object], log: Path, **keywords: Any) -> Ended:
-    """The same, waited for."""
-    ended = Child(arguments, log, **keywords).ended()
-    assert ended is not None
-    return ended
+def run(arguments: Iterable[object], log: Path, **keywords: Any) -> Result:
+    """Starts a `Child` and waits for it."""
+    result = Child(arguments, log, **keywords).wait()
+    assert result is not None
+    return result
 
 
-def same(a: Path, b: Path) -> str:
-    """What differs between two finished runs, all but the clock; nothing where nothing does."""
+def difference(a: Path, b: Path) -> str:
+    """Compares two finished runs, timings excepted, bit for bit.
+
+    Returns:
+        A description of the first difference; "" if there is none.
+    """
     if not support.same(unpack(a / "checkpoint.pt"), unpack(b / "checkpoint.pt")):
         return "the checkpoints differ"
-    lines = [support.timeless(folder) for folder in (a, b)]
-    if lines[0] != lines[1]:
-        return f"the metrics differ: {len(lines[0])} and {len(lines[1])} lines"
-    figures_of = [json.loads((folder / "results.json").read_text())["test"] for folder in (a, b)]
-    return "" if figures_of[0] == figures_of[1] else "the results differ"
+    metrics = [support.timeless(folder) for folder in (a, b)]
+    if metrics[0] != metrics[1]:
+        return f"the metrics differ: {len(metrics[0])} and {len(metrics[1])} lines"
+    results = [json.loads((folder / "results.json").read_text())["test"] for folder in (a, b)]
+    return "" if results[0] == results[1] else "the results differ"

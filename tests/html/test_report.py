@@ -1,4 +1,4 @@
-"""Reports of runs of every kind, and an index of them, as files; in a browser they are tried elsewhere."""
+"""Reports of runs of every kind, and an index of them, as files; other tests open them in a browser."""
 
 import json
 import re
@@ -15,20 +15,22 @@ import pytest
 import torch
 from PIL import Image
 
-from inference import compare, exact, report, svi
+from inference import exact, report, svi
+from inference.backend.device import double_precision
 from inference.data.batches import Batches
 from inference.errors import UserError
 from inference.html import curves as report_curves
-from inference.html import explorer as walk
+from inference.html import explorer, formatting, pictures, references
 from inference.html import index as report_index
 from inference.html import page as report_page
-from inference.rundir.run import Run
+from inference.html import report as html_report
+from inference.html.references import REFERENCES, Reference
+from inference.html.results import system_of
+from inference.metrics.run_comparison import compare_run, compare_trained
 from ppl_models import MODELS
 from tests.support import TINY
-from tools.references import REFERENCES
-from tools.table import system
 
-EVERY = ["trained", "diagram", "curves", "repeat", "compare"]
+EVERY = ["training", "diagram", "curves", "reproduction", "comparison"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def index(report_runs: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """What a page holds: tags with their attributes, text, and where it would fetch from."""
+    """The tags of a page with their attributes, and its text."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -71,34 +73,34 @@ class Page(HTMLParser):
         return {float(attributes["value"] or "nan") for attributes in self.named("data")}
 
 
-def figures(results: dict) -> Iterator[float]:
-    """Every number of a run's results that its report must say."""
+def numbers(results: dict) -> Iterator[float]:
+    """All numbers of a run's results that its report must contain."""
     for part in ("test", "validation", "independent"):
         own = results.get(part, {})
-        for name, figure in own.items():
+        for name, metric in own.items():
             if sum(other.startswith("kl_") for other in own) > 1 or not name.startswith("kl_"):
-                yield from figure.values()
+                yield from metric.values()
 
 
 @pytest.mark.parametrize("kind", ["ssvae", "vae2d", "made", "ppca", "ae", "vqvae", "vqvae/prior-pixelcnn"])
-def test_a_training_leaves_a_whole_report(kind: str, report_runs: Path) -> None:
+def test_training_writes_a_complete_report(kind: str, report_runs: Path) -> None:
     run = report_runs / kind
     page, results = Page(run / "report.html"), json.loads((run / "results.json").read_text())
     model = MODELS[results["model"]]
     assert {*EVERY, "results", "figures"} <= set(page.sections)
     drawn = [path for path in (run / "figures").glob("*.png") if path.stem != "curves"]
     assert drawn and len(list(page.named("img"))) >= len(drawn)
-    assert ("walk" in page.sections) == (kind in ("ssvae", "vae2d", "ae", "ppca"))  # a vector z, decoded
-    assert set(figures(results)) <= page.values
+    assert ("explorer" in page.sections) == (kind in ("ssvae", "vae2d", "ae", "ppca"))  # a vector z, decoded
+    assert set(numbers(results)) <= page.values
     config = json.loads((run / "config.json").read_text())
-    for said in (config["checksum"], config["commit"] or "", config["command"], f"seed {config['seed']}"):
-        assert said in page.text
+    for text in (config["checksum"], config["commit"] or "", config["command"], f"seed {config['seed']}"):
+        assert text in page.text
     assert all(line in page.text for line in (model.__doc__ or "").splitlines()[:1])
     assert "DOES NOT AGREE" not in page.text and "agrees" in page.text
     assert (run / "report.html").stat().st_size < 5_000_000
 
 
-def test_counts_units_and_what_is_not_usual_are_said(report_runs: Path) -> None:
+def test_a_report_has_counts_units_and_changed_options(report_runs: Path) -> None:
     page = Page(report_runs / "ssvae" / "report.html")
     assert "1\u202f167 training, 500 test, 130 validation images of 1x8x8, 10 classes" in page.text
     assert "<b>hidden 16</b>" in page.source and "nats per image" in page.text
@@ -121,7 +123,7 @@ def test_nothing_is_fetched(report_runs: Path, index: Path) -> None:
             assert address.startswith("#") or (path.parent / address).exists()
 
 
-def test_a_page_can_be_read_without_seeing_it(report_runs: Path, index: Path) -> None:
+def test_a_page_is_accessible(report_runs: Path, index: Path) -> None:
     for path in (*report_runs.rglob("report.html"), index):
         page = Page(path)
         assert all(attributes.get("alt") for attributes in page.named("img"))
@@ -135,7 +137,7 @@ def test_a_page_can_be_read_without_seeing_it(report_runs: Path, index: Path) ->
         assert next(page.named("a")) == {"class": "skip", "href": "#content"} and "content" in names
 
 
-def test_curves_hold_what_was_measured(report_runs: Path) -> None:
+def test_curves_have_the_values_of_the_metrics(report_runs: Path) -> None:
     run = report_runs / "ssvae"
     page = (run / "report.html").read_text("utf-8")
     found = re.search(r'<script type="application/json">(\{"series".*?)</script>', page)
@@ -163,44 +165,48 @@ def test_references_are_those_of_the_tables(
     run = tmp_path / "run"
     shutil.copytree(report_runs / "vae2d", run)
     results = json.loads((run / "results.json").read_text())
-    monkeypatch.setitem(
-        REFERENCES["Points"], (system(results), results["data"]), "the truth & <more>: 4.4184"
-    )
-    assert "the truth &amp; &lt;more&gt;: 4.4184" in report.html(report.gather(run))
+    system = system_of(results)
+    text = "true density & <more>: 4.4184"
+    added = Reference("Points", system.model, dict(system.settings), system.data, text)
+    monkeypatch.setattr(references, "REFERENCES", [*REFERENCES, added])
+    page = html_report.html(html_report.gather(run))
+    assert "true density &amp; &lt;more&gt;: 4.4184" in page
 
 
 def test_numbers_show_two_digits_of_their_error() -> None:
-    figure = {"value": 99.61981, "se": 0.29451, "mc_se": 0.0129957}
-    assert report_page.numbers("negative_elbo", figure) == ("99.62", "0.29", "0.013")
-    assert report_page.numbers("accuracy", {"value": 0.8571, "se": 0.0035}) == ("85.71", "0.35", "")
-    assert report_page.numbers("perplexity", {"value": 101.23456}) == ("101.235", "", "")
-    assert report_page.numbers("kl", {"value": 1234.5, "se": 123.4, "mc_se": 0.0}) == ("1234", "123", "0")
-    assert report_page.brief("accuracy", {"value": 0.8571, "se": 0.0035}) == "85.71 ± 0.35 %"
+    metric = {"value": 99.61981, "se": 0.29451, "mc_se": 0.0129957}
+    assert formatting.numbers("negative_elbo", metric) == ("99.62", "0.29", "0.013")
+    assert formatting.numbers("accuracy", {"value": 0.8571, "se": 0.0035}) == ("85.71", "0.35", "")
+    assert formatting.numbers("perplexity", {"value": 101.23456}) == ("101.235", "", "")
+    assert formatting.numbers("kl", {"value": 1234.5, "se": 123.4, "mc_se": 0.0}) == ("1234", "123", "0")
+    assert formatting.brief("accuracy", {"value": 0.8571, "se": 0.0035}) == "85.71 ± 0.35 %"
 
 
-def test_pictures_are_embedded_within_their_bytes(tmp_path: Path) -> None:
+def test_embedded_figures_have_at_most_so_many_bytes(tmp_path: Path) -> None:
     noise = torch.randint(256, (300, 200, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     Image.fromarray(noise.numpy()).save(tmp_path / "noise.png")
     for most in (250_000, 60_000, 5_000):
-        address, width, height = report_page.embedded(tmp_path / "noise.png", most)
+        address, width, height = pictures.embedded(tmp_path / "noise.png", most)
         assert len(address) < 4 / 3 * most + 100 and (width, height) == (200, 300)
-        assert len(report_page.thumbnail(tmp_path / "noise.png", most)) < 4 / 3 * most + 100
+        assert len(pictures.thumbnail(tmp_path / "noise.png", most)) < 4 / 3 * most + 100
 
 
-def test_a_report_keeps_to_its_size(report_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    it = report.gather(report_runs / "ae")
-    whole = len(report.html(it).encode())
-    monkeypatch.setattr(report, "SIZE", whole - 100_000)
-    assert len(report.html(it).encode()) < whole - 50_000  # of its style and script 20 000 are not counted
+def test_a_report_has_at_most_its_size(report_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = html_report.gather(report_runs / "ae")
+    whole = len(html_report.html(it).encode())
+    monkeypatch.setattr(html_report, "SIZE", whole - 100_000)
+    assert (
+        len(html_report.html(it).encode()) < whole - 50_000
+    )  # 20 000 bytes of style and script are not counted
 
 
-def test_random_numbers_are_left_as_they_were(report_runs: Path) -> None:
+def test_a_report_preserves_the_rng_state(report_runs: Path) -> None:
     before = torch.get_rng_state()
-    report.html(report.gather(report_runs / "ssvae"))
+    html_report.html(html_report.gather(report_runs / "ssvae"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_run_that_is_not_finished_says_so(
+def test_the_report_of_an_unfinished_run(
     small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, draw = tmp_path / "run", Batches.__call__
@@ -221,35 +227,34 @@ def test_a_run_that_is_not_finished_says_so(
     assert set(EVERY) <= set(page.sections) and "results" not in page.sections
 
     (run / "checkpoint.pt").write_bytes(b"damaged")
-    assert report.main([str(run)]) == 0  # what can be read is reported, and why the rest cannot
+    assert report.main([str(run)]) == 0  # the readable part is reported, and why the rest is missing
     assert "checkpoint.pt is damaged" in Page(run / "report.html").text
 
     (run / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="nothing to report yet"):
+    with pytest.raises(UserError, match="no metrics to report yet"):
         report.main([str(run)])
 
 
-def test_without_its_data_a_run_is_reported_all_the_same(
-    report_runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_its_data_has_a_report(report_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object) -> None:
         raise UserError("digits have <gone>")
 
-    monkeypatch.setattr(Run, "data", gone)
-    page = report.html(report.gather(report_runs / "ssvae"))
-    assert "Not worked out here: digits have &lt;gone&gt;. By itself" in page
+    monkeypatch.setattr(html_report, "load_data", gone)
+    page = html_report.html(html_report.gather(report_runs / "ssvae"))
+    assert "Not computed here: digits have &lt;gone&gt;. Run it separately" in page
     assert (
-        all(f'id="{name}"' in page for name in ("diagram", "results", "curves")) and 'id="walk"' not in page
+        all(f'id="{name}"' in page for name in ("diagram", "results", "curves"))
+        and 'id="explorer"' not in page
     )
 
 
-def test_what_is_measured_later_is_in_the_report_at_once(report_runs: Path, tmp_path: Path) -> None:
+def test_later_measurements_update_the_report(report_runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(report_runs / "ppca", run)
     (run / "report.html").unlink()
     assert exact.main([str(run), "--images", "5"]) == 0
     page, known = Page(run / "report.html"), json.loads((run / "results.json").read_text())["exact"]
-    assert f"log p(x) itself, by {known['how']}" in page.text
+    assert f"log p(x) and its bounds, by {known['how']}" in page.text
     assert {figure["value"] for figure in known["test"].values()} <= page.values
 
 
@@ -259,7 +264,7 @@ def test_two_stages_lead_to_each_other(report_runs: Path) -> None:
         assert other in [attributes["href"] for attributes in page.named("a")]
 
 
-def test_a_report_that_cannot_be_made_spoils_no_training(
+def test_training_succeeds_if_its_report_cannot_be_made(
     small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir"]
@@ -267,7 +272,7 @@ def test_a_report_that_cannot_be_made_spoils_no_training(
     def unforeseen(*_: object) -> str:
         raise ZeroDivisionError("of some kind")
 
-    monkeypatch.setattr(walk, "section", unforeseen)
+    monkeypatch.setattr(explorer, "section", unforeseen)
     assert svi.main([*arguments, str(tmp_path / "a")]) == 0
     assert (tmp_path / "a" / "results.json").exists() and not (tmp_path / "a" / "report.html").exists()
     assert "has no report (of some kind)" in capsys.readouterr().err
@@ -275,9 +280,11 @@ def test_a_report_that_cannot_be_made_spoils_no_training(
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(walk, "section", full)
+    monkeypatch.setattr(explorer, "section", full)
     assert svi.main([*arguments, str(tmp_path / "b")]) == 1
-    assert "could not take its report (No space left on device)" in capsys.readouterr().err
+    assert (
+        f"cannot write the report into {tmp_path / 'b'} (No space left on device)" in capsys.readouterr().err
+    )
 
 
 def test_the_index_has_every_run(report_runs: Path, index: Path) -> None:
@@ -291,24 +298,24 @@ def test_the_index_has_every_run(report_runs: Path, index: Path) -> None:
     data = json.loads(found[1])
     for name in folders:
         results = json.loads((report_runs / name / "results.json").read_text())
-        figures = {
-            report_page.brief(key, figure) for key, figure in report_page.distinct(results["test"]).items()
+        shown = {
+            formatting.brief(key, metric) for key, metric in formatting.distinct(results["test"]).items()
         }
-        assert set(data[name]["results"].values()) == figures
+        assert set(data[name]["results"].values()) == shown
         values = {float(cell["data-value"] or "nan") for cell in page.named("td") if "data-value" in cell}
-        headlines = [results["test"][key]["value"] for key in report_page.HEADLINES if key in results["test"]]
+        headlines = [results["test"][key]["value"] for key in formatting.HEADLINES if key in results["test"]]
         assert set(headlines) <= values
-    assert data["ssvae"]["pictures"].keys() == {"samples", "reconstructions"}
+    assert data["ssvae"]["figures"].keys() == {"samples", "reconstructions"}
     assert index.stat().st_size < 5_000_000
 
 
-def test_an_index_leaves_out_what_is_damaged_and_says_so(report_runs: Path, tmp_path: Path) -> None:
+def test_an_index_names_damaged_runs(report_runs: Path, tmp_path: Path) -> None:
     shutil.copytree(report_runs / "made", tmp_path / "made")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
     assert report.main([str(tmp_path)]) == 0
     page = Page(tmp_path / "index.html")
-    assert "1 runs" in page.text and "broken/config.json is damaged" in page.text
+    assert "1 run." in page.text and "broken/config.json is damaged" in page.text
 
 
 @pytest.mark.parametrize("what", ["nowhere", "empty", "damaged", "file"])
@@ -328,11 +335,11 @@ def test_bad_input_is_one_line_and_status_2(what: str, tmp_path: Path) -> None:
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
 
 
-def test_compare_of_a_trained_model_is_that_of_its_run(report_runs: Path) -> None:
+def test_comparison_of_a_model_and_of_its_run_are_equal(report_runs: Path) -> None:
     pyro.set_rng_seed(1)
-    it = report.gather(report_runs / "made")
-    with compare.double_precision():
-        (by_run,) = compare.of_run(report_runs / "made", None, 3, 0)
+    it = html_report.gather(report_runs / "made")
+    with double_precision():
+        (by_run,) = compare_run(report_runs / "made", None, 3, 0)
         assert it.data is not None
-        (by_model,) = compare.of_trained(it.model.double(), it.run.config, it.data, 3, 0)
-    assert by_run == {"model": f"made of {report_runs / 'made'}", **by_model} and by_model["agrees"]
+        (by_model,) = compare_trained(it.model.double(), it.run.config, it.data, 3, 0)
+    assert by_run == {**by_model, "model": f"made of {report_runs / 'made'}"} and by_model["agrees"]

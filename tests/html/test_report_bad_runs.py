@@ -1,4 +1,4 @@
-"""Run folders edited by hand or by a stranger: an index leaves them out by name, and lists the others."""
+"""Damaged run folders: an index names them with the reason, and lists the others."""
 
 import json
 import os
@@ -18,6 +18,8 @@ import pytest
 
 from inference import report, svi
 from inference.errors import UserError
+from inference.html import report as html_report
+from inference.rundir.restore import load_data
 from inference.rundir.run import Run
 from tests.support import TINY
 
@@ -26,7 +28,7 @@ Edit = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def trained(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, not to be changed."""
+    """A finished run, which tests do not change."""
     run = tmp_path_factory.mktemp("bad") / "run"
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     return run
@@ -65,7 +67,7 @@ def instead(name: str, make: Callable[[Path], object]) -> Edit:
 
 
 def png(width: int, height: int) -> bytes:
-    """A valid PNG of nothing but black, of that size: a few hundred kilobytes even where that is large."""
+    """A valid black PNG of this size, which is small even for many pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return (
@@ -82,10 +84,10 @@ def png(width: int, height: int) -> bytes:
 config, metrics, results = "config.json", "metrics.jsonl", "results.json"
 DEEP = "[" * 100_000
 LINE = '{"step": 40, "split": "test", "seconds": 1.0, '
-# Each edit, and what the reason must name.
+# Edits, and the pattern that the reason must match.
 EDITS: dict[str, tuple[Edit, str]] = {
     "no model": (put(config, "model", value=KeyError), config),
-    "a model that is a list": (put(config, "model", value=["vae"]), "model"),
+    "a model that is a list": (put(config, "model", value=["vae"]), "not the configuration"),
     "a model that is not known": (put(config, "model", value="vax"), "vax"),
     "no steps": (put(config, "steps", value=KeyError), "steps"),
     "steps as text": (put(config, "steps", value="40"), "steps"),
@@ -134,9 +136,9 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "metrics that are a link": (instead(metrics, lambda path: path.symlink_to("/etc/passwd")), metrics),
     "no test": (put(results, "test", value=KeyError), "test"),
     "a test that is a list": (put(results, "test", value=[]), "test"),
-    "a figure that is a number": (put(results, "test", "kl", value=1.0), "kl"),
-    "a figure without a value": (put(results, "test", "kl", value={"se": 1.0}), "kl"),
-    "a figure with a value as text": (put(results, "test", "kl", "value", value="1"), "kl"),
+    "a metric that is a number": (put(results, "test", "kl", value=1.0), "kl"),
+    "a metric without a value": (put(results, "test", "kl", value={"se": 1.0}), "kl"),
+    "a metric with a value as text": (put(results, "test", "kl", "value", value="1"), "kl"),
     "an error below zero": (put(results, "test", "kl", "se", value=-1.0), "se"),
     "no seconds in the results": (put(results, "seconds", value=KeyError), "seconds"),
     "no skipped": (put(results, "skipped", value=KeyError), "skipped"),
@@ -148,9 +150,12 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "exact as a number": (put(results, "exact", value=1), "exact"),
     "exact without how": (put(results, "exact", value={"images": 1, "test": {}}), "how"),
     "a validation part as text": (put(results, "validation", value="x"), "validation"),
-    "a picture too large": (text("figures/sample_means.png", png(20_000, 20_000)), "20000 x 20000|exceeds"),
-    "a picture that is none": (text("figures/sample_means.png", "no picture"), "sample_means.png"),
-    "a picture that is a link": (
+    "a large figure": (
+        text("figures/sample_means.png", png(20_000, 20_000)),
+        "20000 x 20000|exceeds",
+    ),
+    "a figure that is not a PNG": (text("figures/sample_means.png", "not a PNG"), "sample_means.png"),
+    "a figure that is a link": (
         instead("figures/sample_means.png", lambda path: path.symlink_to("/etc/passwd")),
         "sample_means.png",
     ),
@@ -174,10 +179,10 @@ def refuse(constant: str) -> None:
 
 @pytest.fixture
 def not_hanging() -> Iterator[None]:
-    """A command that waits for a FIFO fails its test."""
+    """Fails the test if a command waits for a FIFO."""
 
     def late(number: int, frame: FrameType | None) -> None:
-        raise AssertionError("it hangs")
+        raise AssertionError("the command hangs")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(60)
@@ -189,20 +194,20 @@ def not_hanging() -> Iterator[None]:
 @pytest.mark.parametrize("name", EDITS)
 def test_a_bad_run_is_left_out_by_name(name: str, trained: Path, tmp_path: Path, not_hanging: None) -> None:
     edit, reason = EDITS[name]
-    for run in ("good", "spoilt"):
+    for run in ("good", "damaged"):
         shutil.copytree(trained, tmp_path / run)
-    edit(tmp_path / "spoilt")
+    edit(tmp_path / "damaged")
     assert report.main([str(tmp_path)]) == 0
     page = (tmp_path / "index.html").read_text("utf-8")
     assert re.findall(r'<tr data-run="(\w+)"', page) == ["good"]
     (left_out,) = re.findall(r"<li>(.*?)</li>", page[page.index("Left out") :])
-    assert left_out.startswith("spoilt: ") and re.search(reason, left_out) and "Traceback" not in left_out
+    assert left_out.startswith("damaged: ") and re.search(reason, left_out) and "Traceback" not in left_out
     data = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
     assert data and json.loads(data[1], parse_constant=refuse).keys() == {"good"}
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_a_bad_run_s_own_report_is_refused_in_a_line(name: str, trained: Path, tmp_path: Path) -> None:
+def test_the_report_of_a_bad_run_is_refused_with_one_line(name: str, trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     before = (run / "report.html").read_bytes()
     EDITS[name][0](run)
@@ -214,16 +219,16 @@ def test_a_bad_run_s_own_report_is_refused_in_a_line(name: str, trained: Path, t
     assert (run / "report.html").read_bytes() == before
 
 
-def test_the_command_itself_goes_on_past_all_of_them(trained: Path, tmp_path: Path) -> None:
+def test_the_command_continues_after_bad_runs(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "good")
     names = list(EDITS)
     for number, (edit, _) in enumerate(EDITS.values()):
-        edit(shutil.copytree(trained, tmp_path / f"spoilt-{number}"))
+        edit(shutil.copytree(trained, tmp_path / f"damaged-{number}"))
     command = [sys.executable, "-m", "inference.report", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     page = (tmp_path / "index.html").read_text("utf-8")
-    left_out = re.findall(r"<li>spoilt-(\d+): ", page[page.index("Left out") :])
+    left_out = re.findall(r"<li>damaged-(\d+): ", page[page.index("Left out") :])
     assert sorted(map(int, left_out)) == list(range(len(names))) and page.count("<tr data-run=") == 1
 
 
@@ -234,29 +239,29 @@ def test_a_model_too_large_for_the_memory_is_refused(trained: Path, tmp_path: Pa
         report.main([str(run)])
 
 
-def test_a_run_that_is_held_is_not_written_into(trained: Path, tmp_path: Path) -> None:
+def test_a_locked_run_is_not_written_to(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "runs" / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
     with Run.open(run):
         command = [sys.executable, "-m", "inference.report", str(run)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "is in use" in done.stderr
-        assert report.main([str(tmp_path / "runs")]) == 0  # the index lists it, and writes beside it
+        assert report.main([str(tmp_path / "runs")]) == 0  # the index lists it, and is written next to it
         assert '<tr data-run="run"' in (tmp_path / "runs" / "index.html").read_text("utf-8")
         after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
     assert after == before
     assert report.main([str(run)]) == 0
 
 
-def test_the_first_stage_s_report_is_left_alone_while_another_command_holds_it(
+def test_the_report_of_a_locked_first_stage_is_left_unchanged(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = shutil.copytree(trained, tmp_path / "first")
     second = shutil.copytree(trained, first / "prior")
-    (first / "report.html").write_text("as it was")
+    (first / "report.html").write_text("unchanged")
     with Run.open(second) as run, Run.open(first):
-        assert report.leave(run, run.data()) == 0
-    assert (first / "report.html").read_text() == "as it was" and "is in use" in capsys.readouterr().err
+        assert html_report.write_after_training(run, load_data(run)) == 0
+    assert (first / "report.html").read_text() == "unchanged" and "is in use" in capsys.readouterr().err
     with Run.open(second) as run:
-        assert report.leave(run, run.data()) == 0
-    assert "One stage of two" in (first / "report.html").read_text("utf-8")
+        assert html_report.write_after_training(run, load_data(run)) == 0
+    assert "one of two stages" in (first / "report.html").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Reports and an index as a browser shows them: read, sorted, filtered, laid side by side by keys alone."""
+"""Reports and an index in a browser: reading, sorting, filtering and comparing with the keyboard."""
 
 import json
 import re
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Open = Callable[..., "Page"]
 KINDS = ["ssvae", "vae2d", "made", "vqvae/prior-pixelcnn"]
-SECONDS = "performance.timing.loadEventEnd - performance.timing.navigationStart"  # in thousandths
+SECONDS = "performance.timing.loadEventEnd - performance.timing.navigationStart"  # in milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,12 @@ def index(report_runs: Path) -> Path:
 
 
 def contrast(page: "Page", selector: str) -> float:
-    """The contrast of an element's letters with the page behind it, by the WCAG's formula."""
+    """The contrast between the text of an element and the background of the page (WCAG formula)."""
 
     def light(colour: str) -> float:
         channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
     ink = page.eval_on_selector(
         selector,
@@ -44,7 +44,7 @@ def contrast(page: "Page", selector: str) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_report_opens_quickly_and_fits(kind: str, report_runs: Path, open_page: Open) -> None:
-    """Without a word on the console or a request: the fixture sees to that."""
+    """Without console messages or requests, which the fixture checks."""
     for width, dark in ((380, False), (380, True), (1600, False), (1600, True)):
         page = open_page(report_runs / kind / "report.html", width=width, dark=dark)
         assert 0 < page.evaluate(SECONDS) < 2_000
@@ -53,13 +53,13 @@ def test_a_report_opens_quickly_and_fits(kind: str, report_runs: Path, open_page
             assert contrast(page, selector) >= 4.5, selector
 
 
-def test_letters_are_large_on_a_projector(report_runs: Path, open_page: Open) -> None:
+def test_text_is_large_on_a_projector(report_runs: Path, open_page: Open) -> None:
     size = "parseFloat(getComputedStyle(document.body).fontSize)"
     assert open_page(report_runs / "made" / "report.html", width=380).evaluate(size) >= 16
     assert open_page(report_runs / "made" / "report.html", width=1920).evaluate(size) >= 20
 
 
-def test_curves_are_read_by_keys(report_runs: Path, open_page: Open) -> None:
+def test_curves_work_with_the_keyboard(report_runs: Path, open_page: Open) -> None:
     page = open_page(report_runs / "ssvae" / "report.html")
     lines = [json.loads(line) for line in (report_runs / "ssvae" / "metrics.jsonl").read_text().splitlines()]
 
@@ -71,7 +71,7 @@ def test_curves_are_read_by_keys(report_runs: Path, open_page: Open) -> None:
         return f"{value:.5g}"
 
     slider = page.locator(".reader input")
-    for _ in range(60):  # by Tab alone
+    for _ in range(60):  # with Tab only
         page.keyboard.press("Tab")
         if slider.evaluate("e => e === document.activeElement"):
             break
@@ -88,13 +88,13 @@ def test_curves_are_read_by_keys(report_runs: Path, open_page: Open) -> None:
 
 
 @pytest.mark.parametrize("touch", [False, True])
-def test_curves_are_read_by_pointing(touch: bool, report_runs: Path, open_page: Open) -> None:
+def test_curves_work_with_a_pointer(touch: bool, report_runs: Path, open_page: Open) -> None:
     page = open_page(report_runs / "ssvae" / "report.html", width=380 if touch else 1600, touch=touch)
     panel = page.locator(".panel svg").first
     panel.scroll_into_view_if_needed()
     box = panel.bounding_box()
     assert box is not None
-    x, y = box["x"] + box["width"] * 218 / 400, box["y"] + box["height"] / 2  # half way between 62 and 374
+    x, y = box["x"] + box["width"] * 218 / 400, box["y"] + box["height"] / 2  # midway between 62 and 374
     if touch:
         page.touchscreen.tap(x, y)
     else:
@@ -102,7 +102,7 @@ def test_curves_are_read_by_pointing(touch: bool, report_runs: Path, open_page: 
     assert page.inner_text(".reader output") == "20"
 
 
-def test_without_javascript_everything_is_there(report_runs: Path, index: Path, open_page: Open) -> None:
+def test_without_javascript_everything_is_shown(report_runs: Path, index: Path, open_page: Open) -> None:
     page = open_page(report_runs / "ssvae" / "report.html", javascript=False)
     assert page.locator(".panel .line.test").first.is_visible()
     assert page.locator(".panel text", has_text="nats per image").first.is_visible()
@@ -111,18 +111,18 @@ def test_without_javascript_everything_is_there(report_runs: Path, index: Path, 
     assert open_page(index, javascript=False).locator("#runs tbody a").count() == 7
 
 
-def test_on_paper_it_is_ink_on_white_and_whole(report_runs: Path, open_page: Open) -> None:
+def test_print_is_black_on_white_and_not_cut_off(report_runs: Path, open_page: Open) -> None:
     page = open_page(report_runs / "ssvae" / "report.html", dark=True)
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     assert not page.locator(".reader input").is_visible() and not page.locator("nav").is_visible()
-    page.set_viewport_size({"width": 700, "height": 1000})  # about what A4 leaves
+    page.set_viewport_size({"width": 700, "height": 1000})  # about the width of A4
     cut = "all => all.filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
     assert page.eval_on_selector_all("img, svg", cut) == 0
 
 
-def test_an_index_is_sorted_filtered_and_laid_side_by_side_by_keys(
+def test_an_index_sorts_filters_and_compares_with_the_keyboard(
     index: Path, report_runs: Path, open_page: Open
 ) -> None:
     page = open_page(index)
@@ -143,12 +143,12 @@ def test_an_index_is_sorted_filtered_and_laid_side_by_side_by_keys(
         assert heading.get_attribute("aria-sort") == order
         known = {name: run["test"]["kl"]["value"] for name, run in results.items() if "kl" in run["test"]}
         assert shown()[: len(known)] == sorted(known, key=lambda name: sign * known[name])
-        assert len(shown()) == 7  # those without one come last
+        assert len(shown()) == 7  # runs without a value come last
 
-    page.locator("#words").focus()
+    page.locator("#query").focus()
     page.keyboard.type("digits vae")
-    assert shown() == ["ssvae"] and "1 of 7 shown" in page.inner_text("#choice")
-    page.locator("#words").fill("")
+    assert shown() == ["ssvae"] and "1 of 7 shown" in page.inner_text("#filters")
+    page.locator("#query").fill("")
     page.select_option("#model", "made")
     assert shown() == ["made"]
     page.select_option("#model", "")
@@ -156,24 +156,24 @@ def test_an_index_is_sorted_filtered_and_laid_side_by_side_by_keys(
     assert shown() == ["vae2d"]
     page.select_option("#set", "")
 
-    assert not page.locator("#beside").is_visible()
+    assert not page.locator("#comparison").is_visible()
     for name in ("ppca", "ssvae"):
         page.locator(f'tr[data-run="{name}"] input').focus()
         page.keyboard.press("Space")
-    beside = page.locator("#beside table")
-    assert beside.locator("thead th").all_inner_texts() == ["run", "ppca", "ssvae"]
+    comparison = page.locator("#comparison table")
+    assert comparison.locator("thead th").all_inner_texts() == ["run", "ppca", "ssvae"]
     value = results["ssvae"]["test"]["accuracy"]["value"]
-    assert f"{100 * value:.1f} ± " in beside.locator("tr", has_text="accuracy").inner_text()
-    assert page.locator('#beside .panel[data-term="negative_elbo"] .line').count() == 2
-    assert page.locator("#beside img").count() == 4
-    page.locator("#beside .reader input").focus()
+    assert f"{100 * value:.1f} ± " in comparison.locator("tr", has_text="accuracy").inner_text()
+    assert page.locator('#comparison .panel[data-term="negative_elbo"] .line').count() == 2
+    assert page.locator("#comparison img").count() == 4
+    page.locator("#comparison .reader input").focus()
     page.keyboard.press("Home")
     lines = [json.loads(line) for line in (report_runs / "ppca" / "metrics.jsonl").read_text().splitlines()]
-    read = page.inner_text('#beside .panel[data-term="negative_elbo"] [data-series="ppca"] output')
+    read = page.inner_text('#comparison .panel[data-term="negative_elbo"] [data-series="ppca"] output')
     assert read == f"{lines[0]['negative_elbo']:.5g}" and lines[0]["split"] == "test"
     page.locator('tr[data-run="ppca"] input').focus()
     page.keyboard.press("Space")
-    assert beside.locator("thead th").all_inner_texts() == ["run", "ssvae"]
+    assert comparison.locator("thead th").all_inner_texts() == ["run", "ssvae"]
 
 
 @pytest.mark.parametrize("width", [380, 1600])
@@ -189,7 +189,7 @@ def test_an_index_opens_quickly_and_fits(width: int, dark: bool, index: Path, op
     )
 
 
-def test_a_report_s_links_lead_to_the_other_stage_and_the_skip_link_to_the_content(
+def test_links_lead_to_the_other_stage_and_the_skip_link_to_the_content(
     report_runs: Path, open_page: Open
 ) -> None:
     page = open_page(report_runs / "vqvae" / "report.html")

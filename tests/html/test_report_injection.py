@@ -1,4 +1,4 @@
-"""What a stranger writes into a run folder stays text in the pages: no script, handler or link of theirs."""
+"""Text in a run folder from a stranger stays text in the pages: no script, handler or link of theirs."""
 
 import json
 import shutil
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 SCRIPT = "<script>window.injected = 1</script>"
 BREAKOUT = '"\'></text></svg></script></style></title><img src=x onerror="window.injected=1">' + SCRIPT
-OWN_SCRIPTS = {"report.html": 1, "index.html": 2}  # that run, beside those of the walk; others hold data
+OWN_SCRIPTS = {
+    "report.html": 1,
+    "index.html": 2,
+}  # without the explorer's; others hold data
 
 
 @pytest.fixture(scope="module")
 def hostile(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs in which every text that a stranger may choose tries to be a script."""
+    """A folder of runs in which every text that a stranger can choose contains a script."""
     folder = tmp_path_factory.mktemp("hostile")
     run = folder / "javascript:window.injected=1"
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
@@ -88,10 +91,10 @@ def test_every_value_is_text(hostile: Path) -> None:
                 address = attributes["href"] or ""
                 assert address.startswith(("#", "./", "../"))
                 assert address.startswith("#") or ":" not in address
-        assert "window.injected" in path.read_text("utf-8")  # it is there, as text
+        assert "window.injected" in path.read_text("utf-8")  # the page contains it as text
 
 
-def test_a_link_leads_to_the_run_whatever_its_name(hostile: Path, browser: "Browser") -> None:
+def test_a_link_leads_to_a_run_of_any_name(hostile: Path, browser: "Browser") -> None:
     page = browser.new_context(offline=True).new_page()
     page.goto((hostile / "index.html").as_uri())
     assert page.locator("#runs tbody a").count() == 2
@@ -104,8 +107,8 @@ def test_a_link_leads_to_the_run_whatever_its_name(hostile: Path, browser: "Brow
     page.context.close()
 
 
-def test_nothing_is_run_and_the_curves_are_read(hostile: Path, open_page: Callable[..., "Page"]) -> None:
-    """In Chromium, from a file, without a word on the console: the fixture sees to that."""
+def test_nothing_is_run_and_the_curves_work(hostile: Path, open_page: Callable[..., "Page"]) -> None:
+    """In Chromium, from a file, without messages on the console, which the fixture checks."""
     for path in pages(hostile):
         page = open_page(path)
         assert page.evaluate("window.injected") is None
@@ -114,13 +117,13 @@ def test_nothing_is_run_and_the_curves_are_read(hostile: Path, open_page: Callab
             assert page.locator(".panel").count() == page.locator(".panel .legend li output").count() // 2
         else:
             page.locator("#runs input").first.check()
-            assert page.locator("#beside .panel .line").count() > 3
+            assert page.locator("#comparison .panel .line").count() > 3
             assert page.evaluate("Object.keys(Object.prototype).length") == 0
         assert page.evaluate("window.injected") is None
 
 
 def test_a_script_that_got_into_a_page_is_not_run(hostile: Path, tmp_path: Path, browser: "Browser") -> None:
-    """The policy has hashes: of the same page the script that is the project's runs, and no other."""
+    """The policy has hashes: the page runs the scripts of the project and no other."""
     whole = next(hostile.rglob("report.html")).read_text("utf-8")
     assert "script-src &#39;sha256-" in whole and "script-src &#39;unsafe" not in whole
     link = '<a id="go" href="javascript:window.injected=1">x</a>'

@@ -1,4 +1,4 @@
-"""Run folders from strangers: no command writes through a link that they planted, or waits for a FIFO."""
+"""Run folders from strangers: no command writes through a planted link or waits for a FIFO."""
 
 import os
 import shutil
@@ -7,25 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from inference import evaluate, exact, report, svi
+import inference.evaluate as evaluate_command
+from inference import exact, report, svi
 from inference.errors import UserError
 from tests.support import TINY
 
-SECRET = b"the victim's own words"
-# What each command writes into a run's folder, apart from what it reads first.
+SECRET = b"content of the victim's file"
+# Files that commands write into a run folder without reading them first.
 WRITTEN = ["report.html", "posterior.nc", *(f"figures/{name}.png" for name in ("k_hat", "curves", "samples"))]
 READ = ["config.json", "metrics.jsonl", "checkpoint.pt", "results.json", "lock"]
 COMMANDS: dict[str, Callable[[Path], int]] = {
     "report": lambda run: report.main([str(run)]),
     "resume": lambda run: svi.main(["--resume", str(run), "--steps", "42"]),
-    "evaluate": lambda run: evaluate.main([str(run), "--particles", "1"]),
+    "evaluate": lambda run: evaluate_command.main([str(run), "--particles", "1"]),
     "exact": lambda run: exact.main([str(run), "--images", "2"]),
 }
 
 
 @pytest.fixture(scope="module")
 def trained(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, not to be changed."""
+    """A finished run, which tests do not change."""
     run = tmp_path_factory.mktemp("links") / "run"
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     return run
@@ -33,7 +34,7 @@ def trained(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A folder of the victim's with a file in it."""
+    """A folder of the victim with a file in it."""
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / "file").write_bytes(SECRET)
@@ -51,13 +52,13 @@ def untouched(victim: Path) -> bool:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_nothing_is_written_through_a_link(command: str, trained: Path, tmp_path: Path, victim: Path) -> None:
-    """Links at every name that is written, and at every temporary name of before; the command succeeds."""
+    """Links at every name that is written, and at its former temporary name; the command succeeds."""
     run = shutil.copytree(trained, tmp_path / "run")
     for name in WRITTEN:
         plant(run / name, victim / "file")
     for name in [*WRITTEN, *READ]:
         plant(run / f"{name}.tmp", victim / "file")
-    if command in ("report", "exact"):  # a picture that is a link is not read either
+    if command in ("report", "exact"):  # a figure that is a link is not read either
         shutil.rmtree(run / "figures")
     assert COMMANDS[command](run) == 0
     assert untouched(victim)
@@ -74,15 +75,15 @@ def test_a_link_that_would_be_read_is_refused(
     if name == "figures":
         shutil.rmtree(run / "figures")
     target = victim if name == "figures" else victim / "file"
-    if name != "lock" and name != "figures":  # a good copy of the file, which stays what it is
+    if name != "lock" and name != "figures":  # a valid copy of the file, which stays unchanged
         shutil.copy(run / name, target)
     before = (victim / "file").read_bytes()
     plant(run / name, target)
     if (name, command) in {("checkpoint.pt", "report")}:
-        assert COMMANDS[command](run) == 0  # it reports what can be read, and why the rest cannot
+        assert COMMANDS[command](run) == 0  # it reports the readable part, and why the rest is missing
         assert "checkpoint.pt is not a regular file" in (run / "report.html").read_text("utf-8")
     elif (name, command) in {("results.json", "resume"), ("metrics.jsonl", "evaluate")}:
-        assert COMMANDS[command](run) == 0  # which does not read it
+        assert COMMANDS[command](run) == 0  # this command does not read it
     else:
         with pytest.raises(UserError, match=name.replace(".", r"\.")):
             COMMANDS[command](run)
@@ -91,7 +92,7 @@ def test_a_link_that_would_be_read_is_refused(
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoint.pt", "results.json"])
-def test_a_fifo_ends_a_command_and_does_not_hold_it(name: str, trained: Path, tmp_path: Path) -> None:
+def test_a_fifo_stops_a_command_instead_of_blocking_it(name: str, trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     (run / name).unlink()
     os.mkfifo(run / name)
@@ -100,8 +101,8 @@ def test_a_fifo_ends_a_command_and_does_not_hold_it(name: str, trained: Path, tm
         COMMANDS[command](run)
 
 
-def test_a_prior_behind_a_link_is_left_alone(trained: Path, tmp_path: Path) -> None:
-    """The other folder is a run that somebody else owns: no report of it is written there."""
+def test_a_prior_behind_a_link_is_left_unchanged(trained: Path, tmp_path: Path) -> None:
+    """The other folder is a run of somebody else: no report is written there."""
     run, other = shutil.copytree(trained, tmp_path / "run"), shutil.copytree(trained, tmp_path / "other")
     (other / "report.html").write_bytes(SECRET)
     (run / "prior").symlink_to(other)
@@ -109,9 +110,9 @@ def test_a_prior_behind_a_link_is_left_alone(trained: Path, tmp_path: Path) -> N
     assert (other / "report.html").read_bytes() == SECRET
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next(trained: Path, tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     (run / ".checkpoint.pt.0123456789abcdef.tmp").write_bytes(b"half")
-    (run / "notes.tmp").write_bytes(b"the user's own")
+    (run / "notes.tmp").write_bytes(b"file of the user")
     assert report.main([str(run)]) == 0
     assert sorted(path.name for path in run.iterdir() if path.suffix == ".tmp") == ["notes.tmp"]

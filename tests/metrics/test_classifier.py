@@ -1,4 +1,4 @@
-"""Whether generated images are read as their class, by a classifier that has seen the real ones."""
+"""Conditional sample accuracy: a classifier of real images recognises the class of generated ones."""
 
 import json
 from collections.abc import Callable
@@ -9,25 +9,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inference import evaluate, svi
-from inference.data import datasets
+import inference.evaluate as evaluate_command
+from inference import svi
+from inference.data.load import find_dataset
 from inference.metrics import sample_classifier
 from inference.metrics.sample_classifier import conditional_sample_accuracy
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 from tests.support import SSVAE
 
-DIGITS = datasets.load("digits", Path("nowhere"))[0]
+DIGITS = find_dataset("digits", Path("nowhere"))[0]
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training of a second or two, which is enough for 8x8 pixels."""
+    """Shortens the training to a second or two, which is enough for 8x8 pixels."""
     monkeypatch.setattr(sample_classifier, "STEPS", 100)
 
 
 def real(off: int = 0, change: Callable[[Tensor], Tensor] = lambda x: x) -> LatentVariableModel:
-    """A model whose samples are real test images, of the class so many after the one that is asked for."""
+    """Returns a model whose samples are real test images, of the requested class plus `off`."""
     model = MODELS["ssvae"](DIGITS.shape, 10, z_dim=2, hidden=4)
 
     def sample(n: int, y: Tensor, noise: bool) -> Tensor:
@@ -44,26 +45,28 @@ def real(off: int = 0, change: Callable[[Tensor], Tensor] = lambda x: x) -> Late
 def test_real_images_are_read_as_well_as_the_classifier_reads() -> None:
     model, before = real(), torch.get_rng_state()
     figures = conditional_sample_accuracy(model, DIGITS)
-    assert torch.equal(torch.get_rng_state(), before) and model.training  # both as they were
-    generated, own = figures["legible"]["value"], figures["classifier_accuracy"]["value"]
+    assert torch.equal(torch.get_rng_state(), before) and model.training  # both are preserved
+    generated, own = figures["conditional_sample_accuracy"]["value"], figures["classifier_accuracy"]["value"]
     assert own > 0.95 and generated == pytest.approx(own, abs=0.05)
-    for name, n in (("legible", 200), ("classifier_accuracy", 500)):
+    for name, n in (("conditional_sample_accuracy", 200), ("classifier_accuracy", 500)):
         p = figures[name]["value"]
-        assert p * n == pytest.approx(round(p * n))  # a share of so many
+        assert p * n == pytest.approx(round(p * n))  # a fraction of n
         assert figures[name]["se"] == pytest.approx((p * (1 - p) / n) ** 0.5) and p < 1
     torch.rand(3)
-    assert conditional_sample_accuracy(model, DIGITS) == figures  # whatever the generator was before
+    assert conditional_sample_accuracy(model, DIGITS) == figures  # the RNG state before does not matter
 
 
 def test_another_class_is_seen() -> None:
-    assert conditional_sample_accuracy(real(off=1), DIGITS)["legible"]["value"] < 0.03
+    assert conditional_sample_accuracy(real(off=1), DIGITS)["conditional_sample_accuracy"]["value"] < 0.03
 
 
 def test_what_lies_beyond_black_and_white_is_clamped() -> None:
     def beyond(x: Tensor) -> Tensor:
         return torch.where(x > 0.5, 1 + 20 * torch.rand(x.shape), -20 * torch.rand(x.shape))
 
-    assert conditional_sample_accuracy(real(change=beyond), DIGITS)["legible"]["value"] > 0.8
+    assert (
+        conditional_sample_accuracy(real(change=beyond), DIGITS)["conditional_sample_accuracy"]["value"] > 0.8
+    )
 
 
 def test_without_labels_there_is_nothing_to_read() -> None:
@@ -80,7 +83,7 @@ def test_images_of_any_size_are_taken(shape: tuple[int, ...], monkeypatch: pytes
 
 
 def test_a_batch_is_shifted_by_up_to_a_sixteenth_of_the_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images whose pixels say where they are: level r in row r, level c in column c."""
+    """Each pixel holds its position: level r in row r, level c in column c."""
     seen: list[Tensor] = []
 
     class Recorder(nn.Sequential):
@@ -108,10 +111,13 @@ def test_the_command_reads_what_has_a_label_and_generates(
     small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_classifier, "STEPS", 30)
-    for name, weight, added in (("both", "1", {"legible", "classifier_accuracy"}), ("alone", "0", set())):
+    for name, weight, added in (
+        ("both", "1", {"conditional_sample_accuracy", "classifier_accuracy"}),
+        ("alone", "0", set()),
+    ):
         run = tmp_path / name
         options = ["--gen-weight", weight, "--data", str(small_npz), "--run-dir", str(run)]
         assert svi.main([*SSVAE, *options]) == 0
-        assert evaluate.main([str(run), "--particles", "1"]) == 0
+        assert evaluate_command.main([str(run), "--particles", "1"]) == 0
         test = json.loads((run / "results.json").read_text())["test"]
-        assert test.keys() & {"legible", "classifier_accuracy"} == added
+        assert test.keys() & {"conditional_sample_accuracy", "classifier_accuracy"} == added

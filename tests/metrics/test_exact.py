@@ -1,4 +1,4 @@
-"""Bounds beside log p(x) itself: by quadrature, and as a finite sum."""
+"""log p(x) by quadrature and as a finite sum, compared with the bounds."""
 
 import math
 from pathlib import Path
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from inference import exact, svi
-from inference.compare import example_inputs
-from inference.data import datasets
+from inference.data.dataset import Dataset
+from inference.data.examples import example_inputs
+from inference.data.load import find_dataset
 from inference.elbo.estimators import Loss
 from inference.errors import UserError
-from inference.exact import quadrature
+from inference.metrics import quadrature as quadrature_module
+from inference.metrics.quadrature import quadrature
 from ppl_models import GMVAE, MODELS, PPCA, SSVAE, VAE
 from ppl_models.base import LatentVariableModel
 from tests.support import bounds
@@ -25,12 +27,12 @@ SHAPE = (1, 4, 4)
 
 
 @pytest.fixture(scope="module")
-def digits() -> datasets.Dataset:
-    return datasets.load("digits", Path("nowhere"))[0]
+def digits() -> Dataset:
+    return find_dataset("digits", Path("nowhere"))[0]
 
 
-def trained(model: LatentVariableModel, data: datasets.Dataset, steps: int) -> LatentVariableModel:
-    """The model after a few steps on the digits, in double precision."""
+def trained(model: LatentVariableModel, data: Dataset, steps: int) -> LatentVariableModel:
+    """Trains a model for a few steps on the digits, in float64."""
     grey = data.x_train.double() / 255
     loss = Loss(model, model.estimators[0])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -45,9 +47,7 @@ def trained(model: LatentVariableModel, data: datasets.Dataset, steps: int) -> L
 
 
 @pytest.mark.parametrize("name", ["vae", "gmvae", "ssvae"])
-def test_bounds_climb_towards_log_p_and_never_pass_it(
-    name: str, digits: datasets.Dataset, float64: None
-) -> None:
+def test_bounds_climb_towards_log_p_and_never_pass_it(name: str, digits: Dataset, float64: None) -> None:
     pyro.set_rng_seed(0)
     model = trained(MODELS[name]((1, 8, 8), 10, z_dim=2, hidden=32), digits, 300)
     x = (digits.x_test[:15].double() / 255).bernoulli()
@@ -55,12 +55,12 @@ def test_bounds_climb_towards_log_p_and_never_pass_it(
     assert found.change <= 1e-4 and found.values == (10 if name == "ssvae" else 1)
     means, errors = bounds(model, x, (1, 10, 100, 1_000), 4_000)
     gaps = found.log_p.mean() - means
-    assert (gaps[:-1] - gaps[1:] > 0).all()  # tighter with every m
+    assert (gaps[:-1] - gaps[1:] > 0).all()  # larger m, tighter bound
     assert gaps[0] > 0.1 and gaps[2] > -4 * errors[2] and abs(gaps[3]) < 4 * errors[3] + 0.02
 
 
 def test_quadrature_of_known_integrals(float64: None) -> None:
-    """A linear model's log p(x) in two dimensions and in one, and a mixture's at a decoder that ignores z."""
+    """A linear model with one or two latent dimensions, and a mixture whose decoder ignores z."""
     for z_dim in (1, 2):
         model, x = PPCA(SHAPE, z_dim=z_dim), torch.randn(4, *SHAPE)
         model.solve_guide()
@@ -90,17 +90,17 @@ def test_labels_are_summed_over(float64: None) -> None:
 
 
 def test_what_cannot_be_integrated_is_said(small_npz: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="one z of at most 2 dimensions, the latents are z of 10"):
+    with pytest.raises(UserError, match="one z of at most 2 dimensions, but the latents are z of 10"):
         quadrature(VAE(SHAPE).double(), torch.zeros(1, *SHAPE, dtype=torch.float64))
     run = ["--steps", "2", "--batch-size", "9", "--data", str(small_npz), "--run-dir", str(tmp_path / "ae")]
     assert svi.main(["--model", "ae", "--z-dim", "2", *run]) == 0
-    with pytest.raises(UserError, match="ae has no prior that it was trained with"):
+    with pytest.raises(UserError, match="undefined for ae, which is trained without a prior"):
         exact.main([str(tmp_path / "ae")])
 
 
 def test_a_needle_is_not_missed(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder so steep that its likelihood is narrower than the grid: refused, and no number made up."""
-    monkeypatch.setattr(exact, "MOST_POINTS", 256)
+    """A decoder so steep that its likelihood is narrower than the grid is refused."""
+    monkeypatch.setattr(quadrature_module, "MAX_POINTS", 256)
     model = VAE(SHAPE, z_dim=2, hidden=8)
     with torch.no_grad():
         model.decoder.layers[0].weight *= 1e5
@@ -109,7 +109,7 @@ def test_a_needle_is_not_missed(float64: None, monkeypatch: pytest.MonkeyPatch) 
 
 
 class FiniteMixture(nn.Module):
-    """p(c) p(x | c) of k normals, with c enumerated in the model, or in a guide q(c | x)."""
+    """p(c) p(x | c) of k normals, with c enumerated in the model or in a guide q(c | x)."""
 
     def __init__(self, posterior: bool):
         super().__init__()
@@ -137,7 +137,7 @@ class FiniteMixture(nn.Module):
 
 @pytest.mark.parametrize("posterior", [False, True])
 def test_a_finite_sum_is_what_enumeration_finds(posterior: bool, float64: None) -> None:
-    """Summed out in the model, or under a guide that is the posterior, TraceEnum_ELBO is log p(x) itself."""
+    """TraceEnum_ELBO equals log p(x) if c is enumerated in the model or the guide is the posterior."""
     pair, x = FiniteMixture(posterior), torch.randn(9) * 3
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
     by_sum = pair.log_joint(x).logsumexp(-1).sum()
@@ -145,7 +145,7 @@ def test_a_finite_sum_is_what_enumeration_finds(posterior: bool, float64: None) 
     assert_close(loss, -by_sum)
     for a, b in zip(*(torch.autograd.grad(f, list(pair.parameters())) for f in (loss, -by_sum)), strict=True):
         assert_close(a, b)
-    if posterior:  # a guide off the posterior lacks its divergence from it, exactly
+    if posterior:  # with another guide the gap is its KL divergence from the posterior, exactly
         pair.shift = 0.8
         p = pair.log_joint(x).log_softmax(-1)
         q = (pair.log_joint(x) + 0.8 * torch.tensor([1.0, 0.0, -1.0])).log_softmax(-1)
@@ -155,12 +155,12 @@ def test_a_finite_sum_is_what_enumeration_finds(posterior: bool, float64: None) 
 
 
 def test_beta_is_no_part_of_log_p(float64: None) -> None:
-    """A weight in the objective leaves p(x, z) as it is."""
+    """A KL weight in the objective does not change p(x, z)."""
     x = example_inputs(VAE(SHAPE), 2)["x"]
     pair = [VAE(SHAPE, z_dim=1, hidden=8, beta=beta) for beta in (1.0, 4.0)]
     pair[1].load_state_dict(pair[0].state_dict())
     found = []
     for model in pair:
-        torch.manual_seed(1)  # quadrature draws where it looks first
+        torch.manual_seed(1)  # quadrature samples the span of its first grid
         found.append(quadrature(model, x).log_p)
     assert torch.equal(*found)

@@ -1,4 +1,4 @@
-"""The pictures: every image at its place, and the rows that their titles promise."""
+"""Figures of runs: images at their places, rows as in the titles, and curves."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import matplotlib.image
 import numpy as np
 import torch
 
+from inference.plots import curves
 from inference.plots import images as image_plots
 from ppl_models import SSVAE
 
@@ -17,7 +18,7 @@ def test_grid_places_images_row_by_row() -> None:
     assert canvas.shape == (3 + 1 + 3, 2 + 1 + 2 + 1 + 2, 3)
     shades = [canvas[top, left, 0] for top in (0, 4) for left in (0, 3, 6)]
     np.testing.assert_allclose(shades, np.linspace(0, 1, 6), atol=1e-6)
-    np.testing.assert_allclose(canvas[3], 0.55, atol=1e-6)  # the line between
+    np.testing.assert_allclose(canvas[3], 0.55, atol=1e-6)  # the line between the rows
 
 
 def test_pairs_touch() -> None:
@@ -26,54 +27,54 @@ def test_pairs_touch() -> None:
     np.testing.assert_allclose(canvas[:, 4:6], 0.55, atol=1e-6)
 
 
-def test_colour_comes_last() -> None:
+def test_channels_come_last() -> None:
     image = torch.rand(1, 3, 4, 5)
     np.testing.assert_allclose(image_plots.grid(image, 1), image[0].permute(1, 2, 0).numpy())
 
 
 def test_rows_are_classes_and_columns_are_styles(tmp_path: Path, monkeypatch) -> None:
-    drawn = {}
+    saved = {}
     monkeypatch.setattr(
-        image_plots, "save_grid", lambda images, columns, path, title, pair: drawn.update(locals())
+        image_plots, "save_grid", lambda images, columns, path, title, pair: saved.update(locals())
     )
     torch.manual_seed(0)
     model = SSVAE((1, 4, 4), 10, z_dim=2, hidden=8)
-    with torch.no_grad():  # make the decoder write the label into its first ten pixels, and nothing else
+    with torch.no_grad():  # make the decoder write the label into its first pixel
         for layer in model.decoder.layers:
             layer.weight.zero_(), layer.bias.zero_()
         first, second, last = model.decoder.layers
         first.weight[0, 2:] = torch.arange(10.0)
         second.weight[0, 0] = last.weight[0, 0] = 1.0
-        first.weight[1, 0] = second.weight[1, 1] = last.weight[1, 1] = 1.0  # and z into the second
+        first.weight[1, 0] = second.weight[1, 1] = last.weight[1, 1] = 1.0  # and z into its second pixel
     image_plots.draw_samples(model, tmp_path / "x.png", noise=False)
-    images = drawn["images"].unflatten(0, (10, drawn["columns"]))
-    assert drawn["columns"] == 20 and "one class a row" in drawn["title"]
+    images = saved["images"].unflatten(0, (10, saved["columns"]))
+    assert saved["columns"] == 20 and "one class per row" in saved["title"]
     label, style = images.flatten(2)[..., 0].logit(), images.flatten(2)[..., 1]
     torch.testing.assert_close(label, torch.arange(10.0)[:, None].expand(10, 20), atol=1e-2, rtol=1e-3)
     torch.testing.assert_close(style, style[:1].expand(10, 20))
     assert len(style[0].unique()) == 20
 
 
-def test_nats_and_bits_stand_side_by_side(tmp_path: Path, monkeypatch) -> None:
-    """An axis of bits per dimension: of a point of two dimensions, 2 ln 2 nats are one bit a dimension."""
-    drawn = []
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: drawn.append(self))
+def test_curves_of_points_have_axes_in_nats_and_in_bits(tmp_path: Path, monkeypatch) -> None:
+    """For points in two dimensions, 2 ln 2 nats are one bit per dimension."""
+    saved = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: saved.append(self))
     metrics = [
         {"step": step, "split": "test", "seconds": 1.0, "negative_elbo": 4.0, "bits_per_dim": 2.885}
         for step in range(0, 50, 5)
     ]
-    image_plots.curves(metrics, tmp_path / "curves.png", "point", dims=2)
-    (panel,) = drawn[0].axes
+    curves.draw_curves(metrics, tmp_path / "curves.png", "point", dims=2)
+    (panel,) = saved[0].axes
     (axis,) = panel.child_axes
     assert (panel.get_ylabel(), axis.get_ylabel()) == ("nats per point", "bits per dimension")
     low, high = panel.get_ylim()
-    drawn[0].draw_without_rendering()
+    saved[0].draw_without_rendering()
     np.testing.assert_allclose(axis.get_ylim(), (low / (2 * np.log(2)), high / (2 * np.log(2))))
 
 
-def test_the_validation_set_has_a_curve_of_its_own(tmp_path: Path, monkeypatch) -> None:
-    drawn = []
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: drawn.append(self))
+def test_the_validation_set_has_its_own_curve(tmp_path: Path, monkeypatch) -> None:
+    saved = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: saved.append(self))
     levels = {"train": 3.0, "test": 2.0, "validation": 1.0}
     for splits in (list(levels)[:2], list(levels)):
         metrics = [
@@ -81,8 +82,8 @@ def test_the_validation_set_has_a_curve_of_its_own(tmp_path: Path, monkeypatch) 
             for step in (0, 5)
             for split in splits
         ]
-        image_plots.curves(metrics, tmp_path / "curves.png")
-        (panel,), (legend,) = drawn[-1].axes, drawn[-1].legends
+        curves.draw_curves(metrics, tmp_path / "curves.png")
+        (panel,), (legend,) = saved[-1].axes, saved[-1].legends
         assert [line.get_ydata()[0] for line in panel.lines] == [levels[split] for split in splits]
         assert len({line.get_color() for line in panel.lines}) == len(splits)
         names = ["training, one minibatch", "test set", "validation set"][: len(splits)]
@@ -97,6 +98,6 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
         for step in range(0, 50, 5)
         for split in ("train", "test")
     ]
-    image_plots.curves(metrics, tmp_path / "curves.png")
+    curves.draw_curves(metrics, tmp_path / "curves.png")
     picture = matplotlib.image.imread(tmp_path / "curves.png")
     assert picture.shape[1] > 1000 and picture[..., :3].std() > 0.05

@@ -1,4 +1,4 @@
-"""Plate diagrams: what is drawn is what the programs do."""
+"""Plate diagrams agree with the programs."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from inference import graph
-from inference.compare import example_inputs
+from inference import graph as graph_command
+from inference.data.examples import example_inputs
 from inference.errors import UserError
-from inference.graph import factorisation, views
-from inference.plots import diagram
-from inference.plots.diagram import places, symbol
+from inference.plots import diagram, graph
+from inference.plots.diagram import node_places, symbol
+from inference.plots.graph import factorisation, views
 from inference.plots.relations import Edge, Relations, relations
 from ppl_models import GMVAE, MODELS, PPCA, SSVAE, VAE
 from ppl_models.base import LatentVariableModel
@@ -26,15 +26,15 @@ SHAPE = (1, 4, 4)
 
 
 def plain(formula: str) -> str:
-    """Mathtext as one types it."""
+    """Mathtext as plain text."""
     words = formula.strip("$").replace(r"\mid", "|").replace(r"\,", " ")
     words = re.sub(r"_\{\\mathrm\{(\d+)\}\}", r"\1", words)
     return re.sub(r"_\{\\mathrm\{(\w+)\}\}", r"_\1", words)
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_the_factorisation_is_the_docstring_s(name: str) -> None:
-    """What a run of the two programs says stands on the first line of the model's own page."""
+def test_the_factorisation_is_that_of_the_docstring(name: str) -> None:
+    """The first line of the docstring of a model has the factorisation of its programs."""
     cls = MODELS[name]
     view = views(cls(cls.padded((1, 8, 8)), 10).eval())[0]
     lines = [*factorisation(view.model, "p"), *factorisation(view.guide, "q")]
@@ -43,7 +43,7 @@ def test_the_factorisation_is_the_docstring_s(name: str) -> None:
     assert view.model.plates == plates and view.guide.plates == (plates if view.guide.nodes else {})
 
 
-def test_the_semi_supervised_model_is_drawn_three_times() -> None:
+def test_the_semi_supervised_model_has_three_views() -> None:
     model = SSVAE((1, 8, 8), 10, z_dim=2, hidden=8, labels=30)
     hidden, some, seen = views(model)
     assert [view.title for view in (hidden, some, seen)] == [
@@ -73,7 +73,7 @@ def test_the_semi_supervised_model_is_drawn_three_times() -> None:
     assert plain(factorisation(seen.model, "p")[0]) == "p(x, y, z) = p(y) p(z) p(x | y, z)"
 
 
-def test_parameters_outside_of_networks_are_seen_and_put_back() -> None:
+def test_parameters_outside_of_networks_are_nodes_and_are_restored() -> None:
     model = GMVAE(SHAPE, z_dim=2, hidden=4, components=3)
     before = dict(model.named_parameters())
     view = views(model)[0]
@@ -87,23 +87,23 @@ def test_parameters_outside_of_networks_are_seen_and_put_back() -> None:
     assert Edge("log_scale", "x") in linear.model.edges and Edge("raw_tril", "z") in linear.guide.edges
 
 
-def test_a_drawing_changes_with_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diagram_changes_with_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     model = VAE(SHAPE, z_dim=2, hidden=4)
     assert factorisation(views(model)[0].model, "p") == [r"$p(x, z) = p(z)\,p(x \mid z)$"]
 
-    def deaf(x: Tensor) -> None:  # a decoder that does not hear z
+    def independent(x: Tensor) -> None:  # x does not depend on z
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             assert z.shape == (len(x), 2)
             pyro.sample("x", dist.Bernoulli(0.5).expand(SHAPE).to_event(3), obs=x)
 
-    monkeypatch.setattr(model, "model", deaf)
+    monkeypatch.setattr(model, "model", independent)
     assert factorisation(views(model)[0].model, "p") == [r"$p(x, z) = p(z)\,p(x)$"]
     assert views(model)[0].model.edges == []
 
 
 class TwoLevels(LatentVariableModel):
-    """p(x, z1, z2 | y) with a plate in a plate, an input y, and a guide that leans on the prior."""
+    """p(x, z1, z2 | y) with nested plates, an input y, and a guide that uses the prior's network."""
 
     inputs = ("x", "y")
     defaults = {"batch_size": 5}
@@ -149,18 +149,18 @@ def test_levels_inputs_and_plates_in_plates(tmp_path: Path) -> None:
         r"$p(x, z_{\mathrm{1}}, z_{\mathrm{2}} \mid y) = "
         r"p(z_{\mathrm{1}})\,p(z_{\mathrm{2}} \mid z_{\mathrm{1}})\,p(x \mid z_{\mathrm{2}}, y)$"
     ]
-    at = places(view.model, {})
+    at = node_places(view.model, {})
     assert at["z1"][1] > at["z2"][1] > at["x"][1]  # parents above their children
     assert (
         diagram._bend(Edge("z1", "x"), at) != 0 == diagram._bend(Edge("z1", "z2"), at)
-    )  # round what is between
-    assert places(view.guide, at) == {name: at[name] for name in view.guide.nodes}  # the same places
+    )  # around the node between them
+    assert node_places(view.guide, at) == {name: at[name] for name in view.guide.nodes}  # the same places
     graph.draw(model, tmp_path / "two.png")
     assert matplotlib.image.imread(tmp_path / "two.png").std() > 0.05
 
 
 class Density(LatentVariableModel):
-    """p(x) alone."""
+    """p(x) without latents."""
 
     defaults = {"batch_size": 5}
 
@@ -183,13 +183,13 @@ def test_without_latents_the_guide_is_empty(tmp_path: Path) -> None:
     assert factorisation(view.guide, "q") == [] and view.guide == Relations()
     assert factorisation(view.model, "p") == ["$p(x)$"]
     assert view.model.nodes["x"].distribution == "TransformedDistribution"
-    at = places(view.model, {})
-    assert len(set(at.values())) == len(at) == 3  # no two in one place
+    at = node_places(view.model, {})
+    assert len(set(at.values())) == len(at) == 3  # all places differ
     graph.draw(Density(), tmp_path / "density.png")
     assert matplotlib.image.imread(tmp_path / "density.png").std() > 0.03
 
 
-def test_an_input_that_nothing_depends_on_is_not_drawn() -> None:
+def test_an_input_that_nothing_depends_on_is_not_a_node() -> None:
     model = VAE(SHAPE, z_dim=2, hidden=4)
     found = relations(
         lambda x, y: model.guide(x), model, example_inputs(model, 3) | {"y": torch.ones(3)}, {"x", "y"}
@@ -209,36 +209,36 @@ def test_symbols() -> None:
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_the_command_writes_a_file(ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / f"ssvae.{ending}"
-    assert graph.main(["--model", "ssvae", "--out", str(out)]) == 0
+    assert graph_command.main(["--model", "ssvae", "--out", str(out)]) == 0
     assert out.stat().st_size > 5_000 and str(out) in capsys.readouterr().out
     if ending == "png":
         picture = matplotlib.image.imread(out)
         assert min(picture.shape[:2]) > 1_000
         for row in (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:]):
-            assert (row == 1).all()  # nothing is cut off at the edges
+            assert (row == 1).all()  # nothing is cut off
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_the_diagrams_in_docs_are_of_the_code_as_it_is(name: str) -> None:
+def test_the_diagrams_in_docs_agree_with_the_code(name: str) -> None:
     cls = MODELS[name]
-    words = Image.open(Path(graph.__file__).parents[1] / "docs" / "diagrams" / f"{name}.png").text[
+    words = Image.open(Path(graph.__file__).parents[2] / "docs" / "diagrams" / f"{name}.png").text[
         "Description"
     ]
     assert words == graph.describe(views(cls(cls.padded(cls.example_shape), 10).eval())), (
-        f"draw it again: python -m inference.graph --model {name} --out docs/diagrams/{name}.png"
+        f"make it again: python -m inference.graph --model {name} --out docs/diagrams/{name}.png"
     )
 
 
 def test_every_documented_model_has_a_diagram() -> None:
-    folder = Path(graph.__file__).parents[1] / "docs" / "diagrams"
+    folder = Path(graph.__file__).parents[2] / "docs" / "diagrams"
     assert {path.stem for path in folder.glob("*.png")} == set(DOCUMENTED) <= set(MODELS)
 
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean ssvae"):
-        graph.main(["--model", "svae"])
-    with pytest.raises(UserError, match=r"written as \.png, \.svg, \.pdf"):
-        graph.main(["--model", "vae", "--out", str(tmp_path / "x.bmp")])
+        graph_command.main(["--model", "svae"])
+    with pytest.raises(UserError, match=r"Use one of \.png, \.svg, \.pdf"):
+        graph_command.main(["--model", "vae", "--out", str(tmp_path / "x.bmp")])
     with pytest.raises(UserError, match="cannot write"):
-        graph.main(["--model", "vae", "--out", str(tmp_path / "no" / "x.png")])
+        graph_command.main(["--model", "vae", "--out", str(tmp_path / "no" / "x.png")])
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from benchmarks.sampling import Naive
 from ppl_models.code_prior import categorical as codes
 from ppl_models.distributions import AutoregressiveGrid, BernoulliImage, LogisticMixtureImage
-from ppl_models.distributions.logistic_mixture import outputs
+from ppl_models.distributions.logistic_mixture import num_outputs
 from ppl_models.nets.pixelcnn import PixelCNN
 from ppl_models.nets.transformer import CausalTransformer
 
@@ -22,10 +22,10 @@ def colours(raw: Tensor) -> LogisticMixtureImage:
 
 
 KINDS = {
-    "binary": (PixelCNN(1, 6, 1, reach=2), bernoulli, (1, 5, 4)),
-    "binary, told": (PixelCNN(1, 6, 1, reach=3, condition=4), bernoulli, (1, 5, 4)),
-    "colours, told": (PixelCNN(3, 6, outputs(3, 2), reach=2, condition=4), colours, (3, 4, 5)),
-    "codes": (PixelCNN(1, 6, 7, reach=3, codes=7), codes, (1, 4, 4)),
+    "binary": (PixelCNN(1, 6, 1, receptive_field=2), bernoulli, (1, 5, 4)),
+    "binary, told": (PixelCNN(1, 6, 1, receptive_field=3, condition=4), bernoulli, (1, 5, 4)),
+    "colours, told": (PixelCNN(3, 6, num_outputs(3, 2), receptive_field=2, condition=4), colours, (3, 4, 5)),
+    "codes": (PixelCNN(1, 6, 7, receptive_field=3, codes=7), codes, (1, 4, 4)),
     "codes, transformer": (CausalTransformer(7, (4, 3), 8, 2, 2), codes, (1, 4, 3)),
 }
 
@@ -49,21 +49,24 @@ def test_outputs_along_the_way_are_those_of_the_whole(kind: str, float64: None) 
     condition = torch.randn(3, 4, *shape[1:]) if "told" in kind else None
     x = AutoregressiveGrid(network, family, shape, condition).expand([3]).sample()
     whole = network(x, condition)
-    for (row, column), raw in network.along(x, condition):
+    for (row, column), raw in network.sequential(x, condition):
         assert_close(raw, whole[..., row, column])
 
 
-@pytest.mark.parametrize("reach", [1, 2, 3])
-def test_a_pixelcnn_sees_its_field_and_nothing_else(reach: int, float64: None) -> None:
+@pytest.mark.parametrize("receptive_field", [1, 2, 3])
+def test_a_pixelcnn_sees_its_field_and_nothing_else(receptive_field: int, float64: None) -> None:
     """Every place of the rows above and of the row's left, as far as it is said, by the Jacobian."""
-    side, network = 9, PixelCNN(2, 8, 3, reach).double()
+    side, network = 9, PixelCNN(2, 8, 3, receptive_field).double()
     x = torch.randn(1, 2, side, side, requires_grad=True)
     out = network(x)
     for row, column in ((4, 4), (0, 0), (0, 5), (8, 8), (5, 0), (1, 7)):
         (seen,) = torch.autograd.grad(out[0, :, row, column].sum(), x, retain_graph=True)
         expected = torch.zeros(side, side, dtype=torch.bool)
-        expected[max(row - reach, 0) : row, max(column - reach, 0) : column + reach + 1] = True
-        expected[row, max(column - reach, 0) : column] = True
+        expected[
+            max(row - receptive_field, 0) : row,
+            max(column - receptive_field, 0) : column + receptive_field + 1,
+        ] = True
+        expected[row, max(column - receptive_field, 0) : column] = True
         assert torch.equal((seen[0] != 0).all(0), expected) and torch.equal((seen[0] != 0).any(0), expected)
 
 
@@ -80,7 +83,7 @@ def test_a_transformer_sees_all_that_came_before(float64: None) -> None:
 
 def test_probabilities_of_all_images_sum_to_one(float64: None) -> None:
     """Of binary images of 3 x 3, told something: and draws follow them."""
-    network = PixelCNN(1, 6, 1, reach=2, condition=2).double()
+    network = PixelCNN(1, 6, 1, receptive_field=2, condition=2).double()
     with torch.no_grad():
         for p in network.parameters():
             p.mul_(3)

@@ -7,20 +7,23 @@ import pytest
 import torch
 
 from inference import interpolate, svi
-from inference.data import datasets
+from inference.data.dataset import Dataset
+from inference.data.load import find_dataset
 from inference.errors import UserError
 from inference.metrics.linear_probe import probe
+from inference.plots import interpolations
+from inference.rundir.restore import restore
 from ppl_models import MODELS
 from tests.support import SSVAE, TINY
 
 
-def labelled_levels(noise: float) -> datasets.Dataset:
+def labelled_levels(noise: float) -> Dataset:
     """Ten classes told apart by the brightness of one pixel each, with noise over all of them."""
     random = np.random.RandomState(0)
     y = np.arange(400) % 10
     x = np.clip(200 * np.eye(16)[y] + noise * random.randn(400, 16), 0, 255).astype(np.uint8)
     images, labels = torch.from_numpy(x.reshape(400, 1, 4, 4)), torch.from_numpy(y)
-    return datasets.Dataset("levels", images[:300], labels[:300], images[300:], labels[300:])
+    return Dataset("levels", images[:300], labels[:300], images[300:], labels[300:])
 
 
 def test_a_probe_reads_what_a_code_holds() -> None:
@@ -39,7 +42,7 @@ def test_a_probe_reads_what_a_code_holds() -> None:
 def test_a_probe_needs_labels_and_a_code() -> None:
     data = labelled_levels(1.0)
     model = MODELS["vae"]((1, 4, 4))
-    assert probe(model, datasets.Dataset("none", data.x_train, None, data.x_test, None)) == {}
+    assert probe(model, Dataset("none", data.x_train, None, data.x_test, None)) == {}
     model.encode = lambda x: {"y": torch.eye(10)[: len(x)]}
     assert probe(model, data) == {}
 
@@ -58,7 +61,7 @@ def test_rows_of_an_interpolation(small_npz: Path, tmp_path: Path, monkeypatch: 
         assert svi.main([*arguments, "--data", str(small_npz), "--run-dir", runs[-1]]) == 0
     drawn = {}
     monkeypatch.setattr(
-        interpolate, "save_grid", lambda images, columns, path, title, rows: drawn.update(locals())
+        interpolations, "save_grid", lambda images, columns, path, title, rows: drawn.update(locals())
     )
     assert interpolate.main([*runs, "--labels", "0-2", "1-0", "--out", str(tmp_path / "x.png")]) == 0
     assert drawn["rows"] == [
@@ -71,10 +74,10 @@ def test_rows_of_an_interpolation(small_npz: Path, tmp_path: Path, monkeypatch: 
     assert drawn["columns"] == 7
     assert torch.equal(rows[0, [0, -1]], rows[1, [0, -1]])  # the same two images for both models
     assert not torch.equal(rows[0, 1:-1], rows[1, 1:-1])
-    data, _ = datasets.load(str(small_npz), tmp_path)
+    data, _ = find_dataset(str(small_npz), tmp_path)
     of_label = data.padded(28).x_train[data.y_train == 2] / 255
     assert any(torch.equal(rows[0, -1], image) for image in of_label)
-    model = interpolate.Run.restore(Path(runs[0]))[3]
+    model = restore(Path(runs[0]))[3]
     torch.testing.assert_close(
         rows[0, 1], model.reconstruct(rows[0, :1])[0]
     )  # the first step is the first code
@@ -84,7 +87,7 @@ def test_rows_of_an_interpolation(small_npz: Path, tmp_path: Path, monkeypatch: 
     torch.testing.assert_close(rows[0, 5], last, rtol=1e-4, atol=1e-5)
 
     for arguments, complaint in (
-        (["--labels", "17"], "17 is not two labels"),
+        (["--labels", "17"], "17 is not a pair of labels"),
         (["--labels", "0-7"], "no training image of label 7"),
         ([str(tmp_path / "none")], "is no run"),
     ):
@@ -97,6 +100,6 @@ def test_interpolation_refuses_labels_and_other_data(small_npz: Path, tmp_path: 
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", runs["vae"]]) == 0
     assert svi.main([*SSVAE, "--data", str(small_npz), "--run-dir", runs["ssvae"]]) == 0
     assert svi.main(["--model", "vae", *TINY, "--data", "digits", "--run-dir", runs["digits"]]) == 0
-    for second, complaint in (("ssvae", "half way between two labels"), ("digits", "has other data")):
+    for second, complaint in (("ssvae", "which is conditional on a label"), ("digits", "has other data")):
         with pytest.raises(UserError, match=complaint):
             interpolate.main([runs["vae"], runs[second], "--labels", "0-1"])

@@ -9,14 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from inference.cli.options import configuration, parse
-from inference.compare import example_inputs
-from inference.data import datasets
+from inference.cli.train import configuration, parse
+from inference.data.examples import example_inputs
+from inference.data.load import find_dataset
 from inference.errors import UserError
 from ppl_models import FSVAE, HVAE, ConvVAE, GatedVAE
-from ppl_models.base import draw_latents
-from ppl_models.gated_vae import LEAST
+from ppl_models.gated_vae import MIN_SCALE
 from ppl_models.nets.hierarchy import ChannelNorm, MapEncoder
+from ppl_models.programs import sample_latents
 
 SHAPE = (3, 32, 32)
 
@@ -57,7 +57,7 @@ def test_a_code_is_laid_on_the_image(float64: None) -> None:
 def test_the_second_divergence_is_of_a_residual(float64: None) -> None:
     """With a guide that says "as the prior expects" it is zero, whatever the prior expects."""
     model, x = HVAE(SHAPE), example_inputs(HVAE(SHAPE), 3)["x"]
-    latents = draw_latents(model, x=x)
+    latents = sample_latents(model, x=x)
     assert (model.bound(x, latents).terms["kl_z2"] > 0.1).all()
     with torch.no_grad():
         for p in model.encoder2[-1].parameters():
@@ -95,7 +95,7 @@ def test_the_constant_of_a_tenth(float64: None) -> None:
     """-log p(x | y, z) = 5 squared error - 713.79 of 3072 values with a variance of 1/10."""
     model = FSVAE(SHAPE, 10)
     inputs = example_inputs(model, 4)
-    latents = draw_latents(model, **inputs)
+    latents = sample_latents(model, **inputs)
     error = ((inputs["x"] - model.decode(latents, inputs["y"])) ** 2).sum((1, 2, 3))
     constant = 1536 * math.log(0.2 * math.pi)
     assert constant == pytest.approx(-713.79, abs=5e-3)
@@ -117,7 +117,7 @@ def test_bits_are_of_levels(float64: None) -> None:
     """A density of 1/2 on all of [-1, 1] is what 256 equal levels have: 8 bits a value."""
     model = GatedVAE(SHAPE)
     x = example_inputs(model, 2)["x"]
-    bound = model.bound(x, draw_latents(model, x=x))
+    bound = model.bound(x, sample_latents(model, x=x))
     dims = math.prod(SHAPE)
     even = dims * math.log(2)  # nats of that density
     assert_close(bound.metrics["bits_per_dim"], 8 + (bound.negative_elbo - even) / even)
@@ -129,18 +129,18 @@ def test_no_value_makes_the_density_unbounded(float64: None) -> None:
         model.decoder[-1].weight.zero_()
         model.decoder[-1].bias.copy_(torch.tensor([0.5, 0.5, 0.5, -1e4, -1e4, -1e4]))
     trace = model.generate(2)
-    assert_close(trace.nodes["x"]["fn"].base_dist.scale, torch.full((2, *SHAPE), LEAST))
+    assert_close(trace.nodes["x"]["fn"].base_dist.scale, torch.full((2, *SHAPE), MIN_SCALE))
     x = torch.full((2, *SHAPE), 0.5)
-    best = model.bound(x, draw_latents(model, x=x)).terms["reconstruction"] / math.prod(SHAPE)
-    assert_close(best, torch.full((2,), math.log(LEAST) + 0.5 * math.log(2 * math.pi)))
+    best = model.bound(x, sample_latents(model, x=x)).terms["reconstruction"] / math.prod(SHAPE)
+    assert_close(best, torch.full((2,), math.log(MIN_SCALE) + 0.5 * math.log(2 * math.pi)))
 
 
 def test_a_bound_that_takes_no_weights_has_no_warm_up() -> None:
     """Its default is left out there, and what is asked for is refused when training begins."""
-    data, _ = datasets.load("digits", Path())
+    data, _ = find_dataset("digits", Path())
     for elbo, warmup in (("mean_field", 100), ("iwae", 0)):
         given = parse(["--model", "hvae", "--elbo", elbo])
-        assert configuration(given, data)["warmup"] == warmup
-    assert configuration(parse(["--model", "hvae", "--warmup", "0"]), data)["warmup"] == 0
+        assert configuration(given, data).kl_warmup == warmup
+    assert configuration(parse(["--model", "hvae", "--kl-warmup", "0"]), data).kl_warmup == 0
     with pytest.raises(UserError, match="-1 is not a whole number"):
-        parse(["--model", "hvae", "--warmup", "-1"])
+        parse(["--model", "hvae", "--kl-warmup", "-1"])

@@ -1,7 +1,7 @@
 """The contract that every registered model keeps."""
 
 import inspect
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -14,22 +14,25 @@ from pyro.infer import SVI
 from torch.distributions import Distribution
 from torch.testing import assert_close
 
-from inference.cli.options import TRAINING, defaults
-from inference.compare import compare, example_inputs
-from inference.data import datasets
-from inference.data.batches import Batches, HeldOut, labelled
+from inference.data.batches import Batches
+from inference.data.examples import example_inputs
+from inference.data.held_out import HeldOut
+from inference.data.labelled import choose_labelled
+from inference.data.load import find_dataset
+from inference.elbo.comparison import compare
 from inference.elbo.estimators import ESTIMATORS, Loss
-from inference.rundir.run import Run
-from inference.svi import fit
+from inference.rundir.config import TrainConfig, defaults
+from inference.training.loop import Loop
 from ppl_models import MODELS
-from ppl_models.base import LatentVariableModel, draw_latents, latents_of
+from ppl_models.base import LatentVariableModel
+from ppl_models.programs import latents_of, sample_latents
 
 SHAPE, CLASSES = (1, 8, 8), 10
 PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.estimators]
 
 
 def options_for(name: str, estimator: str) -> dict[str, float]:
-    """The importance-weighted bounds take no weights."""
+    """The importance-weighted bounds require beta = 1."""
     return {"beta": 1.0} if ESTIMATORS[estimator].particles > 1 and "beta" in MODELS[name].options() else {}
 
 
@@ -87,7 +90,7 @@ def test_by_hand_equals_pyro_at_every_beta(name: str, beta: float, float64: None
 
 def test_bound_is_independent(model: LatentVariableModel, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = example_inputs(model, 5)
-    latents = draw_latents(model, **inputs)
+    latents = sample_latents(model, **inputs)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the bound leant on a distribution")
@@ -109,7 +112,7 @@ def test_bound_is_independent(model: LatentVariableModel, monkeypatch: pytest.Mo
 
 def test_terms_are_one_number_an_image(model: LatentVariableModel) -> None:
     inputs = example_inputs(model, 5)
-    latents = draw_latents(model, **inputs)
+    latents = sample_latents(model, **inputs)
     bound = model.bound(**inputs, latents=latents)
     assert {name: term.shape for name, term in bound.terms.items()} == dict.fromkeys(bound.terms, (5,))
     assert all(penalty.shape == () for penalty in bound.penalties.values())
@@ -119,12 +122,12 @@ def test_terms_are_one_number_an_image(model: LatentVariableModel) -> None:
         assert_close(bound.negative_elbo, -model.log_likelihood(inputs["x"]))
         return
     if bound.negative_elbo is None:
-        with pytest.raises(ValueError, match="nothing here bounds"):
+        with pytest.raises(ValueError, match="do not bound log p"):
             _ = bound.importance_weighted
         return
     assert_close(bound.negative_elbo, bound.terms["reconstruction"] + bound.kl)
     if "mean_field" in model.estimators or "enum" in model.estimators:
-        assert (bound.kl > 0).all()  # in closed form a divergence cannot be negative
+        assert (bound.kl > 0).all()  # in closed form a KL term cannot be negative
 
 
 def test_particles_are_bounds_of_their_own(model: LatentVariableModel, float64: None) -> None:
@@ -188,19 +191,19 @@ def cancelled(model: torch.nn.Module) -> set[str]:
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
 def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path, float64: None) -> None:
     cls, device = MODELS[name], torch.device("cpu")
-    data, _ = datasets.load("smiley" if cls.observation == "points" else "digits", tmp_path)
+    data, _ = find_dataset("smiley" if cls.observation == "points" else "digits", tmp_path)
     data = replace(data, x_test=data.x_test[:5], y_test=data.y_test[:5]).padded(cls.image_size)
-    labels = labelled(data, 20 if data.classes == 10 else 3, seed=0)
+    labels = choose_labelled(data, 20 if data.classes == 10 else 3, seed=0)
     batches = Batches(data, cls, 5 if slow(build(name)) else 31, 0, labels, device)
-    config = {**defaults(cls, SHAPE), "model": name, "data": "digits", "elbo": estimator, "steps": 3}
-    config |= {"eval_every": 1, "pixels": "0 or 1", "particles": 4 if "iwae" in estimator else 1}
-    config |= TRAINING | {"compile": "graph"}  # otherwise as plain as `pyro.infer.SVI` is
+    same = TrainConfig(schedule="constant", lr_warmup=0, kl_warmup=0, clip=0, ema=0)  # as `pyro.infer.SVI`
+    config = replace(same, elbo=estimator, steps=3, eval_every=1, compile="graph")
+    config = replace(config, particles=4 if "iwae" in estimator else 1).resolved(cls, data.shape)
 
     options = options_for(name, estimator)
     ours, theirs = build(name, **options), build(name, **options)
     theirs.load_state_dict(ours.state_dict())
     pyro.set_rng_seed(1)
-    assert fit(ours, batches, HeldOut(data, cls, device), config, Run.create(tmp_path / "run", config)) == 0
+    Loop(ours, batches, {"test": HeldOut(data, cls, device)}, config).run()
     assert not list(pyro.get_param_store())  # nothing is kept in global state
 
     def registered(program):  # the parameters in Pyro's store, and the sum over the plate as a mean
@@ -211,8 +214,8 @@ def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path
 
         return run
 
-    optimizer = pyro.optim.Adam({"lr": config["lr"]})
-    elbo = ESTIMATORS[estimator].elbo(config["particles"])
+    optimizer = pyro.optim.Adam({"lr": config.lr})
+    elbo = ESTIMATORS[estimator].elbo(config.particles)
     svi = SVI(registered(theirs.model), registered(theirs.guide), optimizer, elbo)
     pyro.set_rng_seed(1)
     for step in range(3):
@@ -250,7 +253,7 @@ def test_images_come_out_as_they_went_in(model: LatentVariableModel) -> None:
 
 def test_draws_follow_their_means(model: LatentVariableModel) -> None:
     if not model.prior(1) or not model.has_mean:
-        return  # what is drawn pixel by pixel has no mean image
+        return  # an autoregressive p(x) has no mean image
     n = 400 if slow(model) else 4000
     latents = {name: z.expand(n, *z.shape[1:]) for name, z in model.prior(1).items()}
     y = torch.ones(n, dtype=torch.long) if "y" in model.inputs else None
@@ -291,4 +294,5 @@ def test_options_are_explained(model: LatentVariableModel) -> None:
             assert option.default in get_args(kind) and isinstance(meaning, str)
         else:
             assert isinstance(option.default, kind) and isinstance(meaning, str)
-    assert set(model.small_image_defaults) <= set(defaults(type(model), SHAPE))
+    known = {spec.name for spec in fields(TrainConfig)} | set(model.options()) | {"validation"}
+    assert {*model.defaults, *model.small_image_defaults} <= known

@@ -77,6 +77,13 @@ def test_kl_normal_standard(float64: None) -> None:
     assert_close(densities.kl_normal_standard(torch.tensor([1.0]), torch.tensor([2.0])).item(), by_paper)
 
 
+def test_kl_normals(float64: None) -> None:
+    (loc, scale), (prior_loc, prior_scale) = ((torch.randn(n, 5), torch.rand(n, 5) + 0.1) for n in (4, 1))
+    q, p = dist.Normal(loc, scale), dist.Normal(prior_loc, prior_scale)
+    found = densities.kl_normals(loc, scale, prior_loc, prior_scale)
+    assert_close(found, dist.kl_divergence(q, p).sum(-1))
+
+
 def test_kl_categorical_uniform(float64: None) -> None:
     logits = torch.randn(4, 10)
     q, p = dist.Categorical(logits=logits), dist.Categorical(logits=torch.zeros(4, 10))

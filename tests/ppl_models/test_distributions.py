@@ -104,7 +104,7 @@ def test_a_bernoulli_image_refuses_grey_levels_and_other_sizes() -> None:
     fn = BernoulliImage(torch.zeros(4), (1, 2, 2), validate_args=True)
     with pytest.raises(ValueError, match="support"):
         fn.log_prob(torch.full((1, 2, 2), 0.5))
-    with pytest.raises(ValueError, match="5 logits for an image of shape"):
+    with pytest.raises(ValueError, match="5 logits do not fit images of shape"):
         BernoulliImage(torch.zeros(5), (1, 2, 2))
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from pyro import poutine
 
-from inference.cli.options import defaults
-from inference.compare import example_inputs
+from inference.data.examples import example_inputs
+from inference.rundir.config import defaults
 from ppl_models import MODELS, SSVAE
-from ppl_models.base import LatentVariableModel, latents_of
+from ppl_models.base import LatentVariableModel
+from ppl_models.programs import latents_of
 
 SHAPE, CLASSES = (1, 8, 8), 10
 NO_LATENTS = ["code_pixelcnn", "code_transformer", "flow", "made"]
@@ -48,11 +49,11 @@ def test_what_cannot_be_decoded_says_what_to_call(name: str) -> None:
     model = build(name)
     if name not in NO_LATENTS:
         with pytest.raises(
-            ValueError, match=r"no latents of .* are given. Name at least one, or call sample"
+            ValueError, match=r"No latents of .* are given. Name at least one, or call sample"
         ):
             model.decode({})
         return
-    message = rf"^{type(model).__name__} has no latents. Call sample\(n\) or log_likelihood\(x\)$"
+    message = rf"^{type(model).__name__} has no latents. Call sample\(n\) or log_likelihood\(x\).$"
     x = example_inputs(model, 3)["x"]
     with pytest.raises(NotImplementedError, match=message):
         model.reconstruct(x)

@@ -8,24 +8,24 @@ from torch.testing import assert_close
 
 from ppl_models import densities
 from ppl_models.distributions import LogisticMixtureImage
-from ppl_models.distributions.logistic_mixture import outputs
+from ppl_models.distributions.logistic_mixture import num_outputs
 
 LEVELS = 2 * torch.arange(256, dtype=torch.float64) / 255 - 1
 
 
 def test_a_pixel_takes_as_many_numbers_as_in_pixelcnn_plus_plus() -> None:
-    assert (outputs(3, 10), outputs(1, 10)) == (100, 30)
-    with pytest.raises(ValueError, match="99 numbers a pixel for 10 components: 100 are needed"):
+    assert (num_outputs(3, 10), num_outputs(1, 10)) == (100, 30)
+    with pytest.raises(ValueError, match=r"99 parameters per pixel do not fit 10 components\. Pass 100"):
         LogisticMixtureImage(torch.zeros(99, 2, 2), channels=3)
 
 
 @pytest.mark.parametrize("spread", [0.3, 3.0, 30.0])
 def test_256_levels_sum_to_one(spread: float, float64: None) -> None:
     """Of a grey pixel; and of a pixel's blue, whatever its red and green: 256 sums, one a channel."""
-    raw = spread * torch.randn(5, outputs(1, 10), 1, 1)
+    raw = spread * torch.randn(5, num_outputs(1, 10), 1, 1)
     log_p = LogisticMixtureImage(raw, 1).log_prob(LEVELS.view(256, 1, 1, 1, 1))
     assert_close(log_p.logsumexp(0), torch.zeros(5))
-    raw = spread * torch.randn(outputs(3, 4), 1, 1)
+    raw = spread * torch.randn(num_outputs(3, 4), 1, 1)
     fn = LogisticMixtureImage(raw, 3, components=4)
     coarse = torch.cartesian_prod(LEVELS[::85], LEVELS[::85])  # 16 reds and greens
     x = torch.cat([coarse[:, None].expand(-1, 256, -1), LEVELS.expand(16, -1)[..., None]], dim=-1)
@@ -50,7 +50,7 @@ def test_256_levels_sum_to_one(spread: float, float64: None) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_by_hand_is_the_same_density_and_gradient(channels: int, float64: None) -> None:
-    raw = (3 * torch.randn(2, 1, outputs(channels, 5), 4, 3)).requires_grad_()
+    raw = (3 * torch.randn(2, 1, num_outputs(channels, 5), 4, 3)).requires_grad_()
     x = LEVELS[torch.randint(256, (6, channels, 4, 3))]
     x[0], x[1] = -1, 1
     ours = LogisticMixtureImage(raw, channels, 5).log_prob(x)
@@ -62,7 +62,7 @@ def test_by_hand_is_the_same_density_and_gradient(channels: int, float64: None) 
 
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e6])
 def test_float32_stands_extreme_parameters(size: float) -> None:
-    raw = (size * torch.randn(20, outputs(3, 10), 2, 2)).requires_grad_()
+    raw = (size * torch.randn(20, num_outputs(3, 10), 2, 2)).requires_grad_()
     x = LEVELS[torch.randint(256, (20, 3, 2, 2))].float()
     log_p = LogisticMixtureImage(raw, 3).log_prob(x)
     (gradient,) = torch.autograd.grad(log_p.sum(), raw)
@@ -70,7 +70,7 @@ def test_float32_stands_extreme_parameters(size: float) -> None:
 
 
 def test_narrow_scales_lose_nothing_in_float32() -> None:
-    """A scale far below a level, on the level and a level beside it: certain, and all but impossible."""
+    """With a scale far below a level, a level is certain at the loc and nearly impossible next to it."""
     for beside, exact in ((0, math.log(math.tanh(math.exp(7) / 255 / 2))), (10, None)):
         raw = torch.zeros(3, 1, 1)
         raw[1], raw[2] = LEVELS[100].float(), -9.0  # as -7
@@ -83,7 +83,7 @@ def test_narrow_scales_lose_nothing_in_float32() -> None:
 def test_draws_follow_the_probabilities(float64: None) -> None:
     """A chi-squared test of grey levels, and of the pairs of two channels of a colour pixel, in 16 bins."""
     n = 40_000
-    raw = torch.randn(outputs(1, 3), 1, 1)
+    raw = torch.randn(num_outputs(1, 3), 1, 1)
     raw[6:] -= 1.5
     fn = LogisticMixtureImage(raw, 1, 3)
     p = fn.log_prob(LEVELS.view(256, 1, 1, 1)).exp()
@@ -92,7 +92,7 @@ def test_draws_follow_the_probabilities(float64: None) -> None:
     assert_close(drawn, LEVELS[((drawn + 1) * 255 / 2).round().long()])  # levels and nothing between
     _assert_fits(counts, p, n)
 
-    raw = torch.randn(outputs(2, 3), 1, 1)  # two channels: all 256 x 256 pairs, in 16 x 16 bins
+    raw = torch.randn(num_outputs(2, 3), 1, 1)  # two channels: all 256 x 256 pairs, in 16 x 16 bins
     raw[9:15] -= 1.5
     fn = LogisticMixtureImage(raw, 2, 3)
     pairs = torch.cartesian_prod(LEVELS, LEVELS)
@@ -102,7 +102,7 @@ def test_draws_follow_the_probabilities(float64: None) -> None:
 
 
 def test_channels_follow_the_channels_before(float64: None) -> None:
-    """All but certain: what is drawn lies where the locs are, given the channels before it."""
+    """With tiny scales, samples are at the locs, given the channels before."""
     raw = torch.zeros(10, 1, 1)
     raw[1:4, 0, 0], raw[4:7] = torch.tensor([0.5, -0.2, 0.1]), -7
     raw[7:, 0, 0] = torch.tensor([0.6, -0.4, 0.9]).atanh()
@@ -121,7 +121,7 @@ def _assert_fits(counts: torch.Tensor, p: torch.Tensor, n: int) -> None:
 
 
 def test_pixels_are_independent_and_particles_lead(float64: None) -> None:
-    raw, x = torch.randn(3, 1, outputs(3, 2), 2, 2), LEVELS[torch.randint(256, (5, 3, 2, 2))]
+    raw, x = torch.randn(3, 1, num_outputs(3, 2), 2, 2), LEVELS[torch.randint(256, (5, 3, 2, 2))]
     whole = LogisticMixtureImage(raw, 3, 2).log_prob(x)
     assert whole.shape == (3, 5)
     parts = [

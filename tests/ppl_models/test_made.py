@@ -7,9 +7,10 @@ import torch
 from torch.testing import assert_close
 
 from inference import svi
-from inference.compare import compare, example_inputs
-from inference.rundir.run import Run
-from inference.svi import make_ema
+from inference.data.examples import example_inputs
+from inference.elbo.comparison import compare
+from inference.rundir.restore import restore
+from inference.training.schedules import make_ema
 from ppl_models import MADE
 from ppl_models.nets.masked import MaskedMLP
 from tests.support import checkpoint
@@ -41,7 +42,7 @@ def test_an_output_sees_the_inputs_before_it_alone(order: str, layers: int, floa
         for _ in range(20):  # a rectified unit may be off at one input
             x = torch.randn(6)
             seen += torch.autograd.functional.jacobian(lambda v, i=index: network(v, i), x).abs()
-        place = network.units(index)[0]
+        place = network.degrees(index)[0]
         assert torch.equal(seen > 0, place[:, None] > place)  # output by input
         orders.append(tuple(place.tolist()))
     assert (len(set(orders)) > 1) == (order == "random")
@@ -86,12 +87,12 @@ def test_training_takes_the_masks_in_turn_and_looking_takes_none(float64: None) 
         model.model(x)
         model.train()
     assert turns == [1, 2, 0, 1]
-    assert "turn" in model.state_dict()  # a resumed run goes on with the next
+    assert "turn" in model.state_dict()  # a resumed run continues with the next set
 
 
 def test_numbers_are_the_paper_s() -> None:
     network = MaskedMLP(5, [40, 30])
-    first, *hidden, last = network.units()
+    first, *hidden, last = network.degrees()
     assert first.tolist() == last.tolist() == [1, 2, 3, 4, 5]
     assert all(number.min() >= 1 and number.max() <= 4 for number in hidden)
     into, between, out = network.connections()
@@ -103,7 +104,7 @@ def test_numbers_are_the_paper_s() -> None:
 
 def numbers(model: MADE) -> list[list[list[int]]]:
     network = model.network
-    return [[layer.tolist() for layer in network.units(index)] for index in range(network.masks)]
+    return [[layer.tolist() for layer in network.degrees(index)] for index in range(network.masks)]
 
 
 @pytest.mark.parametrize("order", ["natural", "random"])
@@ -200,7 +201,7 @@ def test_a_run_s_seed_decides_its_masks_and_its_checkpoint_holds_them(
         assert svi.main(["--model", "made", *options]) == 0
         torch.manual_seed(seed)
         expected = numbers(MADE((1, 6, 6), hidden=7, order="random", masks=2))
-        found.append(numbers(Run.restore(tmp_path / folder)[3]))
+        found.append(numbers(restore(tmp_path / folder)[3]))
         assert found[-1] == expected
         units = checkpoint(tmp_path / folder)["parameters"]["network.units_0"]
         assert units.tolist() == [layers[0] for layers in expected]

@@ -1,4 +1,4 @@
-"""The VAE with a PixelCNN for a decoder: what is left to z, free bits, and images of either kind."""
+"""The VAE with a PixelCNN decoder: the information in z, free bits, binary and colour images."""
 
 import math
 
@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from inference.compare import compare, example_inputs
-from inference.data.batches import HeldOut
-from inference.data.datasets import Dataset
+from inference.data.dataset import Dataset
+from inference.data.examples import example_inputs
+from inference.data.held_out import HeldOut
+from inference.elbo.comparison import compare
 from inference.elbo.estimators import Loss
 from inference.metrics.importance import importance_sample
 from ppl_models import PixelVAE
-from ppl_models.base import draw_latents
+from ppl_models.programs import sample_latents
 
 GREY, COLOUR = (1, 8, 8), (3, 8, 4)
 
@@ -33,14 +34,14 @@ def test_free_bits_cost_nothing(float64: None) -> None:
     few, many = (PixelVAE(GREY, free_bits=nats).double() for nats in (1e-3, 50.0))
     many.load_state_dict(few.state_dict())
     inputs = example_inputs(few, 6)
-    latents = draw_latents(few, **inputs)
+    latents = sample_latents(few, **inputs)
     bound = few.bound(**inputs, latents=latents)
     assert 0.01 < bound.kl.mean() < 50
     assert_close(bound.objective, bound.negative_elbo.mean())
     objective = many.bound(**inputs, latents=latents).objective
     assert_close(objective, bound.terms["reconstruction"].mean() + 50)
     for elbo in ("iwae", "iwae_dreg"):
-        with pytest.raises(ValueError, match="takes no penalty: free bits must be 0, not 50"):
+        with pytest.raises(ValueError, match=r"does not support penalties\. Set free bits to 0, not 50"):
             Loss(many, elbo)
 
 
@@ -49,7 +50,7 @@ def test_importance_weights_know_no_penalty(float64: None) -> None:
     plain, held = PixelVAE(GREY).double().eval(), PixelVAE(GREY, free_bits=9.0).double().eval()
     held.load_state_dict(plain.state_dict())
     test = HeldOut(Dataset("random", x, None, x, None), PixelVAE, torch.device("cpu"))
-    found = [importance_sample(model, test, [1, 10]).figures["iwae_10"]["value"] for model in (plain, held)]
+    found = [importance_sample(model, test, [1, 10]).metrics["iwae_10"]["value"] for model in (plain, held)]
     assert found[0] == found[1]
 
 
@@ -68,9 +69,9 @@ def test_colours_are_levels_and_bits_are_of_them() -> None:
     model = PixelVAE(COLOUR).eval()
     assert (model.observation, PixelVAE(GREY).observation) == ("centred", "binary")
     x = example_inputs(model, 3)["x"]
-    report = model.bound(x, draw_latents(model, x=x)).report()
+    report = model.bound(x, sample_latents(model, x=x)).report()
     assert_close(report["bits_per_dim"], report["negative_elbo"] / (96 * math.log(2)))
     levels = (model.sample(2) + 1) * 255 / 2
     assert_close(levels, levels.round(), rtol=0, atol=1e-3)
-    with pytest.raises(ValueError, match="multiples of 4, not 8x6"):
+    with pytest.raises(ValueError, match="Images of 8x6 have a side that is not a multiple of 4"):
         PixelVAE((1, 8, 6))

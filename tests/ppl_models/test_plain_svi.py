@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 
-from inference.compare import example_inputs
+from inference.data.examples import example_inputs
 from inference.elbo.estimators import ESTIMATORS
 from ppl_models import MODELS, VAE
 from ppl_models.base import LatentVariableModel
@@ -73,7 +73,7 @@ def test_frozen_parameters_stay_frozen() -> None:
 
 def test_a_parameter_that_pyro_would_copy_is_refused() -> None:
     model = build("conv_vae").to(memory_format=torch.channels_last)
-    with pytest.raises(ValueError, match="is not contiguous, and Pyro would train a copy"):
+    with pytest.raises(ValueError, match="is not contiguous: Pyro would train a copy"):
         untrained(model)
 
 

@@ -1,4 +1,4 @@
-"""Points in the plane: their process, the models of them, and what is left of a run."""
+"""Points in the plane: the data, the models, and the files of a run."""
 
 import json
 import math
@@ -12,11 +12,13 @@ import torch
 from torch.testing import assert_close
 
 from inference import svi
-from inference.compare import example_inputs
-from inference.data.batches import HeldOut, datasets, points
+from inference.data import points
+from inference.data.examples import example_inputs
+from inference.data.held_out import HeldOut
+from inference.data.load import find_dataset
 from inference.errors import UserError
-from inference.evaluate import evaluate
-from inference.metrics.linear_probe import active_units
+from inference.metrics.bounds import evaluate_bounds
+from inference.metrics.codes import active_units
 from inference.plots import points as point_figures
 from ppl_models import VAE2D, Flow
 
@@ -31,7 +33,7 @@ MEANS = {
 
 @pytest.mark.parametrize("name", MEANS)
 def test_the_normals_of_2024_are_the_course_s(name: str) -> None:
-    data, _ = datasets.load(name, Path("nowhere"))
+    data, _ = find_dataset(name, Path("nowhere"))
     assert data.points and data.shape == (2,) and data.classes == 0
     assert (len(data.x_train), len(data.x_test)) == (10_000, 2_500)
     assert_close(data.x_train.mean(0), torch.tensor(MEANS[name]), rtol=0, atol=1e-4)
@@ -45,7 +47,7 @@ def test_the_normals_of_2024_are_the_course_s(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "mean"), [("diag", (1.0004, 2.0066)), ("full", (0.9956, 2.0049))])
 def test_the_normals_of_2019_are_the_course_s(name: str, mean: tuple[float, float]) -> None:
-    data, _ = datasets.load(f"gauss-2019-{name}", Path("nowhere"))
+    data, _ = find_dataset(f"gauss-2019-{name}", Path("nowhere"))
     assert (len(data.x_train), len(data.x_test)) == (80_000, 20_000) and data.x_independent is None
     every = torch.cat([data.x_train, data.x_test]).double()
     assert_close(every.mean(0).float(), torch.tensor(mean), rtol=0, atol=1e-4)
@@ -55,12 +57,12 @@ def test_the_normals_of_2019_are_the_course_s(name: str, mean: tuple[float, floa
 
 def test_the_density_of_the_normals_is_what_the_sheet_says() -> None:
     """4.4184 nats on the course's test rows, and 3.2052 bits a dimension on the 100 000 points of 2019."""
-    data, _ = datasets.load("gauss-full-1", Path("nowhere"))
+    data, _ = find_dataset("gauss-full-1", Path("nowhere"))
     truth = torch.distributions.MultivariateNormal(
         torch.tensor([1.0, 2.0]), torch.tensor([[13.0, 12.0], [12.0, 13.0]])
     )
     assert -truth.log_prob(data.x_test).mean().item() == pytest.approx(4.4184, abs=1e-4)
-    data, _ = datasets.load("gauss-2019-diag", Path("nowhere"))
+    data, _ = find_dataset("gauss-2019-diag", Path("nowhere"))
     truth = torch.distributions.Normal(torch.tensor([1.0, 2.0]), torch.tensor([5.0, 1.0]))
     every = torch.cat([data.x_train, data.x_test])
     bits = -truth.log_prob(every).sum(-1).mean().item() / (2 * math.log(2))
@@ -68,7 +70,7 @@ def test_the_density_of_the_normals_is_what_the_sheet_says() -> None:
 
 
 def test_the_smile_is_the_course_s() -> None:
-    data, _ = datasets.load("smiley", Path("nowhere"))
+    data, _ = find_dataset("smiley", Path("nowhere"))
     assert (len(data.x_train), len(data.x_test), data.classes) == (79_999, 20_000, 3)
     every = torch.cat([data.x_train, data.x_test]).double()
     assert_close(every.mean(0).float(), torch.tensor([0.0, 1.4558]), rtol=0, atol=1e-4)
@@ -196,7 +198,7 @@ def test_warm_up_lets_the_divergence_in_little_by_little(
     seen: list[float] = []
     model = VAE2D.model
     monkeypatch.setattr(VAE2D, "model", lambda self, x: seen.append(float(self.beta)) or model(self, x))
-    arguments = ["--model", "vae2d", "--steps", "6", "--warmup", "4", "--run-dir", str(tmp_path / "run")]
+    arguments = ["--model", "vae2d", "--steps", "6", "--kl-warmup", "4", "--run-dir", str(tmp_path / "run")]
     assert svi.main(arguments) == 0
     assert [beta for i, beta in enumerate(seen) if i == 0 or beta != seen[i - 1]] == [
         0.0,
@@ -241,7 +243,7 @@ def test_a_decoder_of_the_truth_has_its_likelihood() -> None:
         for p in model.parameters():
             p.zero_()
         model.decoder.layers[-1].bias.copy_(torch.tensor([1.0, 2.0, math.log(5), 0.0]))
-    test = evaluate(model, HeldOut(points.load("gauss-diag-1"), VAE2D, CPU))
+    test = evaluate_bounds(model, HeldOut(points.load("gauss-diag-1"), VAE2D, CPU))
     assert test["negative_elbo"]["value"] == pytest.approx(4.4184, abs=1e-3)
     assert test["kl"]["value"] == 0
     assert example_inputs(model, 3)["x"].shape == (3, 2) and np.isfinite(test["bits_per_dim"]["value"])

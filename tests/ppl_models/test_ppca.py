@@ -10,10 +10,11 @@ import torch
 from torch.testing import assert_close
 
 from inference import exact, svi
-from inference.data import datasets
-from inference.data.batches import HeldOut
-from inference.elbo.estimators import ImportanceWeighted, Loss
-from inference.exact import of_ppca
+from inference.data.dataset import Dataset
+from inference.data.held_out import HeldOut
+from inference.elbo.estimators import Loss
+from inference.elbo.importance_weighted import ImportanceWeighted
+from inference.metrics.exact import ppca_metrics
 from inference.metrics.importance import pareto_k, sample_pool
 from ppl_models import PPCA
 from tests.support import bounds
@@ -56,7 +57,7 @@ def test_with_the_exact_guide_every_bound_is_log_p(guide: str, orthogonal: bool,
     for m in (2, 50):
         assert_close(Loss(model, "iwae", m)(x=x), -log_p.mean(), rtol=0, atol=1e-6)
     with torch.no_grad():
-        log_w = ImportanceWeighted(200).draw(model.model, model.guide, x).log_weights
+        log_w = ImportanceWeighted(200).sample(model.model, model.guide, x).log_weights
     assert (log_w.amax(0) - log_w.amin(0)).max() < 1e-9
     assert_close(log_w, log_p.expand_as(log_w), rtol=0, atol=1e-6)
     assert (pareto_k(log_w) == -np.inf).all()
@@ -66,7 +67,7 @@ def test_a_mean_field_guide_lacks_its_divergence_from_the_posterior(float64: Non
     model, x = linear("mean_field"), torch.randn(20, *SHAPE)
     log_p = model.log_likelihood(x)
     q = torch.distributions.MultivariateNormal(model.encoder(x.flatten(1)), scale_tril=model.scale_tril)
-    p = torch.distributions.MultivariateNormal(*model.posterior(x))
+    p = torch.distributions.MultivariateNormal(*model.exact_posterior(x))
     gap = torch.distributions.kl_divergence(q, p).mean()
     means, errors = bounds(model, x, (1, 10, 100), 20_000)
     assert gap > 0.1
@@ -78,8 +79,8 @@ def test_a_mean_field_guide_lacks_its_divergence_from_the_posterior(float64: Non
     assert np.isfinite(pareto_k(log_w)).all()
 
     other = torch.randint(256, (90, *SHAPE))
-    train = HeldOut(datasets.Dataset("", other[:0], None, other, None), PPCA, x.device)
-    figures = of_ppca(model, x, train)
+    train = HeldOut(Dataset("", other[:0], None, other, None), PPCA, x.device)
+    figures = ppca_metrics(model, x, train)
     assert figures["gap"]["value"] == pytest.approx(gap.item())
     assert figures["spread_with_exact_guide"]["value"] < 1e-9
 
@@ -89,7 +90,7 @@ def test_the_best_mean_field_guide_is_the_best(float64: None) -> None:
     model, x = linear("mean_field"), torch.randn(5, *SHAPE)
     q = torch.distributions.MultivariateNormal(model.encoder(x.flatten(1)), scale_tril=model.scale_tril)
     gap = torch.distributions.kl_divergence(
-        q, torch.distributions.MultivariateNormal(*model.posterior(x))
+        q, torch.distributions.MultivariateNormal(*model.exact_posterior(x))
     ).sum()
     for g in torch.autograd.grad(gap, [*model.encoder.parameters(), model.raw_tril]):
         assert_close(g, torch.zeros_like(g), rtol=0, atol=1e-9)

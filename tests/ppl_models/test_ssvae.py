@@ -11,15 +11,17 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch.nn.functional import cross_entropy, relu
 from torch.testing import assert_close
 
-from inference import evaluate, report, svi
-from inference.compare import compare, example_inputs
+import inference.evaluate as evaluate_command
+from inference import report, svi
 from inference.compare import main as compare_main
-from inference.data.batches import OBSERVATIONS
+from inference.data.examples import example_inputs
+from inference.data.observations import OBSERVATIONS
+from inference.elbo.comparison import compare
 from inference.elbo.estimators import Loss
-from inference.rundir.run import Run
+from inference.rundir.restore import restore
 from ppl_models import SSVAE, VAE, densities
-from ppl_models.base import draw_latents
 from ppl_models.nets.heads import loc_scale
+from ppl_models.programs import sample_latents
 from tests.support import TINY, checkpoint, same
 
 SHAPE = (1, 8, 8)
@@ -29,7 +31,7 @@ def test_the_bound_is_a_sum_over_labels(float64: None) -> None:
     """Label by label and image by image, with nothing broadcast: the course's formula as it is printed."""
     model = SSVAE(SHAPE, 3, z_dim=2, hidden=16)
     x = example_inputs(model, 4)["x"]
-    latents = draw_latents(model, x=x)
+    latents = sample_latents(model, x=x)
     z, bound = latents["z"], model.bound(x, latents)  # z (label, image, z_dim)
     for i in range(4):
         image = x[i].flatten()
@@ -52,7 +54,7 @@ def test_one_class_is_a_vae(float64: None) -> None:
         state |= {"layers.0.bias": state["layers.0.bias"] + column}
         theirs.load_state_dict(state)
     x = example_inputs(vae, 4)["x"]
-    latents = draw_latents(model, x=x)
+    latents = sample_latents(model, x=x)
     assert_close(model.bound(x, latents).negative_elbo, vae.bound(x, {"z": latents["z"][0]}).negative_elbo)
 
 
@@ -60,7 +62,7 @@ def test_weights(float64: None) -> None:
     model = SSVAE(SHAPE, 3, z_dim=2, hidden=16, gen_weight=0.5, class_weight=7.0)
     inputs = example_inputs(model, 5)
     assert compare(model, inputs, "enum")["agrees"]
-    bound = model.bound(**inputs, latents=draw_latents(model, **inputs))
+    bound = model.bound(**inputs, latents=sample_latents(model, **inputs))
     error = cross_entropy(model.classify(inputs["x_labelled"]), inputs["y_labelled"])
     assert_close(bound.objective, 0.5 * bound.negative_elbo.mean() + 7 * error)
 
@@ -85,14 +87,15 @@ def test_either_weight_may_be_left_out(weights: tuple[float, float], float64: No
     result = compare(model, inputs, "enum")
     assert result["agrees"] and ("classification" in result["terms"]) == (weights[1] > 0)
     assert ("reconstruction" in result["terms"]) == (weights[0] > 0)
-    bound = model.bound(inputs["x"], draw_latents(model, x=inputs["x"]))
+    bound = model.bound(inputs["x"], sample_latents(model, x=inputs["x"]))
     assert bound.penalties == {}  # without labelled images there is nothing to classify
     assert bound.weights == {**dict.fromkeys(bound.terms, weights[0]), "classification": weights[1]}
 
 
 def test_both_weights_left_out_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"^gen_weight and class_weight are both 0: nothing is left to train$"
+        ValueError,
+        match=r"^gen_weight and class_weight are both 0: nothing is left to train. Set one of them above 0.$",
     ):
         SSVAE(SHAPE, 3, gen_weight=0.0, class_weight=0.0)
 
@@ -112,7 +115,7 @@ def test_enumeration_is_the_mean_of_sampling_y() -> None:
     n = 4000
     tiled = x.repeat_interleave(n, 0)
     with torch.no_grad():
-        exact = torch.stack([model.bound(x, draw_latents(model, x=x)).negative_elbo for _ in range(400)])
+        exact = torch.stack([model.bound(x, sample_latents(model, x=x)).negative_elbo for _ in range(400)])
         guide = poutine.trace(model.guide).get_trace(tiled)
         program = poutine.trace(poutine.replay(model.model, guide)).get_trace(tiled)
         for trace in (guide, program):
@@ -185,7 +188,7 @@ def test_a_run_on_labelled_images_that_a_file_names(
     assert svi.main(["--resume", str(tmp_path / "part"), "--steps", "40"]) == 0
     assert same(checkpoint(tmp_path / "part"), checkpoint(run))
 
-    _, _, data, model = Run.restore(run)
+    _, _, data, model = restore(run)
     assert data.y_train is not None
     x, y = OBSERVATIONS["binary"].test(data.x_train[[5, 3, 4, 4]]).float(), torch.tensor([2, 0, 1, 1])
     assert torch.equal(data.y_train[[5, 3, 4, 4]], y)
@@ -194,6 +197,6 @@ def test_a_run_on_labelled_images_that_a_file_names(
     (result,) = json.loads(capsys.readouterr().out)
     error = cross_entropy(model.classify(x), y).item()
     assert result["terms"]["classification"]["by_hand"] == pytest.approx(error, rel=1e-4)
-    assert evaluate.main([str(run), "--particles", "1"]) == 0
+    assert evaluate_command.main([str(run), "--particles", "1"]) == 0
     assert report.main([str(run)]) == 0
     assert "<dt>labelled images</dt><dd>labelled.txt</dd>" in (run / "report.html").read_text()

@@ -15,16 +15,17 @@ from torch.testing import assert_close
 
 import inference.evaluate
 from inference import svi
-from inference.compare import compare, example_inputs
-from inference.data.batches import HeldOut
-from inference.data.datasets import Dataset
+from inference.data.dataset import Dataset
+from inference.data.examples import example_inputs
+from inference.data.held_out import HeldOut
+from inference.elbo.comparison import compare
 from inference.errors import UserError
-from inference.evaluate import evaluate
-from inference.rundir.run import Run
+from inference.metrics.bounds import evaluate_bounds
+from inference.rundir.restore import restore
 from ppl_models import VQVAE
-from ppl_models.base import draw_latents
 from ppl_models.nets import codebook as module
 from ppl_models.nets.codebook import Codebook
+from ppl_models.programs import sample_latents
 
 SHAPE = (3, 32, 32)
 
@@ -47,17 +48,17 @@ def test_it_begins_at_the_data_and_dead_entries_are_moved_there(float64: None) -
     for average in (False, True):
         book, e = Codebook(8, 2, average).double(), 10 + torch.randn(4, 2, 3, 3)
         vectors = {tuple(v) for v in e.movedim(1, -1).reshape(-1, 2).tolist()}
-        book.learn(e)
+        book.update(e)
         if not average:  # moved a little already
             assert {tuple(v) for v in book.entries.tolist()} < vectors
         with torch.no_grad():
             book.entries[3] = -100.0  # nothing is near it
-        for _ in range(module.PATIENCE - 1):
-            book.learn(e)
+        for _ in range(module.RESET_AFTER - 1):
+            book.update(e)
         assert_close(book.entries[3], torch.full((2,), -100.0))
-        book.learn(e)
+        book.update(e)
         assert tuple(book.entries[3].tolist()) in vectors
-        assert book.unchosen.max() < module.PATIENCE
+        assert book.unchosen.max() < module.RESET_AFTER
 
 
 def test_averages_come_to_the_means_of_what_chose_them(float64: None) -> None:
@@ -66,7 +67,7 @@ def test_averages_come_to_the_means_of_what_chose_them(float64: None) -> None:
     book.initialized.fill_(True)
     book.entries.copy_(torch.tensor([[-4.0], [9.0]]))
     for _ in range(3_000):
-        book.learn(e)
+        book.update(e)
     assert_close(book.entries.flatten(), torch.tensor([-3.0, 6.0]))
     assert not any(p.requires_grad for p in book.parameters())
 
@@ -123,7 +124,7 @@ def test_a_mistake_in_the_guide_s_penalties_is_noticed(
     inputs, right = example_inputs(model, 3), model._penalties
     monkeypatch.setattr(model, "_penalties", lambda e, c: MISTAKES[mistake](right(e, c), e, c))
     if mistake == "codebook left out":
-        with pytest.raises(RuntimeError, match="terms by hand are"):
+        with pytest.raises(RuntimeError, match="bound has the terms"):
             compare(model, inputs, "trace")
     else:
         assert compare(model, inputs, "trace")["agrees"] == (mistake == "none")
@@ -133,7 +134,7 @@ def test_the_bound_is_that_of_a_discrete_latent(float64: None) -> None:
     """-log p(x | z) + places log codes: no less than -log p(x), of which z is one term of a sum."""
     model = VQVAE(SHAPE, codes=5).double().eval()
     x = example_inputs(model, 2)["x"]
-    bound = model.bound(x, draw_latents(model, x=x))
+    bound = model.bound(x, sample_latents(model, x=x))
     assert_close(bound.terms["kl_z"], torch.full((2,), 64 * math.log(5)))
     report = bound.report()
     mse = report["mean_squared_error"]
@@ -147,11 +148,11 @@ def test_the_bound_is_that_of_a_discrete_latent(float64: None) -> None:
 def test_usage_and_perplexity_are_of_the_whole_test_set() -> None:
     model = VQVAE(SHAPE, codes=8).eval()
     x = torch.randint(256, (6, *SHAPE), dtype=torch.uint8)
-    model.codebook.learn(model.encoder(torch.randn(4, *SHAPE)).detach())
+    model.codebook.update(model.encoder(torch.randn(4, *SHAPE)).detach())
     test = HeldOut(Dataset("random", x, None, x, None), VQVAE, torch.device("cpu"))
     chosen = torch.cat([model.codes(inputs["x"]) for inputs, _, _ in test.chunks(2)]).flatten()
     share = chosen.bincount(minlength=8) / len(chosen)
-    figures = evaluate(model, test)
+    figures = evaluate_bounds(model, test)
     assert figures["usage"]["value"] == (share > 0).float().mean()
     entropy = -(share[share > 0] * share[share > 0].log()).sum()
     assert figures["perplexity"]["value"] == pytest.approx(entropy.exp().item(), rel=1e-5)
@@ -167,7 +168,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(svi.MODELS["code_pixelcnn"].defaults, "steps", 2)
         patch.setitem(svi.MODELS["code_pixelcnn"].defaults, "batch_size", 8)
-        arguments += ["--batch-size", "8", "--prior", "pixelcnn", "--run-dir", str(folder / "run")]
+        arguments += ["--batch-size", "8", "--code-prior", "pixelcnn", "--run-dir", str(folder / "run")]
         assert svi.main(arguments) == 0
     return folder / "run"
 
@@ -175,7 +176,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_command_trains_both_stages(trained: Path) -> None:
     codes = np.load(trained / "codes-of-colours.npz")
     assert codes["x_train"].shape == (16, 8, 8) and codes["x_test"].shape == (8, 8, 8)
-    _, _, data, model = Run.restore(trained)
+    _, _, data, model = restore(trained)
     seen = model.codes(2 * data.x_test.float() / 255 - 1)
     assert np.array_equal(codes["x_test"], seen.numpy())
     prior = trained / "prior-pixelcnn"
@@ -195,13 +196,13 @@ def test_a_point_has_nothing_to_weigh(trained: Path, capsys: pytest.CaptureFixtu
     assert inference.evaluate.main([str(trained)]) == 0
     assert "has a guide that is a point: no importance weights" in capsys.readouterr().err
     assert json.loads((trained / "results.json").read_text())["test"] == before
-    with pytest.raises(UserError, match="leave out --images"):
+    with pytest.raises(UserError, match="Leave out --images"):
         inference.evaluate.main([str(trained), "--images", "2"])
 
 
 def test_the_second_stage_alone_on_a_finished_first(trained: Path) -> None:
     options = ["--steps", "3", "--batch-size", "8", "--width", "16", "--heads", "2", "--layers", "1"]
-    assert svi.main(["--from", str(trained), "--prior", "transformer", *options]) == 0
+    assert svi.main(["--stage1-run", str(trained), "--code-prior", "transformer", *options]) == 0
     second = trained / "prior-transformer"
     assert json.loads((second / "config.json").read_text())["options"]["width"] == 16
     assert svi.main(["--resume", str(second), "--steps", "4"]) == 0
@@ -211,20 +212,26 @@ def test_a_first_stage_that_stops_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(svi, "train", lambda *_: (130, SimpleNamespace(folder=Path("my run"))))
-    assert svi.main(["--model", "vqvae", "--data", "digits", "--prior", "pixelcnn"]) == 130
-    assert "python -m inference.svi --from 'my run' --prior pixelcnn" in capsys.readouterr().out
+    assert svi.main(["--model", "vqvae", "--data", "digits", "--code-prior", "pixelcnn"]) == 130
+    assert "python -m inference.svi --stage1-run 'my run' --code-prior pixelcnn" in capsys.readouterr().out
 
 
 def test_what_has_no_codes_is_refused(trained: Path, tmp_path: Path) -> None:
     for arguments, words in (
-        (["--prior", "pixelcnn"], "--prior goes with --model vqvae, or with --from"),
-        (["--model", "vae", "--prior", "pixelcnn"], "--prior goes with --model vqvae, or with --from"),
-        (["--model", "vqvae", "--prior", "lstm"], "pixelcnn"),
-        (["--from", str(trained)], "--from takes a finished run, --prior NAME"),
-        (["--from", str(trained), "--model", "vqvae", "--prior", "pixelcnn"], "no --model"),
-        (["--from", str(trained / "prior-pixelcnn"), "--prior", "pixelcnn"], "has no codes"),
+        (["--code-prior", "pixelcnn"], "--code-prior goes with --model vqvae"),
+        (
+            ["--model", "vae", "--code-prior", "pixelcnn"],
+            "--code-prior goes with --model vqvae",
+        ),
+        (["--model", "vqvae", "--code-prior", "lstm"], "pixelcnn"),
+        (["--stage1-run", str(trained)], "--stage1-run needs --code-prior NAME"),
+        (["--stage1-run", str(trained), "--model", "vqvae", "--code-prior", "pixelcnn"], "without --model"),
+        (["--stage1-run", str(trained / "prior-pixelcnn"), "--code-prior", "pixelcnn"], "has no codebook"),
         (["--model", "code_pixelcnn", "--data", "digits", "--codes", "9"], "give --codes more than that"),
-        (["--model", "vqvae", "--data", "digits", "--codes", "300"], "at most 256, not 300"),
+        (
+            ["--model", "vqvae", "--data", "digits", "--codes", "300"],
+            "300 codes do not fit in one byte each. Use at most 256",
+        ),
     ):
         with pytest.raises(UserError, match=words):
             svi.main([*arguments, "--run-dir", str(tmp_path / "refused")])

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ import pytest
 import torch
 
 from inference import svi
-from inference.cli.options import TRAINING, checked, configuration, parse
-from inference.data import datasets
-from inference.data.datasets import Dataset
+from inference.backend import files
+from inference.backend.files import pack, unpack, write_whole
+from inference.cli.train import configuration, parse
+from inference.data.dataset import Dataset
+from inference.data.load import find_dataset
 from inference.errors import UserError
-from inference.rundir import files
-from inference.rundir.files import pack, unpack, write_whole
+from inference.rundir import schema
+from inference.rundir.checkpoint import config_digest
 from inference.rundir.run import Run
-from inference.training.checkpoint import config_digest
+from inference.rundir.schema import FORMAT
 from ppl_models import MODELS
 from tests.support import TINY
 
@@ -39,7 +42,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "x"
     write_whole(path, b"before")
     monkeypatch.setattr(Path, "read_bytes", lambda self: b"something else")  # what the disk gives back
-    with pytest.raises(OSError, match="what was read back"):
+    with pytest.raises(OSError, match="does not return what was written"):
         write_whole(path, b"after")
     monkeypatch.undo()
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
@@ -57,7 +60,7 @@ def test_what_does_not_fit_says_how_much_it_needs(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(files.psutil, "virtual_memory", lambda: type("M", (), {"available": 2**31})())
     monkeypatch.setattr(np, "load", None)
     with pytest.raises(UserError, match=r"large\.npz needs 3\.0 GiB of memory, and 2\.0 are free"):
-        datasets.load(str(path), tmp_path)
+        find_dataset(str(path), tmp_path)
     with pytest.raises(UserError, match=r"vae of this size needs \d+\.\d GiB of memory, and 2\.0 are free"):
         svi.main(
             ["--model", "vae", "--data", "digits", "--hidden", "40000", "--run-dir", str(tmp_path / "x")]
@@ -99,7 +102,7 @@ def test_a_configuration_and_a_checkpoint_belong_together(small_npz: Path, tmp_p
     (run / "config.json").write_text(json.dumps(config | {"lr": 0.002}))
     with pytest.raises(UserError, match=r"config\.json and checkpoint\.pt do not belong together"):
         svi.main(["--resume", str(run)])
-    for key, value in (("steps", "many"), ("lr", -1), ("seed", None), ("warmup", []), ("eval_every", 0)):
+    for key, value in (("steps", "many"), ("lr", -1), ("seed", None), ("kl_warmup", []), ("eval_every", 0)):
         (run / "config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(UserError, match=r"config\.json is damaged"):
             svi.main(["--resume", str(run)])
@@ -111,7 +114,9 @@ def test_a_configuration_read_back_decides_the_same(name: str) -> None:
     kind = torch.float32 if cls.observation == "points" else torch.uint8
     x, y = torch.zeros(20, *cls.padded(cls.example_shape), dtype=kind), torch.arange(20) % 10
     config = configuration(parse(["--model", name]), Dataset("any", x, y, x, y))
-    assert config_digest(checked(TRAINING | json.loads(json.dumps(config)))) == config_digest(config)
+    content = json.dumps(config.to_json() | {"format": FORMAT}).encode()
+    read = schema.config(content, Path("config.json"))
+    assert config_digest(read) == config_digest(config) and read == replace(config, format=FORMAT)
 
 
 def test_a_line_of_metrics_is_written_at_once(

@@ -1,5 +1,6 @@
 """Run folders of other versions: what can be read is read, the rest is refused without a word of damage."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from inference import evaluate, report, svi
+import inference.evaluate as evaluate_command
+from inference import report, svi
+from inference.backend.files import pack, unpack
 from inference.errors import UserError
-from inference.rundir.files import pack, unpack
-from inference.rundir.run import Run
+from inference.rundir.checkpoint import NOT_IN_DIGEST
+from inference.rundir.restore import restore
 from inference.rundir.schema import FORMAT
 from tests.support import TINY, checkpoint, lines, same
 
@@ -33,10 +36,26 @@ def edit(path: Path, *without: str, **changes: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in content.items() if key not in without}))
 
 
+def as_format_2(run: Path, *without: str, **changes: Any) -> None:
+    """Renames keys in a run folder as the versions before format 3 wrote them."""
+    config = json.loads((run / "config.json").read_text())
+    names = {"kl_warmup": "warmup", "observation": "pixels", "stage1_run": "from"}
+    config = {names.get(key, key): value for key, value in config.items()} | {"format": 2}
+    config["compile"] = {"eager": "plain", "inductor": "kernels"}.get(config["compile"], config["compile"])
+    kept = {key: value for key, value in config.items() if key not in NOT_IN_DIGEST}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    state = unpack(run / "checkpoint.pt") | {"decisive": digest}
+    state["in_a_row"] = state.pop("consecutive_skips")
+    del state["config_digest"]
+    (run / "checkpoint.pt").write_bytes(pack(state))
+    (run / "config.json").write_text(json.dumps(config))
+    edit(run / "config.json", *without, **changes)
+
+
 def refused(command: str, run: Path) -> str:
     commands = {
         "resume": lambda: svi.main(["--resume", str(run), "--steps", "50"]),
-        "evaluate": lambda: evaluate.main([str(run), "--particles", "1"]),
+        "evaluate": lambda: evaluate_command.main([str(run), "--particles", "1"]),
         "report": lambda: report.main([str(run)]),
     }
     with pytest.raises(UserError) as caught:
@@ -54,15 +73,18 @@ def test_a_run_of_before_the_number_is_read_resumed_evaluated_and_reported(
 ) -> None:
     """As commit c2a7637 writes it: the same but for the number. It goes on bit for bit."""
     run, other = shutil.copytree(trained, tmp_path / "a"), shutil.copytree(trained, tmp_path / "b")
-    edit(run / "config.json", "format")
+    as_format_2(run, "format")
     for folder in (run, other):
         assert svi.main(["--resume", str(folder), "--steps", "44"]) == 0
-    assert same(checkpoint(run), checkpoint(other)) and len(lines(run)) == len(lines(other))
+    states = checkpoint(run), checkpoint(other)
+    assert len({state.pop("config_digest") for state in states}) == 2  # each of its own config.json
+    assert same(*states) and len(lines(run)) == len(lines(other))
+    assert json.loads((run / "config.json").read_text())["pixels"]
     assert "format" not in json.loads((run / "config.json").read_text())
-    assert evaluate.main([str(run), "--particles", "1"]) == 0
+    assert evaluate_command.main([str(run), "--particles", "1"]) == 0
     assert "iwae_1" in json.loads((run / "results.json").read_text())["test"]
     assert report.main([str(run)]) == 0
-    Run.restore(run)
+    restore(run)
 
 
 @pytest.mark.parametrize("command", ["resume", "evaluate", "report"])
@@ -83,7 +105,7 @@ def test_a_configuration_without_a_later_key_is_of_another_version(
     key: str, commit: str | None, trained: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
-    edit(run / "config.json", key, "format", "compile", commit=commit)
+    as_format_2(run, key, "format", "compile", commit=commit)
     writer = f"Commit {COMMIT}" if commit == COMMIT else "Another version of this project"
     for command in ("resume", "evaluate", "report"):
         said = refused(command, run)
@@ -92,7 +114,7 @@ def test_a_configuration_without_a_later_key_is_of_another_version(
 
 def old_checkpoint(run: Path) -> None:
     """As commit b919792 wrote it: one generator, no `compile` in the configuration."""
-    edit(run / "config.json", "format", "compile", commit=COMMIT)
+    as_format_2(run, "format", "compile", commit=COMMIT)
     state = unpack(run / "checkpoint.pt")
     state["generator"] = state.pop("generators")[0]["cpu"]
     (run / "checkpoint.pt").write_bytes(pack(state))
@@ -117,7 +139,7 @@ def test_a_configuration_without_compile_and_a_checkpoint_with_its_digest(
     command: str, trained: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
-    edit(run / "config.json", "format", "compile", commit=COMMIT)
+    as_format_2(run, "format", "compile", commit=COMMIT)
     assert f"Commit {COMMIT} wrote this run" in refused(command, run)
 
 

@@ -25,21 +25,25 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
 
-from inference import evaluate, svi
+import inference.evaluate as evaluate_command
+from inference import svi
 from inference.backend.device import fast_float32
-from inference.compare import example_inputs
-from inference.data import datasets
-from inference.data.batches import HeldOut
-from inference.data.datasets import Dataset
+from inference.data.dataset import Dataset
+from inference.data.examples import example_inputs
+from inference.data.held_out import HeldOut
+from inference.data.load import find_dataset
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
+from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.importance import importance_sample
+from inference.metrics.run_evaluation import why_no_importance_weights
 from inference.training import two_stage
 from inference.training.capture import capturable_loss
 from inference.training.gradients import MODES, Gradients
 from inference.training.setup import check_size
 from ppl_models import MODELS, VAE, VQVAE
-from ppl_models.base import LatentVariableModel, draw_latents
+from ppl_models.base import LatentVariableModel
+from ppl_models.programs import sample_latents
 from tests.backend.test_ranks import ENVIRONMENT, ROOT, arguments, together
 from tests.ppl_models.test_contract import build, slow
 from tests.support import checkpoint, lines, same
@@ -122,7 +126,7 @@ def test_no_model_mixes_devices(name: str) -> None:
         batch = {key: pretended(value) for key, value in inputs.items()}
         try:
             found.append(capturable_loss(elbo, model.model, model.guide, **batch))
-            latents = draw_latents(model, **batch)
+            latents = sample_latents(model, **batch)
             found += model.bound(**batch, latents=latents).report().values()
             found.append(model.sample(3))
             if latents:
@@ -161,9 +165,9 @@ def test_evaluation_is_the_cpu_s(name: str, device: str, float64: None) -> None:
         test = HeldOut(data, type(model), torch.device(where))
         there = copy.deepcopy(model).to(where)
         with NoiseOfTheCPU():
-            found.append(evaluate.evaluate(there, test, draws=2))
-            if not evaluate.why_no_importance_weights(there, data, {"test": found[-1]}):
-                found[-1] |= importance_sample(there, test, [1, 10]).figures
+            found.append(evaluate_bounds(there, test, samples=2))
+            if not why_no_importance_weights(there, data, found[-1]):
+                found[-1] |= importance_sample(there, test, [1, 10]).metrics
     assert found[0].keys() == found[1].keys()
     for key, figure in found[0].items():
         assert found[1][key] == pytest.approx(figure, rel=1e-7, abs=1e-9, nan_ok=True), key
@@ -231,7 +235,9 @@ def test_an_evaluated_run(
     figures = []
     for where in ("cpu", device):
         with NoiseOfTheCPU():
-            assert evaluate.main([str(run), "--particles", "1", "10", "--device", where, "--json"]) == 0
+            assert (
+                evaluate_command.main([str(run), "--particles", "1", "10", "--device", where, "--json"]) == 0
+            )
         figures.append(json.loads(capsys.readouterr().out))
     for key, figure in figures[0].items():
         if key.startswith("iwae"):
@@ -246,7 +252,7 @@ def test_two_processes(device: str, small_npz: Path, tmp_path: Path) -> None:
     done = together(*arguments(small_npz, run, 4), "--device", device, check=False)
     if device == "cuda" and torch.cuda.device_count() < 2:
         assert done.returncode != 0 and not run.exists()
-        assert "error: 2 processes on a machine with 1 CUDA devices" in done.stderr
+        assert "error: 2 processes are on a machine with 1 CUDA devices" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
         assert "2 processes" in done.stdout and checkpoint(run)["step"] == 4
@@ -266,7 +272,7 @@ def test_a_sweep_s_parent_opens_no_context(device: str, small_npz: Path) -> None
 def test_the_device_s_free_memory_counts(small_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the host's: here a device with 1 MiB free is pretended."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**20, 2**34))
-    data, _ = datasets.load(str(small_npz), Path("nowhere"))
+    data, _ = find_dataset(str(small_npz), Path("nowhere"))
     config = {"model": "vae", "batch_size": 97, "particles": 1, "ema": 0.0, "options": {"hidden": 3000}}
     check_size(VAE, data, config, torch.device("cpu"))
     with pytest.raises(

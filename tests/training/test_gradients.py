@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from inference import svi
-from inference.compare import example_inputs
+from inference.data.examples import example_inputs
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
 from inference.training.capture import capture
 from inference.training.gradients import Gradients, default_mode
 from ppl_models import VAE
-from ppl_models.base import LatentVariableModel, draw_latents
+from ppl_models.base import LatentVariableModel
+from ppl_models.programs import sample_latents
 from tests.ppl_models.test_contract import PAIRS, build, options_for, slow
 from tests.training.test_svi import TINY, checkpoint, same
 
@@ -58,7 +59,7 @@ def beside(
 def test_a_captured_step_is_the_plain_step(name: str, estimator: str, float64: None) -> None:
     model = build(name, **options_for(name, estimator))
     batches = [example_inputs(model, 4 if slow(model) else 7) for _ in range(2)]
-    if draw_latents(model, **batches[0]) and name not in ("ae", "vqvae"):
+    if sample_latents(model, **batches[0]) and name not in ("ae", "vqvae"):
         batches.append(batches[0])  # with other noise
     _, other = beside(model, estimator, "graph", batches)
     assert other.mode == "graph" and other.replay is not None

@@ -16,7 +16,7 @@ COMMANDS = sorted(path for path in FILES if "run_command(main)" in path.read_tex
 # Before the imports of every command.
 GUARD = """
 if __name__ == "__main__":
-    from inference.errors import exit_on_interrupt
+    from inference.cli.entry import exit_on_interrupt
 
     exit_on_interrupt()
 """
@@ -78,7 +78,7 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
     program = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-from inference.errors import exit_on_interrupt
+from inference.cli.entry import exit_on_interrupt
 exit_on_interrupt()
 assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 """
@@ -87,7 +87,7 @@ assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 def test_an_interrupt_of_a_running_command() -> None:
     program = """
-from inference.errors import exit_on_interrupt, run_command
+from inference.cli.entry import exit_on_interrupt, run_command
 exit_on_interrupt()
 def main(arguments):
     try:

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from inference.cli.options import defaults
-from inference.compare import example_inputs
+from inference.data.examples import example_inputs
 from inference.elbo.estimators import ESTIMATORS, Loss
+from inference.rundir.config import defaults
 from inference.training.gradients import Gradients
 from inference.training.precision import bfloat16_networks
 from ppl_models import GMVAE, MODELS, densities
-from ppl_models.base import LatentVariableModel, latents_of
+from ppl_models.base import LatentVariableModel
 from ppl_models.nets.heads import loc_scale
+from ppl_models.programs import latents_of
 
 SHAPE, CLASSES = (1, 8, 8), 10
 OTHERS = {"flow": {"kind": "autoregressive"}, "made": {"masks": 3, "layers": 2, "order": "random"}}

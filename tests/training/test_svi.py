@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from inference import svi
-from inference.data.batches import Batches, HeldOut
-from inference.data.datasets import Dataset
+from inference.data.batches import Batches
+from inference.data.dataset import Dataset
+from inference.data.held_out import HeldOut
 from inference.errors import UserError
-from inference.evaluate import evaluate
-from inference.rundir.run import Run
+from inference.metrics.bounds import evaluate_bounds
+from inference.rundir.restore import restore
+from inference.training import loop
+from inference.training.session import IMAGE_SAMPLES
 from ppl_models import MODELS
 from tests.support import SSVAE, TINY, checkpoint, lines, same, timeless
 
@@ -91,7 +94,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(svi, "LOG_EVERY", 1)  # a crash leaves measurements that its checkpoint does not know
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)  # a crash leaves measurements that its checkpoint does not know
     arguments = [*SSVAE, "--data", str(small_npz), "--run-dir"]
     assert svi.main([*arguments, str(tmp_path / "whole")]) == 0
 
@@ -156,9 +159,9 @@ def test_a_validation_part_is_kept_apart_and_measured(
     assert all(a["negative_elbo"] != b["negative_elbo"] for a, b in zip(test, valid, strict=True))
     results = json.loads((tmp_path / "b" / "results.json").read_text())
     assert results["validation"].keys() == results["test"].keys()
-    _, _, data, model = Run.restore(tmp_path / "b")
+    _, _, data, model = restore(tmp_path / "b")
     own = HeldOut(Dataset("own", data.x_train, None, data.x_valid, None), type(model), torch.device("cpu"))
-    assert len(own) == 18 and evaluate(model, own, svi.DRAWS) == results["validation"]
+    assert len(own) == 18 and evaluate_bounds(model, own, IMAGE_SAMPLES) == results["validation"]
 
 
 def test_a_half_written_line_does_not_stop_a_run_from_going_on(small_npz: Path, tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_looking_leaves_batch_norm_as_it_was(small_npz: Path, tmp_path: Path, mo
         str(small_npz),
     ]
     for name, every in (("often", 1), ("seldom", 1_000)):
-        monkeypatch.setattr(svi, "LOG_EVERY", every)
+        monkeypatch.setattr(loop, "LOG_EVERY", every)
         assert svi.main([*arguments, "--run-dir", str(tmp_path / name)]) == 0
     assert same(checkpoint(tmp_path / "often"), checkpoint(tmp_path / "seldom"))
     assert checkpoint(tmp_path / "often")["parameters"]["encoder.3.num_batches_tracked"] == 3

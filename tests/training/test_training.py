@@ -1,6 +1,7 @@
 """What may be asked of the training loop: rates that climb and fall, clipping, averages, precision."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyro
@@ -10,13 +11,15 @@ from torch.optim import Adam
 from torch.testing import assert_close
 
 from inference import svi
-from inference.cli.options import TRAINING, defaults
-from inference.data import datasets
-from inference.data.batches import Batches, HeldOut
+from inference.data.batches import Batches
+from inference.data.held_out import HeldOut
+from inference.data.load import find_dataset
 from inference.errors import UserError
-from inference.rundir.run import Run
-from inference.svi import fit
-from inference.training.schedules import KLWeight
+from inference.rundir.config import TrainConfig
+from inference.rundir.restore import restore
+from inference.training import loop
+from inference.training.loop import Loop
+from inference.training.schedules import KLWeight, learning_rate
 from ppl_models import MODELS
 from ppl_models.nets.mlp import MLP
 from tests.support import TINY, checkpoint, same
@@ -25,12 +28,12 @@ VAE = ["--model", "vae", *TINY]
 
 
 def test_the_rate_climbs_and_falls() -> None:
-    config = {**TRAINING, "lr": 0.1, "steps": 100}
-    assert [svi.rate(step, config) for step in (0, 50, 99)] == [0.1] * 3
-    climbing = config | {"lr_warmup": 10}
-    assert_close([svi.rate(step, climbing) for step in (0, 4, 9, 50)], [0.01, 0.05, 0.1, 0.1])
-    both = climbing | {"schedule": "cosine"}
-    assert_close([svi.rate(step, both) for step in (50, 100)], [0.05, 0.0])
+    config = TrainConfig(lr=0.1, steps=100, schedule="constant", lr_warmup=0)
+    assert [learning_rate(step, config) for step in (0, 50, 99)] == [0.1] * 3
+    climbing = replace(config, lr_warmup=10)
+    assert_close([learning_rate(step, climbing) for step in (0, 4, 9, 50)], [0.01, 0.05, 0.1, 0.1])
+    both = replace(climbing, schedule="cosine")
+    assert_close([learning_rate(step, both) for step in (50, 100)], [0.05, 0.0])
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ def test_the_average_is_what_is_judged(small_npz: Path, tmp_path: Path, watched:
     for n, now in enumerate(others, start=1):
         decay = min(0.5, (1 + n) / (10 + n))  # 2/11 after the second step, and 0.5 from the ninth on
         average = [decay * a + (1 - decay) * p for a, p in zip(average, now, strict=True)]
-    _, _, _, model = Run.restore(run)
+    _, _, _, model = restore(run)
     for p, a in zip(model.parameters(), average, strict=True):
         assert_close(p.detach(), a)
     last = checkpoint(run)["parameters"]
@@ -116,8 +119,8 @@ def test_bfloat16_is_of_the_networks_in_training_alone(
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     for option, complaint in (
-        (["--ema", "1"], "1 is not from 0 to below 1"),
-        (["--clip", "-1"], "-1 is not a number, zero or more"),
+        (["--ema", "1"], "1 is not a number from 0 to below 1"),
+        (["--clip", "-1"], "-1 is not 0, or a norm of at least 1e-06"),
         (["--precision", "float16"], "unknown --precision 'float16': did you mean bfloat16"),
     ):
         with pytest.raises(UserError, match=complaint):
@@ -133,9 +136,9 @@ def test_the_prior_trains_when_the_kl_weight_starts_at_zero(
     mode: str, small_npz: Path, tmp_path: Path
 ) -> None:
     """At step 0 no gradient reaches the components. They learn from step 1 on, in a resumed run as well."""
-    options = [*GMVAE, "--warmup", "10", "--compile", mode, "--data", str(small_npz), "--run-dir"]
+    options = [*GMVAE, "--kl-warmup", "10", "--compile", mode, "--data", str(small_npz), "--run-dir"]
     assert svi.main([*options, str(tmp_path / "parts"), "--steps", "20"]) == 0
-    _, _, _, model = Run.restore(tmp_path / "parts")
+    _, _, _, model = restore(tmp_path / "parts")
     state = checkpoint(tmp_path / "parts")
     steps = {
         name: state["optimizer"]["state"][index]["step"].item()
@@ -149,16 +152,15 @@ def test_the_prior_trains_when_the_kl_weight_starts_at_zero(
 
 def test_fit_trains_in_training_mode_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     """Batch norm learns from the first step on, whatever mode the model is in, and nothing stays changed."""
-    data, _ = datasets.load("digits", tmp_path)
+    data, _ = find_dataset("digits", tmp_path)
     cls, cpu = MODELS["ae"], torch.device("cpu")
     data = data.padded(cls.image_size)
-    config = {**defaults(cls, data.shape), "model": "ae", "data": "digits", "steps": 2, "eval_every": 2}
-    config |= {"pixels": "0 to 1", "particles": 1, "compile": "eager"}
+    config = TrainConfig(steps=2, eval_every=2, compile="eager").resolved(cls, data.shape)
     batches = Batches(data, cls, 20, 0, torch.empty(0, dtype=torch.long), cpu)
     model = cls(data.shape).eval()
     before = {name: value.clone() for name, value in model.named_buffers()}
     pyro.param("mine", torch.ones(()))
-    assert fit(model, batches, HeldOut(data, cls, cpu), config, Run.create(tmp_path / "run", config)) == 0
+    Loop(model, batches, {"test": HeldOut(data, cls, cpu)}, config).run()
     averages = [name for name, value in before.items() if value.is_floating_point()]
     assert averages and not any(torch.equal(before[name], model.get_buffer(name)) for name in averages)
     assert not model.training
@@ -176,8 +178,8 @@ def test_the_kl_weight_is_a_number_again_after_training(small_npz: Path, tmp_pat
             seen.append(self.model.beta)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(svi, "KLWeight", Watched)
-        options = ["--beta", "0.5", "--warmup", "10", "--data", str(small_npz)]
+        patch.setattr(loop, "KLWeight", Watched)
+        options = ["--beta", "0.5", "--kl-warmup", "10", "--data", str(small_npz)]
         assert svi.main([*VAE, *options, "--run-dir", str(tmp_path / "run")]) == 0
     during, after = seen
     assert torch.is_tensor(during) and during == 0.5 and type(after) is float and after == 0.5

@@ -1,5 +1,5 @@
-// Values of curves at a step: by a slider, which keys move as well, and by pointing at a panel.
-// Every panel of a box shows the same step, so that all terms of it are read together.
+// Shows the values of curves at a step, chosen with a slider or by pointing at a panel.
+// All panels of a box show the same step.
 "use strict";
 
 const spaced = step => String(step).replace(/\B(?=(\d{3})+$)/g, "\u202f");
@@ -13,7 +13,7 @@ function readable(box, data) {
 
   const reader = document.createElement("div");
   reader.className = "reader";
-  reader.innerHTML = '<label>step <output></output></label><input type="range" min="0" aria-label="step whose values are read">';
+  reader.innerHTML = '<label>step <output></output></label><input type="range" min="0" aria-label="step of the values">';
   const [shown, slider] = [reader.querySelector("output"), reader.querySelector("input")];
   slider.max = steps.length - 1;
   slider.value = slider.max;
@@ -22,7 +22,7 @@ function readable(box, data) {
 
   const number = value => String(Number(value.toPrecision(5)));
 
-  // The last measurement at or before a step: sets are not all measured at every one.
+  // The last measurement at or before a step: not every split is measured at every step.
   const before = (curve, step) => curve.findLast(point => point[0] <= step);
 
   const parts = panels.map(panel => {
@@ -54,7 +54,7 @@ function readable(box, data) {
 
   function show() {
     const step = steps[slider.value];
-    const said = [`step ${step}`];
+    const texts = [`step ${step}`];
     for (const part of parts) {
       part.cross.setAttribute("d", `M${part.x(step)} ${part.top}V${part.bottom}`);
       for (const { name, words, value, dot } of part.legend) {
@@ -64,11 +64,11 @@ function readable(box, data) {
         const seen = found && found[0] === step && y >= part.top && y <= part.bottom;
         dot.style.display = seen ? "" : "none";
         if (seen) [["cx", part.x(step)], ["cy", y]].forEach(([key, at]) => dot.setAttribute(key, at));
-        if (found) said.push(`${part.name}, ${words}: ${value.textContent}`);
+        if (found) texts.push(`${part.name}, ${words}: ${value.textContent}`);
       }
     }
     shown.textContent = spaced(step);
-    slider.setAttribute("aria-valuetext", said.join("; "));
+    slider.setAttribute("aria-valuetext", texts.join("; "));
   }
   slider.addEventListener("input", show);
   show();

@@ -1,0 +1,136 @@
+"""Conversion of tensors, arrays, torch data sets and data loaders to a `Dataset`."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import data as torch_data
+
+from inference.data.arrays import to_tensors
+from inference.data.dataset import Dataset
+from inference.data.labels import Header, read_labels
+from inference.errors import UserError
+from ppl_models.base import LatentVariableModel
+
+Array = Tensor | np.ndarray
+Source = Array | tuple[Array, ...] | list[Array] | torch_data.Dataset | torch_data.DataLoader
+
+
+def as_dataset(
+    train: Source | Dataset,
+    validation: Source | None = None,
+    *,
+    model: LatentVariableModel | type[LatentVariableModel],
+    name: str = "data",
+) -> Dataset:
+    """Converts training data, and validation data if any, to a `Dataset`.
+
+    `train` and `validation` are each one of:
+
+    * a tensor or array x;
+    * a pair (x, y) of them;
+    * a torch `Dataset`, map-style or iterable, whose items are x or (x, y);
+    * a torch `DataLoader`, whose batches are x or (x, y). It is read once, to its end.
+
+    What x may hold depends on the model's kind of observation, by the same rules as in an .npz file: images
+    (n, height, width), (n, channels, height, width) or (n, height, width, channels), on a scale of 0..1,
+    0..255 or 0..65535, the same in both parts (see `arrays.image_scale`); points (n, d); or codes
+    (n, height, width). Labels y are whole numbers, (n,). A model without a label as input ignores labels that
+    do not fit, with a warning.
+
+    Args:
+        train: the training data. A `Dataset` of the suite is returned as it is.
+        validation: held-out data, which become `x_test` and `y_test`. Without it the test part is empty.
+        model: the model or its class. It decides what x holds and whether labels are required.
+        name: the name of the data set in messages and results.
+
+    Returns:
+        Images or codes (n, channels, height, width), uint8, or points (n, d), float32, with labels (n,),
+        int64, or None.
+
+    Raises:
+        UserError: the data have another type, shape or range, or labels are required and do not fit.
+
+    Example:
+        >>> import torch
+        >>> from inference.data.convert import as_dataset
+        >>> from ppl_models import VAE
+        >>> data = as_dataset(torch.rand(100, 28, 28), torch.rand(20, 28, 28), model=VAE)
+        >>> data.x_train.shape, data.x_train.dtype, len(data.x_test)
+        (torch.Size([100, 1, 28, 28]), torch.uint8, 20)
+    """
+    if isinstance(train, Dataset):
+        if validation is not None:
+            raise UserError(f"{name}: train has a test part already. Leave out validation.")
+        return train
+    sources = {"train": train} | ({} if validation is None else {"validation": validation})
+    parts = {part: _read(source, f"{name}: {part}") for part, source in sources.items()}
+    x = {part: images for part, (images, _) in parts.items()}
+    y = {f"labels of {part}": labels for part, (_, labels) in parts.items() if labels is not None}
+    tensors, scale = to_tensors(x, model.observation, name, dims=None)
+    headers = {part: Header(labels.shape, labels.dtype) for part, labels in y.items()}
+    counts = {f"labels of {part}": len(images) for part, images in x.items()}
+    labels, note = read_labels(name, y, headers, counts, bool({"y", "x_labelled"} & set(model.inputs)))
+    if note:
+        warnings.warn(note, stacklevel=2)
+    x_train, y_train = tensors["train"], labels["labels of train"]
+    x_test = tensors.get("validation", x_train[:0])
+    y_test = labels.get("labels of validation", None if y_train is None else y_train[:0])
+    return Dataset(name, x_train, y_train, x_test, y_test, scale=scale)
+
+
+def _read(source: Source, what: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns x and y of a source as arrays; y is None if there are no labels."""
+    if isinstance(source, torch_data.DataLoader):
+        batches = [_pair(batch, f"{what}, a batch") for batch in source]
+        return _concatenate(batches, what, np.concatenate)
+    if isinstance(source, torch_data.Dataset):
+        items = [_pair(item, f"{what}, an item") for item in _items(source)]
+        return _concatenate(items, what, np.stack)
+    return _pair(source, what)
+
+
+def _items(source: torch_data.Dataset) -> Iterable[Any]:
+    """Yields the items of a torch data set, map-style or iterable."""
+    if isinstance(source, torch_data.IterableDataset):
+        return iter(source)
+    return (source[i] for i in range(len(source)))  # type: ignore[arg-type]
+
+
+def _pair(value: Any, what: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns x and y of an array x, of (x,) or of (x, y)."""
+    if not isinstance(value, (tuple, list)):
+        return _array(value, what), None
+    if not 1 <= len(value) <= 2:
+        raise UserError(f"{what} has {len(value)} elements. Give x or a pair (x, y).")
+    x, *rest = value
+    return _array(x, what), _array(rest[0], f"labels of {what}") if rest else None
+
+
+def _array(value: Any, what: str) -> np.ndarray:
+    """Converts a tensor, an array, a number or an image to an array."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    array = None if value is None or isinstance(value, (str, Mapping)) else np.asarray(value)
+    if array is None or array.dtype.hasobject:
+        raise UserError(f"{what} is of type {type(value).__name__}. Give a tensor or an array of numbers.")
+    return array
+
+
+def _concatenate(
+    pairs: list[tuple[np.ndarray, np.ndarray | None]], what: str, join: Any
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Joins the arrays of batches or items. Raises UserError if there are none, or they differ in shape."""
+    if not pairs:
+        raise UserError(f"{what} is empty. Give at least one image or point.")
+    y = [labels for _, labels in pairs if labels is not None]
+    if y and len(y) < len(pairs):
+        raise UserError(f"{what} has labels for {len(y)} of {len(pairs)} parts. Give labels for all or none.")
+    try:
+        return join([x for x, _ in pairs]), join(y) if y else None
+    except ValueError:
+        raise UserError(f"{what} has items of different shapes. Give them the same shape.") from None

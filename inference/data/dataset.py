@@ -1,0 +1,136 @@
+"""A data set, held in memory."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from inference.errors import UserError
+
+SMALL_IMAGE_PIXELS = 16 * 16  # a model uses its `small_image_defaults` for images of at most so many pixels
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images, points or codes to train and to test on, with labels if there are any.
+
+    Attributes:
+        name: a name that `load.find_dataset` knows, or the path of a file.
+        x_train: images or codes (n, channels, height, width), uint8, or points (n, d), float32.
+        y_train: labels (n,), int64, or None.
+        x_test: test data like `x_train`.
+        y_test: labels like `y_train`.
+        x_independent: more test data, for a course whose test set repeats training data, or None.
+        x_valid: the validation part that `with_validation` takes out of the training set, or None.
+        y_valid: its labels, or None.
+        scale: the value of white (1, 255 or 65535) in images of the user's own before their conversion to
+            uint8, or None.
+    """
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor | None
+    x_test: Tensor
+    y_test: Tensor | None
+    x_independent: Tensor | None = None
+    x_valid: Tensor | None = None
+    y_valid: Tensor | None = None
+    scale: int | None = None
+
+    @property
+    def points(self) -> bool:
+        """Whether the data are points, not images."""
+        return self.x_train.dim() == 2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an image, (channels, height, width), or of a point, (d,)."""
+        return tuple(self.x_train.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        """The number of different labels in all parts; 0 without labels."""
+        return len(self._distinct_labels())
+
+    def _distinct_labels(self) -> Tensor:
+        """Returns the labels that occur in any part, sorted, (classes,)."""
+        labels = [y for y in (self.y_train, self.y_valid, self.y_test) if y is not None]
+        return torch.cat(labels).unique() if self.y_train is not None else torch.empty(0)
+
+    def numbered(self) -> "Dataset":
+        """Returns the data set with labels renumbered 0, 1, 2, ..., in the order of the original labels."""
+        distinct = self._distinct_labels()
+
+        def number(y: Tensor | None) -> Tensor | None:
+            return None if y is None or self.y_train is None else torch.searchsorted(distinct, y)
+
+        y_train, y_test, y_valid = map(number, (self.y_train, self.y_test, self.y_valid))
+        return replace(self, y_train=y_train, y_test=y_test, y_valid=y_valid)
+
+    def with_validation(self, fraction: float, seed: int) -> "Dataset":
+        """Returns the data set with a random part of the training set as validation part.
+
+        The training set keeps floor(n (1 - fraction)) images. Both parts keep their order.
+
+        Args:
+            fraction: the size of the validation part relative to the training set; 0 means no such part.
+            seed: the seed of the random choice.
+
+        Raises:
+            UserError: a part would be empty.
+        """
+        if fraction == 0:
+            return self
+        n = len(self.x_train)
+        kept = int(n * (1 - Fraction(str(fraction))))  # exact: in floating point 100 (1 - 0.9) is below 10
+        if not 0 < kept < n:
+            raise UserError(
+                f"a validation share of {fraction} of {n} training images leaves one part empty. "
+                "Give another --validation."
+            )
+        chosen = torch.zeros(n, dtype=torch.bool)
+        chosen[torch.from_numpy(np.random.RandomState(seed).permutation(n)[kept:])] = True
+        y = self.y_train
+        return replace(
+            self,
+            x_train=self.x_train[~chosen],
+            y_train=None if y is None else y[~chosen],
+            x_valid=self.x_train[chosen],
+            y_valid=None if y is None else y[chosen],
+        )
+
+    def padded(self, side: int | None) -> "Dataset":
+        """Returns the data set with images zero-padded on all sides to side x side.
+
+        Args:
+            side: the height and width of the result; None means no padding.
+
+        Raises:
+            UserError: the images are larger.
+        """
+        if side is None:
+            return self
+        height, width = self.shape[1:]
+        if max(height, width) > side:
+            raise UserError(
+                f"{self.name} has images of {height}x{width}, the model takes at most {side}x{side}. "
+                "Choose another model, or make the images smaller."
+            )
+        left, top = (side - width) // 2, (side - height) // 2
+        edges = (left, side - width - left, top, side - height - top)
+        valid = None if self.x_valid is None else pad(self.x_valid, edges)
+        return replace(self, x_train=pad(self.x_train, edges), x_test=pad(self.x_test, edges), x_valid=valid)
+
+    def checksum(self) -> str:
+        """Returns a digest of every pixel and label. Runs with the same digest saw the same data.
+
+        Call it before `with_validation`, which moves images from one part to another.
+        """
+        digest = hashlib.sha256()
+        for part in (self.x_train, self.y_train, self.x_test, self.y_test):
+            digest.update(b"none" if part is None else part.numpy().tobytes())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,53 @@
+"""Titles, units and line styles that figures and HTML pages use for metrics."""
+
+from typing import Any
+
+# Titles of metrics that have no better name of their own.
+LABELS = {
+    "negative_elbo": "negative ELBO",
+    "reconstruction": "reconstruction, -log p(x | latents)",
+    "kl": "KL, all latents",
+    "classification": "cross-entropy of the labelled images",
+    "accuracy": "accuracy",
+    "mean_squared_error": "mean squared error",
+    "squared_error": "squared error",
+    "squared_error_and_kl": "squared error + KL",
+    "bits_per_dim": "negative ELBO",
+    "loss": "squared error + codebook + commitment",
+    "codebook": "codebook loss",
+    "commitment": "commitment loss",
+    "usage": "codes used",
+    "perplexity": "perplexity of the codes",
+    "nats_per_code": "-log p(codes)",
+    "negative_log_p": "-log p(x)",
+}
+# Units of metrics that are not in nats per image or per point.
+UNITS = {
+    "bits_per_dim": "bits per dimension",
+    "accuracy": "fraction",
+    "loss": "mean over values",
+    "codebook": "squared error per value",
+    "commitment": "squared error per value",
+    "usage": "fraction",
+    "perplexity": "codes",
+    "nats_per_code": "nats per code",
+    "mean_squared_error": "per pixel",
+    "squared_error": "per image",
+}
+# Legend text and line style of each split in metrics.jsonl.
+SPLITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "train": ("training, one minibatch", {"color": "0.6", "lw": 0.8}),
+    "test": ("test set", {"color": "C0", "marker": "o", "ms": 3}),
+    "validation": ("validation set", {"color": "C1", "marker": "o", "ms": 3}),
+}
+
+
+def metric_title(name: str) -> str:
+    """Returns the title of a metric; the KL term `kl_z` becomes "KL(q(z | x) || p(z))"."""
+    latent = name.removeprefix("kl_")
+    return LABELS.get(name, f"KL(q({latent} | x) || p({latent}))" if latent != name else name)
+
+
+def format_setting(value: Any) -> str:
+    """Returns a setting as a user types it: `0` for 0.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,84 @@
+"""The figures of a run: draws everything that its model supports into the run's folder."""
+
+import math
+
+import torch
+
+from inference.data.batches import Batches
+from inference.data.held_out import HeldOut
+from inference.data.observations import OBSERVATIONS
+from inference.plots import points
+from inference.plots.curves import draw_curves
+from inference.plots.images import (
+    count_images,
+    draw_from_same_latents,
+    draw_interpolations,
+    draw_latents_by_label,
+    draw_reconstructions,
+    draw_samples,
+    save_images,
+)
+from inference.rundir.run import Run
+from ppl_models.base import LatentVariableModel
+
+
+def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
+    """Draws every figure that the model supports into `run.figures`; preserves the RNG state.
+
+    Args:
+        model: the trained model.
+        batches: the training set.
+        test: the test set.
+        run: the run that gets the figures and whose metrics the curves show.
+    """
+    run.figures.mkdir(exist_ok=True)
+    is_points = model.observation == "points"
+    what, dims = ("point", math.prod(model.shape)) if is_points else ("image", None)
+    draw_curves(run.metrics(), run.figures / "curves.png", what, dims)
+    was_training = model.training
+    model.eval()
+    with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []):
+        torch.manual_seed(0)
+        if is_points:
+            draw_points(model, batches, test, run)
+        elif model.observation != "codes":  # codes are shown decoded: see `inference.training.two_stage`
+            draw_images(model, batches, test, run)
+    model.train(was_training)
+
+
+def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
+    """Draws training images, samples and, if the model has latents, reconstructions and codes."""
+    seen = batches(0)["x"][:5]
+    title = f"{count_images(len(seen), 'training')} as the model sees {'them' if len(seen) > 1 else 'it'}"
+    save_images(model, seen, len(seen), run.figures / "training.png", title)
+    if "negative_log_p" in run.metrics()[-1]:  # a density without latents
+        draw_samples(model, run.figures / "samples.png", noise=True)
+    if "reconstruction" not in run.metrics()[-1]:
+        return  # a classifier alone generates nothing
+    torch.manual_seed(0)
+    draw_samples(model, run.figures / "samples.png", noise=True)
+    if model.has_mean:
+        torch.manual_seed(0)  # the same latents
+        draw_samples(model, run.figures / "sample_means.png", noise=False)
+        torch.manual_seed(1)
+        means = model.sample(16, noise=False)
+        save_images(model, means, 4, run.figures / "samples_16.png", "mean images of 16 samples of p(x)")
+    else:
+        draw_from_same_latents(model, run.figures / "redrawn.png")
+    draw_reconstructions(model, test, run.figures)
+    if not model.has_label:  # the midpoint of two labels is not a label
+        draw_interpolations(model, test, run.figures / "interpolations.png")
+    draw_latents_by_label(model, test, run.figures / "latents.png")
+
+
+@torch.no_grad()
+def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
+    """Draws samples next to the data, latents of the training points, and the density if it is tractable."""
+    levels = OBSERVATIONS["points"].levels
+    x, seen = levels(test.x), levels(batches.x)
+    points.draw_samples(model, x, run.figures / "samples.png")
+    points.draw_latents_of_data(model, seen, batches.y, run.figures / "latents.png")
+    box = points.box_around(x)
+    log_p = model.log_likelihood(points.grid_points(box, 200).to(x))
+    if log_p is not None:
+        points.draw_density(log_p.unflatten(0, (200, 200)), box, run.figures / "density.png")

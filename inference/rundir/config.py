@@ -1,0 +1,237 @@
+"""The settings of a training: one dataclass, from which the command line and config.json are made."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from shutil import which
+from typing import Any, Literal, get_args, get_origin
+
+import torch
+
+from inference.elbo.estimators import ESTIMATORS
+from inference.errors import UserError
+from inference.rundir.kinds import (
+    COUNT,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SIZE,
+    WHOLE,
+    Kind,
+    is_number,
+    one_of,
+)
+from ppl_models.base import LatentVariableModel
+
+SMALL_IMAGE = 16 * 16  # images of at most so many pixels use a model's `small_image_defaults`
+MODES = ("eager", "graph", "inductor")  # of a training step, see inference.training.gradients
+MIN_STEPS = {"graph": 500, "inductor": 5_000}  # from which a mode pays off
+EVALUATIONS = 20  # in a run, if `eval_every` is not given
+# Smallest gradient norm to clip to. Adam divides by the root of its second moment plus 1e-8. With this norm
+# and a million parameters a gradient's elements are about 1e-9, and a step is still a tenth of the learning
+# rate; with a norm of 1e-11 it is 1e-6 of the rate, which float32 rounds away next to most weights.
+MIN_CLIP = 1e-6
+CLIP = Kind(
+    f"0, or a norm of at least {MIN_CLIP:g}",
+    lambda value: is_number(value) and (value == 0 or value >= MIN_CLIP),
+    float,
+)
+
+
+def setting(kind: Kind, default: Any, about: str, metavar: str = "N", command_line: bool = True) -> Any:
+    """Declares a field of `TrainConfig`.
+
+    Args:
+        kind: the type and the range of the value.
+        default: the value of models that have no default of their own.
+        about: the help text.
+        metavar: how the command line's help shows the value.
+        command_line: whether there is a command-line option.
+    """
+    names = {
+        "kind": kind,
+        "default": default,
+        "about": about,
+        "metavar": metavar,
+        "command_line": command_line,
+    }
+    return field(default=None, metadata=names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. A setting that is not given has the model's default, or else the default in parentheses.
+
+    Raises:
+        UserError: a value has another type or is out of range.
+
+    Attributes:
+        steps: training steps.
+        batch_size: images or points per step.
+        lr: learning rate of Adam.
+        schedule: learning-rate schedule, "constant" (default) or "cosine", which decays to zero at the last
+            step.
+        lr_warmup: steps over which the learning rate rises linearly from zero (0).
+        kl_warmup: steps over which the model's KL weight beta rises linearly from zero (0).
+        clip: maximum gradient norm over all parameters; 0 disables clipping (0).
+        ema: decay of an exponential moving average of the parameters, which evaluation uses; 0 disables it
+            (0).
+        precision: of the networks in training, "float32" (default) or "bfloat16".
+        compile: execution mode of a step, "eager", "graph" or "inductor"; "auto" (default) picks the mode
+            with the shortest total time, compilation included.
+        elbo: estimator of the bound, a name in `inference.elbo.ESTIMATORS`.
+        particles: samples per image of an importance-weighted estimator.
+        seed: seed of every random number (0).
+        eval_every: steps between evaluations on held-out data (a twentieth of `steps`).
+    """
+
+    steps: int = setting(COUNT, 20_000, "training steps")
+    batch_size: int = setting(COUNT, 97, "images or points per step")
+    lr: float = setting(POSITIVE, 1e-3, "learning rate of Adam", "RATE")
+    schedule: str = setting(
+        one_of(["constant", "cosine"]),
+        "constant",
+        "learning-rate schedule: constant, or cosine, which decays to zero at the last step",
+        "NAME",
+    )
+    lr_warmup: int = setting(WHOLE, 0, "steps over which the learning rate rises linearly from zero")
+    kl_warmup: int = setting(WHOLE, 0, "steps over which beta rises linearly from zero")
+    clip: float = setting(CLIP, 0.0, "maximum gradient norm over all parameters; 0 disables clipping", "NORM")
+    ema: float = setting(
+        FRACTION,
+        0.0,
+        "decay of an exponential moving average of the parameters, which evaluation uses; 0 disables it",
+        "DECAY",
+    )
+    precision: str = setting(
+        one_of(["float32", "bfloat16"]),
+        "float32",
+        "precision of the networks in training: float32, bfloat16",
+        "NAME",
+    )
+    compile: str = setting(
+        one_of(["auto", *MODES]),
+        "auto",
+        "execution mode of a step: eager, graph or inductor; auto picks the mode with the shortest total "
+        "time, compilation included",
+        "MODE",
+    )
+    elbo: str = setting(one_of(list(ESTIMATORS)), None, "estimator of the bound", "NAME")
+    particles: int = setting(COUNT, None, "samples per image of an importance-weighted estimator", "K")
+    seed: int = setting(SEED, 0, "seed of every random number")
+    eval_every: int = setting(COUNT, None, "steps between evaluations on held-out data", command_line=False)
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if value is not None and spec.metadata:
+                spec.metadata["kind"].check(spec.name, value)
+                if spec.metadata["kind"].type is float:
+                    object.__setattr__(self, spec.name, float(value))
+
+    def resolved(self, model: type[LatentVariableModel], shape: tuple[int, ...]) -> "TrainConfig":
+        """Replaces every None by the default for a model and data of a shape, and checks the combination.
+
+        A model's default warm-ups are reduced to a quarter of the steps.
+
+        Args:
+            model: the class of the model.
+            shape: of an image or a point.
+
+        Raises:
+            UserError: the settings do not go together.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        settings = defaults(model, shape) | given
+        found = {spec.name: settings[spec.name] for spec in fields(TrainConfig)}
+        if found["elbo"] not in model.estimators:
+            raise UserError(
+                f"elbo is {found['elbo']!r}, which {model.__name__} does not support. "
+                f"Choose from {', '.join(model.estimators)}."
+            )
+        estimator = ESTIMATORS[found["elbo"]]
+        found["particles"] = found["particles"] or estimator.particles
+        if estimator.particles == 1 and found["particles"] > 1:
+            raise UserError(
+                f"{found['elbo']} supports one sample per image. Leave out particles or choose iwae."
+            )
+        for name in ("lr_warmup", "kl_warmup"):
+            if name not in given:
+                found[name] = min(found[name], found["steps"] // 4)
+        if estimator.particles > 1 and "kl_warmup" not in given:
+            found["kl_warmup"] = 0
+        if found["kl_warmup"] and not model.has_kl_weight:
+            raise UserError(f"{model.__name__} has no KL weight. Leave out kl_warmup.")
+        if found["compile"] == "auto":
+            found["compile"] = default_mode(found["steps"])
+        found["eval_every"] = min(
+            found["eval_every"] or max(found["steps"] // EVALUATIONS, 1), found["steps"]
+        )
+        config = TrainConfig(**found)
+        config.check_warmup()
+        return config
+
+    def check_warmup(self) -> None:
+        """Raises UserError if a run ends before its learning rate or its beta reaches the full value."""
+        # The learning rate reaches it in the warm-up's last step, beta in the step after the warm-up.
+        last = {"lr_warmup": self.lr_warmup, "kl_warmup": self.kl_warmup and self.kl_warmup + 1}
+        for name, steps in last.items():
+            if steps and self.steps and self.steps < steps:
+                raise UserError(
+                    f"{flag(name)} {getattr(self, name)} does not end within {self.steps} steps. "
+                    f"Give --steps {steps} or more, or a shorter {flag(name)}."
+                )
+
+
+def default_mode(steps: int) -> str:
+    """Returns the execution mode with the shortest total time for a number of steps, compilation included."""
+    compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name and which(name)]
+    if steps >= MIN_STEPS["inductor"] and (compilers or torch.cuda.is_available()):
+        return "inductor"
+    return "graph" if steps >= MIN_STEPS["graph"] else "eager"
+
+
+def defaults(model: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Returns the default of every setting and every option of a model on data of a shape, by name."""
+    settings = {spec.name: spec.metadata["default"] for spec in fields(TrainConfig)}
+    settings |= {"elbo": model.estimators[0], "validation": 0.0} | model.defaults
+    settings |= {name: option.default for name, option in model.options().items()}
+    small = math.prod(shape[1:]) <= SMALL_IMAGE
+    return settings | (model.small_image_defaults if small else {})
+
+
+def option_kind(annotation: Any) -> tuple[Kind, str]:
+    """The kind and the help text of a model's option, from its `Annotated` type."""
+    kind, about = get_args(annotation)[:2]
+    if get_origin(kind) is Literal:
+        return one_of(get_args(kind)), about
+    return (NOT_NEGATIVE if kind is float else SIZE), about
+
+
+def check_options(model: type[LatentVariableModel], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of a model with floats as floats.
+
+    Raises:
+        UserError: an option is missing or unknown, or its value does not fit.
+    """
+    known = model.options()
+    if options.keys() != known.keys():
+        raise UserError(f"options of {name} are {', '.join(known)}, not {', '.join(options)}")
+    found = {}
+    for key, parameter in known.items():
+        kind, _ = option_kind(parameter.annotation)
+        kind.check(key, options[key])
+        found[key] = float(options[key]) if kind.type is float else options[key]
+    return found
+
+
+def flag(name: str) -> str:
+    """The command-line option of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def as_text(value: Any) -> str:
+    """A setting as a user types it: 0 for 0.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

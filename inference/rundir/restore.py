@@ -1,0 +1,76 @@
+"""A run's model and data, restored from its folder."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from inference.data.dataset import Dataset
+from inference.data.load import find_dataset
+from inference.errors import UserError
+from inference.rundir import checkpoint
+from inference.rundir.run import Run
+from inference.rundir.run_config import IN_MEMORY, RunConfig
+from inference.rundir.schema import other_version
+from ppl_models.base import LatentVariableModel
+
+
+class Restored(NamedTuple):
+    """A run, its configuration, its data as the model observes them, and its model in evaluation mode."""
+
+    run: Run
+    config: RunConfig
+    data: Dataset
+    model: LatentVariableModel
+
+
+def restore(folder: Path, data_dir: Path | None = None) -> Restored:
+    """Restores a run with its data and the model that evaluation uses.
+
+    Args:
+        folder: of the run.
+        data_dir: of the named data sets; by default the folder that the run used.
+
+    Raises:
+        UserError: the folder is not a run, or its parts do not belong together.
+    """
+    run = Run.open(folder)
+    model = restore_model(run)
+    data = load_data(run, data_dir).padded(run.config.model_class.image_size)
+    return Restored(run, run.config, data, model)
+
+
+def restore_model(run: Run) -> LatentVariableModel:
+    """Returns the model of a run in evaluation mode: the moving average of its parameters if it has one.
+
+    Raises:
+        UserError: the run has no checkpoint, or it does not fit the model.
+    """
+    config, state = run.config, run.load_checkpoint()
+    if state is None:
+        raise UserError(f"{run.folder} has no checkpoint.pt yet. --resume it first.")
+    try:
+        shape = config.model_class.padded(tuple(config.shape))
+        model = config.model_class(shape, config.classes, **config.options)
+        model.load_state_dict(checkpoint.evaluation_state(state))
+    except (TypeError, ValueError, RuntimeError):
+        raise other_version(f"{run.folder}: checkpoint.pt does not fit {config.model}", config) from None
+    return model.eval()
+
+
+def load_data(run: Run, data_dir: Path | None = None) -> Dataset:
+    """Loads the data set of a run, split as it was.
+
+    Raises:
+        UserError: the data are unavailable or have changed.
+    """
+    config = run.config
+    if config.data == IN_MEMORY:
+        raise UserError(
+            f"{run.folder} was trained on data in memory. In Python, call inference.load and evaluate."
+        )
+    file = Path(config.data)
+    if file.suffix.lower() == ".npz" and file.exists() and not file.is_file():  # a FIFO would block
+        raise UserError(f"{file} is not a regular file. Name the data set that the run used.")
+    data, _ = find_dataset(config.data, data_dir or Path(config.data_dir), config.model_class)
+    if data.checksum() != config.checksum:
+        raise UserError(f"{config.data} is not the data that the run used. See --data-dir.")
+    return data.with_validation(config.validation, config.seed)

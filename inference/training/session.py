@@ -1,0 +1,177 @@
+"""A training in a run folder: new or resumed, with metrics, checkpoints and results written into it."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inference.backend import distributed
+from inference.data.batches import Batches
+from inference.data.dataset import Dataset
+from inference.data.held_out import HeldOut
+from inference.errors import TrainingDiverged, UserError
+from inference.metrics.bounds import evaluate_bounds
+from inference.metrics.codes import active_units
+from inference.rundir import schema
+from inference.rundir.provenance import provenance
+from inference.rundir.read_only import ReadOnlyRun
+from inference.rundir.restore import load_data
+from inference.rundir.run import Run
+from inference.rundir.run_config import RunConfig, data_name, upgraded, with_steps
+from inference.training.callbacks import Callback, RunRecorder
+from inference.training.loop import Loop
+from inference.training.progress import Progress, StopSignals
+from inference.training.setup import prepare
+from ppl_models.base import LatentVariableModel
+
+POINT_SAMPLES, IMAGE_SAMPLES = 100, 10  # of the latents per data point in the final evaluation
+LOCAL = ("command", "data_dir", "stage1_run", "format")  # keys of config.json that results.json leaves out
+
+
+@dataclass
+class Session:
+    """A run that is trained: its folder, model, batches and data, and the state that it resumes from."""
+
+    run: Run
+    model: LatentVariableModel
+    batches: Batches
+    data: Dataset
+    test: HeldOut
+    state: dict[str, Any] | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of the run."""
+        return self.run.config
+
+    @property
+    def held_out(self) -> dict[str, HeldOut]:
+        """The data for evaluation by name: test, validation and independent, as far as there are."""
+        return ({"test": self.test} if len(self.test) else {}) | self.test.others
+
+
+def start(
+    on_exit: ExitStack,
+    config: RunConfig,
+    data: Dataset,
+    folder: Path | None,
+    model: LatentVariableModel | None = None,
+) -> Session:
+    """Creates the folder of a new run.
+
+    Args:
+        on_exit: releases the folder's lock.
+        config: of the run, without provenance.
+        data: the data set, with its validation part.
+        folder: of the run; by default runs/<model>/<time>-<seed>.
+        model: the model to train; by default a new one.
+
+    Raises:
+        UserError: the run cannot start.
+    """
+    model, batches, data = prepare(config, data, model)
+    test = HeldOut(data, config.model_class, batches.x.device)
+    config = replace(config, labelled=batches.labels.tolist(), **provenance(distributed.world_size()))
+    run = None if distributed.rank() else on_exit.enter_context(Run.create(folder, config))
+    named = distributed.all_gather(run and run.folder)[0]
+    return Session(run or ReadOnlyRun(named, config), model, batches, data, test)
+
+
+def resume(
+    on_exit: ExitStack,
+    folder: Path,
+    *,
+    steps: int | None = None,
+    device: str | None = None,
+    data_dir: Path | None = None,
+) -> Session:
+    """Opens a run to continue it.
+
+    Args:
+        on_exit: releases the folder's lock.
+        folder: of the run.
+        steps: the new number of steps, if it changes.
+        device: the new device, if it changes.
+        data_dir: the folder of named data sets, if it changed.
+
+    Raises:
+        UserError: the run cannot be resumed.
+    """
+    kind = ReadOnlyRun if distributed.rank() else Run
+    run = on_exit.enter_context(kind.open(folder))
+    state, config = run.load_checkpoint(), run.config
+    if steps:
+        config = with_steps(config, steps)
+    if state and config.steps < state["step"]:
+        raise UserError(f"{folder} is at step {state['step']} already: give --steps no less")
+    if not state or state["step"] < config.steps:
+        config.check_warmup()
+    run.config = config = replace(config, device=device or config.device)
+    model, batches, data = prepare(config, load_data(run, data_dir))
+    if state:
+        try:
+            model.load_state_dict(state["parameters"])
+        except (TypeError, ValueError, RuntimeError):
+            raise schema.other_version(f"{folder}: checkpoint.pt does not fit config.json", config) from None
+    test = HeldOut(data, config.model_class, batches.x.device)
+    run.truncate_metrics_after(state["step"] if state else -1)
+    run.write("config.json", config.to_json())
+    return Session(run, model, batches, data, test, state)
+
+
+def train(
+    session: Session, callbacks: Sequence[Callback] = (), progress: bool = True
+) -> tuple[Loop, RunRecorder]:
+    """Trains a session's model in its run folder, until its last step or a signal to stop.
+
+    Args:
+        session: of the run.
+        callbacks: further callbacks.
+        progress: whether to show progress.
+
+    Returns:
+        The loop, and what it has recorded.
+
+    Raises:
+        TrainingDiverged: training diverged.
+        UserError: the checkpoint does not fit the model.
+    """
+    run, config = session.run, session.config
+    recorder, shown = RunRecorder(run), Progress(config.steps, quiet=not progress or distributed.rank() > 0)
+    with StopSignals() as asked, shown:
+        loop = Loop(
+            session.model,
+            session.batches,
+            session.held_out,
+            config,
+            [recorder, shown, *callbacks],
+            say=shown.say,
+            stop=lambda: bool(asked),
+        )
+        if session.state:
+            loop.load_state_dict(session.state)
+        shown.start(loop.step)
+        try:
+            loop.run()
+        except TrainingDiverged as error:
+            raise TrainingDiverged(f"{error}. {run.folder} keeps its last good checkpoint.") from None
+    return loop, recorder
+
+
+def final_results(session: Session, loop: Loop) -> dict[str, Any]:
+    """Evaluates a trained model on all held-out data, with several samples of the latents per data point.
+
+    Returns:
+        The content of results.json.
+    """
+    config, model = session.config, loop.evaluated_model
+    samples = POINT_SAMPLES if model.observation == "points" else IMAGE_SAMPLES
+    final = {name: evaluate_bounds(model, part, samples) for name, part in session.held_out.items()}
+    settings = {key: value for key, value in config.to_json().items() if key not in LOCAL}
+    settings = upgraded(settings) | {"data": data_name(config)}
+    results = {key: settings[key] for key in ("model", "data", "observation", "steps", "seed")}
+    results |= {"seconds": loop.seconds, "device": str(loop.device), "skipped": loop.skipped}
+    results |= {"config": settings, "test": {}, **final}
+    units = active_units(model, session.test) if len(session.test) else None
+    return results | ({} if units is None else {"active_units": units})

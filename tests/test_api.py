@@ -1,0 +1,251 @@
+"""The Python API: what a command does, a call does, and nothing global changes."""
+
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import inference
+import inference.compare
+import inference.evaluate as evaluate_command
+from inference import Callback, TrainConfig, compare, evaluate, fit, load, svi
+from inference.data import load_dataset
+from inference.errors import UserError
+from inference.rundir.restore import restore
+from ppl_models import MODELS, SSVAE, VAE, VAE2D, LatentVariableModel, register
+from tests.support import TINY, lines
+
+SETTINGS = {"steps": 40, "batch_size": 20, "progress": False}
+
+
+def small_vae(seed: int = 0) -> VAE:
+    torch.manual_seed(seed)
+    return VAE((1, 6, 6), z_dim=2, hidden=16)
+
+
+def parameters(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_public_functions_are_callable_after_every_module_is_imported() -> None:
+    for package in pkgutil.walk_packages(inference.__path__, "inference."):
+        importlib.import_module(package.name)
+    for name in inference.__all__:
+        assert callable(getattr(inference, name)), name
+    x = torch.ones(3, 1, 6, 6, dtype=torch.float64)
+    assert inference.compare(small_vae().double(), x)["agrees"]
+    assert compare(small_vae().double(), x)["agrees"]
+
+
+def test_every_form_of_the_same_data_trains_the_same_model(small_npz: Path) -> None:
+    with np.load(small_npz) as file:
+        x, y = torch.from_numpy(file["x_train"])[:, None], torch.from_numpy(file["y_train"])
+    forms = [x, (x, y), x.numpy(), TensorDataset(x, y), DataLoader(TensorDataset(x, y), batch_size=7)]
+    trained = []
+    for train in forms:
+        model = small_vae()
+        fit(model, train, **SETTINGS)
+        trained.append(parameters(model))
+    assert all(torch.equal(trained[0], other) for other in trained[1:])
+    assert not torch.equal(trained[0], parameters(small_vae()))
+
+
+def test_fit_is_the_command(small_npz: Path, tmp_path: Path) -> None:
+    """From the command's initial parameters, with its random numbers: the same trajectory to the bit."""
+    run = tmp_path / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    pyro.set_rng_seed(0)
+    model = VAE((1, 6, 6), z_dim=2, hidden=16)
+
+    class Continue(Callback):
+        """Restores the RNG state behind the initialisation, which `fit` does not repeat."""
+
+        state = torch.get_rng_state()
+
+        def on_evaluate(self, loop, metrics) -> None:
+            if loop.step == 0:
+                torch.set_rng_state(self.state)
+
+    data = load_dataset(str(small_npz))
+    history = fit(model, data, callbacks=[Continue()], **SETTINGS)
+    assert torch.equal(parameters(model), parameters(load(run)))
+    ours = [line["negative_elbo"] for line in history.metrics if line["split"] == "validation"]
+    assert ours == [line["negative_elbo"] for line in lines(run) if line["split"] == "test"]
+
+    result = evaluate(model, data, particles=(1, 10))
+    assert evaluate_command.main([str(run), "--particles", "1", "10"]) == 0
+    found = restore(run).run.results()["test"]
+    for name, metric in result.items():
+        assert metric.value == found[name]["value"] and metric.se == found[name]["se"], name
+
+
+def test_fit_writes_nothing_and_changes_nothing_global(small_npz: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pyro.param("mine", torch.ones(()))
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), torch.get_float32_matmul_precision()
+    model = small_vae().eval()
+    torch.set_rng_state(before[0])
+    fit(model, load_dataset(str(small_npz)), **SETTINGS)
+    assert list(tmp_path.iterdir()) == [] and list(pyro.get_param_store()) == ["mine"]
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_float32_matmul_precision() == before[1] and not model.training
+
+
+def test_settings_win_over_the_config_and_unknown_ones_are_refused() -> None:
+    x = torch.zeros(50, 1, 6, 6, dtype=torch.uint8)
+    history = fit(
+        small_vae(), x, config=TrainConfig(steps=30, lr=1e-2), steps=7, batch_size=20, progress=False
+    )
+    assert history.metrics[-1]["step"] == 7
+    for settings, words in (
+        ({"step": 3}, "unknown setting 'step'"),
+        ({"steps": 0}, "steps is 0. Give a whole number above zero"),
+        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+        ({"batch_size": 51}, "Lower --batch-size"),
+        ({"kl_warmup": 9, "steps": 3}, "does not end within 3 steps"),
+    ):
+        with pytest.raises(UserError, match=words):
+            fit(small_vae(), x, **{"batch_size": 20, "progress": False} | settings)
+    with pytest.raises(UserError, match="the data have shape"):
+        fit(small_vae(), torch.zeros(50, 1, 7, 7, dtype=torch.uint8), batch_size=20)
+    with pytest.raises(UserError, match="takes points"):
+        fit(VAE2D((2,)), x)
+
+
+def test_a_callback_stops_training() -> None:
+    class Stop(Callback):
+        ended = 0
+
+        def on_step_end(self, loop, metrics) -> None:
+            loop.stop_requested = loop.step == 7
+
+        def on_train_end(self, loop) -> None:
+            self.ended = loop.step
+
+    stop = Stop()
+    fit(small_vae(), torch.zeros(50, 1, 6, 6, dtype=torch.uint8), callbacks=[stop], **SETTINGS)
+    assert stop.ended == 8  # a stop that is requested after step 7 is agreed on in the next step
+
+
+def test_a_run_folder_from_python_is_a_run(small_npz: Path, tmp_path: Path) -> None:
+    with np.load(small_npz) as file:
+        x, y = file["x_train"], file["y_train"]
+    model = SSVAE((1, 6, 6), 3, z_dim=2, hidden=16, labels=6)
+    history = fit(model, (x, y), validation=(x, y), run_dir=tmp_path / "run", **SETTINGS)
+    assert [line["step"] for line in history.metrics if line["split"] == "test"] == [0, *range(2, 41, 2)]
+    names = {"config.json", "metrics.jsonl", "checkpoint.pt", "results.json", "figures", "lock"}
+    assert names <= {path.name for path in (tmp_path / "run").iterdir()}
+    assert torch.equal(parameters(load(tmp_path / "run")), parameters(model))
+    with pytest.raises(UserError, match="was trained on data in memory"):
+        evaluate_command.main([str(tmp_path / "run")])
+    with pytest.raises(UserError, match="is not empty"):
+        fit(model, (x, y), run_dir=tmp_path / "run", **SETTINGS)
+
+
+def test_training_continues_from_the_parameters(small_npz: Path) -> None:
+    data, model = load_dataset(str(small_npz)), small_vae()
+    first = fit(model, data, **SETTINGS).metrics[-1]["negative_elbo"]
+    again = fit(model, data, **SETTINGS | {"steps": 200}).metrics
+    assert again[0]["negative_elbo"] == pytest.approx(first, abs=1e-5) and again[-1]["negative_elbo"] < first
+
+
+def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(b"no")
+    torch.save({"format": 1, "model": "none"}, tmp_path / "y.pt")
+    for path, words in (("x.pt", "is rejected"), ("y.pt", "not a registered model"), ("z.pt", "cannot read")):
+        with pytest.raises(UserError, match=words) as caught:
+            load(tmp_path / path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="is not a run"):
+        load(tmp_path)
+
+
+OWN = '''"""A model of a user."""
+import pyro, pyro.distributions as dist
+from typing import Annotated
+from torch import nn
+from ppl_models import ELBOTerms, LatentVariableModel, densities
+from ppl_models.distributions import BernoulliImage
+from ppl_models.nets.heads import loc_scale
+
+class OwnModel(LatentVariableModel):
+    """p(x, z) = N(z; 0, I) Bernoulli(x; logits = W z + b).  q(z | x) = N(z; loc(x), diag scale(x)^2)."""
+    estimators = ("mean_field", "trace")
+    def __init__(self, shape, classes=0, *, z_dim: Annotated[int, "dimensions of z"] = 2):
+        super().__init__(shape, classes)
+        self.z_dim, pixels = z_dim, shape[0] * shape[1] * shape[2]
+        self.encoder, self.decoder = nn.Linear(pixels, 2 * z_dim), nn.Linear(z_dim, pixels)
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
+            pyro.sample("x", BernoulliImage(self.decoder(z), self.shape), obs=x)
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(*loc_scale(self.encoder(x.flatten(1)))).to_event(1))
+    def bound(self, x, latents, *, kl="closed"):
+        x, z = x.flatten(1), latents["z"]
+        loc, scale = loc_scale(self.encoder(x))
+        sampled = densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0)
+        return ELBOTerms(
+            reconstruction=-densities.bernoulli(x, self.decoder(z)),
+            kl_z=densities.kl_normal_standard(loc, scale) if kl == "closed" else sampled,
+        )
+'''
+
+
+def test_a_model_of_ones_own_file_runs_from_the_command_line(small_npz: Path, tmp_path: Path) -> None:
+    """The class is named again for a run of it. No command imports code that a run folder names."""
+    (tmp_path / "own.py").write_text(OWN)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *arguments]
+        paths = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "PATH": ""}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=paths)
+
+    options = ["--steps", "20", "--batch-size", "20", "--data", str(small_npz), "--run-dir", "run"]
+    done = run("inference.svi", "--model", "own.py:OwnModel", *options)
+    assert done.returncode == 0 and "own_model on" in done.stdout, done.stderr
+    refused = run("inference.evaluate", "run")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "'own_model' is not registered. Name its class with --model FILE.py:CLASS" in refused.stderr
+    assert run("inference.evaluate", "run", "--model", "own.py:OwnModel", "--particles", "1").returncode == 0
+    for spec, words in (("no.py:X", "there is no file no.py"), ("own.py:X", "has no model class 'X'")):
+        bad = run("inference.svi", "--model", spec)
+        assert bad.returncode == 2 and words in bad.stderr and bad.stderr.count("\n") == 1
+    help_text = run("inference.svi", "--model", "own.py:OwnModel", "--help").stdout
+    assert "--z-dim N" in help_text and "dimensions of z (default: 2)" in help_text
+
+
+def test_check_model_finds_a_wrong_bound() -> None:
+    from inference.testing import check_model
+
+    check_model(VAE, (1, 6, 6), z_dim=2, hidden=8)
+
+    class Wrong(VAE):
+        def bound(self, x, latents, *, kl="closed"):
+            terms = super().bound(x, latents, kl=kl)
+            terms.terms["kl_z"] = 2 * terms.terms["kl_z"]
+            return terms
+
+    register("wrong_vae", Wrong)
+    try:
+        with pytest.raises(AssertionError, match="bound and Pyro's mean_field estimator differ"):
+            check_model(Wrong, (1, 6, 6), z_dim=2, hidden=8)
+    finally:
+        del MODELS["wrong_vae"]
+    assert issubclass(Wrong, LatentVariableModel)
+
+
+@pytest.mark.parametrize("module", ["inference.api", "inference.fitting", "inference.data.load"])
+def test_examples_in_docstrings(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.attempted and not found.failed

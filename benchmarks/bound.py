@@ -128,7 +128,7 @@ def product_rate(precision: str, seconds: float = 2.0) -> float:
 def count_operations(model: VAE, x: Tensor) -> int:
     """Returns the floating-point operations of the matrix products in all samples of one image."""
     with FlopCounterMode(display=False) as counter:
-        ImportanceWeighted(SAMPLES).draw(model.model, model.guide, x=x)
+        ImportanceWeighted(SAMPLES).sample(model.model, model.guide, x=x)
     return counter.get_total_flops()
 
 

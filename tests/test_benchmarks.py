@@ -16,7 +16,6 @@ from benchmarks.plain_torch import IMPLEMENTATIONS
 from inference import svi
 from inference.data.examples import example_inputs
 from inference.errors import UserError
-from inference.plots import images
 from ppl_models import MODELS
 from ppl_models.programs import sample_latents
 from tests.support import DOCUMENTED, TINY
@@ -87,7 +86,7 @@ def conv_vae_options(folder: Path) -> list[str]:
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "draw_all", lambda *_: None)
+    monkeypatch.setattr("inference.fitting.draw_all", lambda *_: None)
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -41,7 +41,7 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
         torch.manual_seed(0)
         if is_points:
             draw_points(model, batches, test, run)
-        elif model.observation != "codes":  # codes are shown decoded: see `inference.training.two_stage`
+        elif model.observation != "codes":  # codes are shown decoded: see `inference.training.code_prior`
             draw_images(model, batches, test, run)
     model.train(was_training)
 

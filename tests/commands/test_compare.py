@@ -127,7 +127,7 @@ def test_a_comparison_is_a_table_in_text_and_in_a_notebook() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(UserError, match="Leave out --model"):
+    with pytest.raises(UserError, match="x is not a run"):
         main(["--run", "x", "--model", "vae"])
     with pytest.raises(UserError, match="did you mean vae"):
         main(["--model", "vea"])

@@ -220,7 +220,7 @@ def test_other_settings_and_other_folders_are_refused(
 
     (run / "config.json").unlink()
     (run / "notes.txt").write_text("mine")  # now it is not what a run leaves
-    refused("seed=0 is no run of a sweep: move it away", [*one, "--out", str(out)])
+    refused("seed=0 is not a run of a sweep. Move it", [*one, "--out", str(out)])
     assert (run / "notes.txt").read_text() == "mine" and len(started) == 1
 
 

@@ -104,7 +104,7 @@ REFUSED = {
     "an enumerated label": (["--model", "ssvae", "--elbo", "iwae"], "unknown --elbo for ssvae 'iwae'"),
     "a code at a point": (["--model", "ae", "--elbo", "iwae_dreg"], "unknown --elbo for ae 'iwae_dreg'"),
     "a weight": (["--model", "vae", "--elbo", "iwae", "--beta", "4"], "Set beta to 1, not 4"),
-    "particles of another bound": (["--model", "vae", "--particles", "5"], "takes one sample per image"),
+    "particles of another bound": (["--model", "vae", "--particles", "5"], "supports one sample per image"),
     "particles of none": (
         ["--model", "ssvae", "--particles", "5"],
         "--particles does not apply to ssvae",

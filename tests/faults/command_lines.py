@@ -16,8 +16,7 @@ import inference.compare as compare_command
 import inference.evaluate as evaluate_command
 from benchmarks import bound, sampling, step, training
 from inference import exact, graph, interpolate, masks, svi, sweep
-from inference.cli import options
-from inference.cli.train import code_priors
+from inference.cli.train import build_parser, code_priors
 from inference.data import torchvision_sets
 from inference.errors import UserError
 from inference.rundir.config import flag
@@ -150,7 +149,7 @@ def random_arguments(rng: random.Random, command: str, paths: list[str]) -> list
         words += [rng.choice(paths)]
     given = words[1] if words[:1] == ["--model"] else None
     own_flags = (
-        sorted(options._parser(given).flags() - {"--help", "-h"}) if command == "inference.svi" else FLAGS
+        sorted(build_parser(given).flags() - {"--help", "-h"}) if command == "inference.svi" else FLAGS
     )
     for _ in range(rng.randint(0, 4)):
         name = rng.choice(own_flags if rng.random() < 0.9 else FLAGS)

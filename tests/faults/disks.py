@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from inference import svi
 from inference.backend import files
 from inference.data.batches import Batches
 from inference.rundir import run as run_module
+from inference.training import session
 
 from .sandbox import VAE, Report, Result, difference, run
 
@@ -124,8 +124,8 @@ def fail_writes(folder: Path, fraction: float, data_dir: Path) -> Report:
 
     def full_at_the_last_measurement(run_dir: Path) -> None:
         at_steps({39: fill_disk})
-        units = svi.active_units
-        svi.active_units = lambda *given: (free_disk(), units(*given))[1]
+        units = session.active_units
+        session.active_units = lambda *given: (free_disk(), units(*given))[1]
 
     trial("full at the last measurement", full_at_the_last_measurement, saved)
     trial("file size limited at the start", lambda run_dir: limit_file_size(800), refused)

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 
-from inference import svi
+from inference import fitting, svi
 from inference.backend.files import unpack
 from inference.cli.entry import run_command
-from inference.plots import images
 from tests import support
 
 TINY = ["--steps", "40", "--batch-size", "100", "--hidden", "20", "--z-dim", "2", "--data", "digits"]
@@ -93,7 +92,7 @@ class Child:
                 sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
                 torch.set_num_threads(1)
                 if not pictures:
-                    images.draw_all = lambda *_: None
+                    fitting.draw_all = lambda *_: None
                 sys.argv = ["inference.svi", *map(str, arguments)]
                 before()
                 run_command(svi.main)

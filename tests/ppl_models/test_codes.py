@@ -89,7 +89,7 @@ def test_rows_of_an_interpolation(small_npz: Path, tmp_path: Path, monkeypatch: 
     for arguments, complaint in (
         (["--labels", "17"], "17 is not a pair of labels"),
         (["--labels", "0-7"], "no training image of label 7"),
-        ([str(tmp_path / "none")], "is no run"),
+        ([str(tmp_path / "none")], "is not a run"),
     ):
         with pytest.raises(UserError, match=complaint):
             interpolate.main([*runs, *arguments])

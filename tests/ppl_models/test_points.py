@@ -219,11 +219,9 @@ def test_a_flow_leaves_its_density(tmp_path: Path) -> None:
 
 
 def test_points_are_no_images(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match="vae2d takes points in the plane, and digits has none: try --data gauss"
-    ):
+    with pytest.raises(UserError, match="vae2d observes points, and digits has none: try --data gauss"):
         svi.main(["--model", "vae2d", "--data", "digits", "--run-dir", str(tmp_path / "x")])
-    with pytest.raises(UserError, match="vae takes images, and smiley has none: try --data digits"):
+    with pytest.raises(UserError, match="vae observes images, and smiley has none: try --data digits"):
         svi.main(["--model", "vae", "--data", "smiley", "--run-dir", str(tmp_path / "x")])
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 import inference.evaluate as evaluate_command
 from inference import svi
 from inference.backend.device import fast_float32
+from inference.cli.train import configuration, parse
 from inference.data.dataset import Dataset
 from inference.data.examples import example_inputs
 from inference.data.held_out import HeldOut
@@ -37,8 +38,8 @@ from inference.errors import UserError
 from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.importance import importance_sample
 from inference.metrics.run_evaluation import why_no_importance_weights
-from inference.training import two_stage
 from inference.training.capture import capturable_loss
+from inference.training.code_prior import write_codes
 from inference.training.gradients import MODES, Gradients
 from inference.training.setup import check_size
 from ppl_models import MODELS, VAE, VQVAE
@@ -273,14 +274,14 @@ def test_the_device_s_free_memory_counts(small_npz: Path, monkeypatch: pytest.Mo
     """Not the host's: here a device with 1 MiB free is pretended."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**20, 2**34))
     data, _ = find_dataset(str(small_npz), Path("nowhere"))
-    config = {"model": "vae", "batch_size": 97, "particles": 1, "ema": 0.0, "options": {"hidden": 3000}}
+    config = configuration(parse(["--model", "vae", "--hidden", "3000", "--batch-size", "97"]), data)
     check_size(VAE, data, config, torch.device("cpu"))
     with pytest.raises(
         UserError, match=r"vae of this size needs 0\.\d GiB of memory, and 0\.0 are free on the CUDA"
     ):
         check_size(VAE, data, config, torch.device("cuda"))
-    few = config | {"batch_size": 97 * 2**20}
-    with pytest.raises(UserError, match="a batch of 101711872 with 1 samples"):
+    few = replace(config, batch_size=97 * 2**20)
+    with pytest.raises(UserError, match="a batch of 101711872 with 1 samples per image"):
         check_size(VAE, data, few, torch.device("cuda"))
 
 
@@ -294,7 +295,7 @@ def test_a_second_stage_encodes_on_the_chosen_device(tmp_path: Path, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(VQVAE, "to", lambda self, device: asked.append(device) or self)
     for name, device in (("cuda", "cuda"), ("cpu", "cpu"), ("auto", "cuda")):
-        given = two_stage.second_stage(Namespace(prior="pixelcnn", device=name), tmp_path / "run")
+        file, _ = write_codes(tmp_path / "run", device=name)
         assert asked.pop() == torch.device(device)
-    codes = np.load(given.data)["x_train"]
+    codes = np.load(file)["x_train"]
     assert codes.shape == (8, 8, 8) and codes.max() < 9

@@ -121,6 +121,17 @@ def test_settings_win_over_the_config_and_unknown_ones_are_refused() -> None:
         fit(VAE2D((2,)), x)
 
 
+def test_the_seed_decides_the_random_numbers() -> None:
+    x = (255 * torch.rand(50, 1, 6, 6)).byte()
+    found = {}
+    for name, seed in (("first", 3), ("again", 3), ("other", 4)):
+        torch.manual_seed(len(found))  # the global RNG does not matter
+        model = small_vae(0)
+        fit(model, x, seed=seed, **SETTINGS)
+        found[name] = parameters(model)
+    assert torch.equal(found["first"], found["again"]) and not torch.equal(found["first"], found["other"])
+
+
 def test_a_callback_stops_training() -> None:
     class Stop(Callback):
         ended = 0

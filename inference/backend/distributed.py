@@ -65,8 +65,9 @@ def process_group(device: str = "cpu") -> Iterator[None]:
                 "device, or give --device cpu."
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=STEP_TIMEOUT)
-    object_group = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
+    with _native_output_on_stderr():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=STEP_TIMEOUT)
+        object_group = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
             yield
@@ -77,6 +78,19 @@ def process_group(device: str = "cpu") -> Iterator[None]:
     finally:
         object_group = None
         dist.destroy_process_group()
+
+
+@contextmanager
+def _native_output_on_stderr() -> Iterator[None]:
+    """Sends what C++ code prints to standard error: gloo of torch 2.10 reports its connections."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def build_model(name: str) -> LatentVariableModel:
 def suite(
     model: LatentVariableModel, mode: str, estimator: str | None = None, particles: int | None = None
 ) -> Step:
-    """Returns the training step of `inference.svi.fit`."""
+    """Returns the training step of `inference.training.loop.Loop`."""
     gradients = Gradients(Loss(model, estimator or model.estimators[0], particles), mode)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 

@@ -16,7 +16,7 @@ from inference.errors import UserError
 from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.importance import importance_sample
 from inference.metrics.run_evaluation import why_no_importance_weights
-from inference.rundir.restore import restore_model
+from inference.rundir.restore import no_larger_than, restore_model
 from inference.rundir.run import Run
 from inference.rundir.run_config import IN_MEMORY
 from inference.training import session
@@ -139,7 +139,9 @@ def load(path: str | Path) -> LatentVariableModel:
         content = load_plain(read_regular(path), path)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or error}). Name a saved model.") from None
+    saved = content.get("parameters") if isinstance(content, dict) else None
     try:
-        return from_saved(content)
+        with no_larger_than(saved if isinstance(saved, dict) else {}):
+            return from_saved(content)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None

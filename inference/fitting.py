@@ -21,7 +21,7 @@ from inference.html import report
 from inference.plots.images import save_images
 from inference.plots.run_figures import draw_all
 from inference.rundir.config import TrainConfig
-from inference.rundir.run_config import IN_MEMORY, RunConfig
+from inference.rundir.run_config import IN_MEMORY, MODEL_FILES, RunConfig
 from inference.training import session
 from inference.training.callbacks import Callback, History
 from inference.training.code_prior import sample_images
@@ -210,6 +210,7 @@ def train_session(
     with fast_float32(started.batches.x.device):
         loop, recorder = session.train(started, [history, *callbacks], progress)
         again = f"python -m inference.svi --resume {shlex.quote(str(run.folder))}"
+        again += f" --model {shlex.quote(MODEL_FILES[config.model])}" if config.model in MODEL_FILES else ""
         if loop.step < config.steps:
             unsaved = "" if recorder.saved else ", and only earlier steps are saved"
             say(f"stopped at step {loop.step} of {config.steps}{unsaved}. Continue with: {again}")

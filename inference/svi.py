@@ -20,6 +20,7 @@ from pathlib import Path
 
 from inference.backend import distributed
 from inference.cli.entry import run_command
+from inference.cli.models import as_typed
 from inference.cli.parser import DATA_DIR
 from inference.cli.train import configuration, parse
 from inference.data.dataset import Dataset
@@ -98,7 +99,7 @@ def new_run(given: argparse.Namespace, arguments: list[str]) -> tuple[RunConfig,
     if line:
         print(line)
     config = configuration(given, data)
-    command = shlex.join(["python", "-m", "inference.svi", *arguments])
+    command = shlex.join(["python", "-m", "inference.svi", *as_typed(arguments)])
     stage1_run = str(given.stage1_run.resolve()) if hasattr(given, "stage1_run") else None
     config = replace(config, command=command, stage1_run=stage1_run)
     return config, data.with_validation(config.validation, config.seed)

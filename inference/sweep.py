@@ -42,7 +42,7 @@ from inference.rundir.config import TrainConfig, as_text, flag
 from inference.rundir.folders import is_used
 from inference.rundir.kinds import COUNT, SEED
 from inference.rundir.run import Run
-from inference.rundir.run_config import RunConfig
+from inference.rundir.run_config import MODEL_FILES, RunConfig, model_argument
 from inference.training.progress import StopSignals
 from inference.training.setup import prepare
 from ppl_models import MODELS
@@ -158,6 +158,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     data, line = find_dataset(getattr(given, "data", cls.default_dataset), asked.data_dir or DATA_DIR, cls)
     if line:
         print(line)
+    named = ["--model", model_argument(asked.model)]
     chosen = [] if "data" in given else ["--data", data.name]  # the same for all runs
     elsewhere = [f"{flag(key)}={vars(given)[key]}" for key in ("data_dir", "device") if key in given]
     jobs: dict[Path, Job] = {}
@@ -171,8 +172,8 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
             folder = asked.out / value / f"seed={number}"
             if folder in jobs:
                 raise UserError(f"{value} is in the grid twice: give each value once")
-            start = [*model, *point, *rest, *chosen, "--seed", str(number), "--run-dir", str(folder)]
-            resume = ["--resume", str(folder), *elsewhere]
+            start = [*named, *point, *rest, *chosen, "--seed", str(number), "--run-dir", str(folder)]
+            resume = ["--resume", str(folder), *(named if asked.model in MODEL_FILES else []), *elsewhere]
             jobs[folder] = Job(over, folder, replace(config, seed=number), start, resume)
     asked.jobs = min(asked.jobs, len(jobs))
     return asked, list(jobs.values())

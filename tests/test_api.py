@@ -2,7 +2,10 @@
 
 import doctest
 import importlib
+import json
+import os
 import pkgutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +20,15 @@ import inference
 import inference.compare
 import inference.evaluate as evaluate_command
 from inference import Callback, TrainConfig, compare, evaluate, fit, load, svi
+from inference.backend.files import pack, unpack
+from inference.cli import models
 from inference.data import load_dataset
 from inference.errors import UserError
+from inference.rundir.checkpoint import config_digest
 from inference.rundir.restore import restore
+from inference.rundir.run import Run
 from ppl_models import MODELS, SSVAE, VAE, VAE2D, LatentVariableModel, register
-from tests.support import TINY, lines
+from tests.support import TINY, checkpoint, lines
 
 SETTINGS = {"steps": 40, "batch_size": 20, "progress": False}
 
@@ -234,6 +241,82 @@ def test_a_model_of_ones_own_file_runs_from_the_command_line(small_npz: Path, tm
         assert bad.returncode == 2 and words in bad.stderr and bad.stderr.count("\n") == 1
     help_text = run("inference.svi", "--model", "own.py:OwnModel", "--help").stdout
     assert "--z-dim N" in help_text and "dimensions of z (default: 2)" in help_text
+
+
+def test_a_model_of_ones_own_file_is_resumed_and_swept(small_npz: Path, tmp_path: Path) -> None:
+    """The recorded command, the hint to resume and the runs of a sweep name the file and the class."""
+    (tmp_path / "own.py").write_text(OWN)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *arguments, "--model", "own.py:OwnModel"]
+        paths = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=paths)
+
+    options = ["--steps", "4", "--batch-size", "20", "--data", str(small_npz)]
+    swept = run("inference.sweep", "--over", "z-dim=2", "--seeds", "0", *options, "--out", "out")
+    assert swept.returncode == 0 and "1/1 z_dim=2/seed=0" in swept.stdout, swept.stdout + swept.stderr
+    folder = tmp_path / "out" / "z_dim=2" / "seed=0"
+    assert "--model own.py:OwnModel" in json.loads((folder / "config.json").read_text())["command"]
+    resumed = run("inference.svi", "--resume", str(folder), "--steps", "8")
+    assert resumed.returncode == 0 and checkpoint(folder)["step"] == 8, resumed.stderr
+
+
+def test_models_of_other_packages_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Entry:
+        name, value = "from_a_package", "a_package:Model"
+
+        def load(self) -> type[LatentVariableModel]:
+            return type("Model", (VAE,), {"__module__": "a_package"})
+
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Entry()])
+    try:
+        assert models.with_registered_model(["--steps", "3"]) == ["--steps", "3"]
+        assert MODELS["from_a_package"].__module__ == "a_package"
+    finally:
+        MODELS.pop("from_a_package", None)
+
+
+def test_ctrl_c_stops_fit_after_a_step_and_raises() -> None:
+    class Interrupt(Callback):
+        steps = 0
+
+        def on_step_end(self, loop, metrics) -> None:
+            self.steps = loop.step
+            if loop.step == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    interrupt, model = Interrupt(), small_vae()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, torch.zeros(50, 1, 6, 6, dtype=torch.uint8), callbacks=[interrupt], **SETTINGS)
+    assert interrupt.steps == 6 and not torch.equal(parameters(model), parameters(small_vae()))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_history_is_a_table() -> None:
+    pandas = pytest.importorskip("pandas")
+    history = fit(small_vae(), torch.zeros(50, 1, 6, 6, dtype=torch.uint8), **SETTINGS)
+    frame = history.to_frame()
+    assert isinstance(frame, pandas.DataFrame) and len(frame) == len(history.metrics) == 1
+    assert frame["negative_elbo"][0] == history.metrics[0]["negative_elbo"]
+
+
+def test_a_file_cannot_name_a_model_that_is_larger_than_itself(tmp_path: Path, small_npz: Path) -> None:
+    """The construction stops before the memory is used: 300000 x 300000 weights would be 335 GiB."""
+    small_vae().save(tmp_path / "x.pt")
+    content = torch.load(tmp_path / "x.pt", weights_only=True)
+    content["options"]["hidden"] = 300_000
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="name a larger model than the file holds"):
+        load(tmp_path / "x.pt")
+    run = tmp_path / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["hidden"] = 20_000
+    (run / "config.json").write_text(json.dumps(config))
+    digest = config_digest(Run.open(run).config)
+    (run / "checkpoint.pt").write_bytes(pack(unpack(run / "checkpoint.pt") | {"config_digest": digest}))
+    with pytest.raises(UserError, match="does not fit vae"):
+        load(run)
 
 
 def test_check_model_finds_a_wrong_bound() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from inference.errors import UserError
+from inference.rundir.run_config import MODEL_FILES, model_argument
 from ppl_models import MODELS, LatentVariableModel, register
 
 GROUP = "ppl_models.models"  # of entry points: name = "package.module:Class"
@@ -36,6 +37,17 @@ def with_registered_model(arguments: list[str]) -> list[str]:
     return found
 
 
+def as_typed(arguments: list[str]) -> list[str]:
+    """Undoes `with_registered_model`: names the file and the class again."""
+    found = list(arguments)
+    for i, argument in enumerate(found):
+        if argument.startswith("--model="):
+            found[i] = f"--model={model_argument(argument.partition('=')[2])}"
+        elif i and found[i - 1] == "--model":
+            found[i] = model_argument(argument)
+    return found
+
+
 def register_from_file(spec: str) -> str:
     """Imports a file and registers a model class of it.
 
@@ -54,13 +66,14 @@ def register_from_file(spec: str) -> str:
     cls = getattr(_imported(Path(path)), name, None)
     if not (isinstance(cls, type) and issubclass(cls, LatentVariableModel)):
         raise UserError(f"{path} has no model class {name!r}. Derive it from ppl_models.LatentVariableModel.")
-    if cls.registered_name:
-        return cls.registered_name
-    try:
-        register(snake_case(name), cls)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return snake_case(name)
+    if not cls.registered_name:
+        try:
+            register(snake_case(name), cls)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    assert cls.registered_name
+    MODEL_FILES[cls.registered_name] = spec
+    return cls.registered_name
 
 
 def _imported(path: Path) -> ModuleType:

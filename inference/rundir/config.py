@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import torch
 
+from inference.data.dataset import SMALL_IMAGE_PIXELS
 from inference.elbo.estimators import ESTIMATORS
 from inference.errors import UserError
 from inference.rundir.kinds import (
@@ -25,7 +26,6 @@ from inference.rundir.kinds import (
 )
 from ppl_models.base import LatentVariableModel
 
-SMALL_IMAGE = 16 * 16  # images of at most so many pixels use a model's `small_image_defaults`
 MODES = ("eager", "graph", "inductor")  # of a training step, see inference.training.gradients
 MIN_STEPS = {"graph": 500, "inductor": 5_000}  # from which a mode pays off
 EVALUATIONS = 20  # in a run, if `eval_every` is not given
@@ -81,7 +81,7 @@ class TrainConfig:
         precision: of the networks in training, "float32" (default) or "bfloat16".
         compile: execution mode of a step, "eager", "graph" or "inductor"; "auto" (default) picks the mode
             with the shortest total time, compilation included.
-        elbo: estimator of the bound, a name in `inference.elbo.ESTIMATORS`.
+        elbo: estimator of the bound, a name in `inference.elbo.estimators.ESTIMATORS`.
         particles: samples per image of an importance-weighted estimator.
         seed: seed of every random number (0).
         eval_every: steps between evaluations on held-out data (a twentieth of `steps`).
@@ -198,7 +198,7 @@ def defaults(model: type[LatentVariableModel], shape: tuple[int, ...]) -> dict[s
     settings = {spec.name: spec.metadata["default"] for spec in fields(TrainConfig)}
     settings |= {"elbo": model.estimators[0], "validation": 0.0} | model.defaults
     settings |= {name: option.default for name, option in model.options().items()}
-    small = math.prod(shape[1:]) <= SMALL_IMAGE
+    small = math.prod(shape[1:]) <= SMALL_IMAGE_PIXELS
     return settings | (model.small_image_defaults if small else {})
 
 

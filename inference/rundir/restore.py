@@ -1,7 +1,12 @@
 """A run's model and data, restored from its folder."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from inference.data.dataset import Dataset
 from inference.data.load import find_dataset
@@ -47,13 +52,42 @@ def restore_model(run: Run) -> LatentVariableModel:
     config, state = run.config, run.load_checkpoint()
     if state is None:
         raise UserError(f"{run.folder} has no checkpoint.pt yet. --resume it first.")
+    parameters = checkpoint.evaluation_state(state)
     try:
         shape = config.model_class.padded(tuple(config.shape))
-        model = config.model_class(shape, config.classes, **config.options)
-        model.load_state_dict(checkpoint.evaluation_state(state))
+        with no_larger_than(parameters):
+            model = config.model_class(shape, config.classes, **config.options)
+        model.load_state_dict(parameters)
     except (TypeError, ValueError, RuntimeError):
         raise other_version(f"{run.folder}: checkpoint.pt does not fit {config.model}", config) from None
     return model.eval()
+
+
+@contextmanager
+def no_larger_than(saved: Mapping[str, Any]) -> Iterator[None]:
+    """Stops the construction of a model with more parameters than a file holds.
+
+    A file from a stranger can name options of a model that is far too large for the memory.
+
+    Args:
+        saved: the parameters and buffers in the file.
+
+    Raises:
+        UserError: a module registers more parameters than there are saved.
+    """
+    room = sum(value.numel() for value in saved.values() if isinstance(value, Tensor))
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal room
+        room -= parameter.numel()
+        if room < 0:
+            raise UserError("the options name a larger model than the file holds")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def load_data(run: Run, data_dir: Path | None = None) -> Dataset:

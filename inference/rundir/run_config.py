@@ -1,7 +1,7 @@
 """The configuration of a run, which config.json holds."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,6 @@ class RunConfig(TrainConfig):
         """The class of the model."""
         return MODELS[self.model]
 
-    @property
-    def train(self) -> TrainConfig:
-        """The settings of training alone."""
-        return TrainConfig(**{spec.name: getattr(self, spec.name) for spec in fields(TrainConfig)})
-
     def values(self, *names: str) -> dict[str, Any]:
         """Returns some settings by name."""
         return {name: getattr(self, name) for name in names}
@@ -89,6 +84,7 @@ class RunConfig(TrainConfig):
         return self.source | resumed
 
 
+MODEL_FILES: dict[str, str] = {}  # the FILE.py:CLASS of models that a command line named so
 IN_MEMORY = "data in memory"  # `data` of a run that was started from Python
 REQUIRED = (  # keys of config.json in every format
     *("data", "data_dir", "checksum", "observation", "elbo", "device"),
@@ -109,6 +105,11 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
 def with_steps(config: RunConfig, steps: int) -> RunConfig:
     """The same run, trained to another number of steps."""
     return replace(config, steps=steps, eval_every=max(steps // EVALUATIONS, 1))
+
+
+def model_argument(name: str) -> str:
+    """Returns a model as a command line names it: FILE.py:CLASS, or the name of a registered model."""
+    return MODEL_FILES.get(name, name)
 
 
 def data_name(config: RunConfig) -> str:

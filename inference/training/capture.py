@@ -32,24 +32,23 @@ from inference.elbo.importance_weighted import ImportanceWeighted
 def capturable_loss(
     elbo: ELBO, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Tensor:
-    """The value and gradient of `elbo.differentiable_loss`, worked out without reading a value from a tensor.
+    """Computes `elbo.differentiable_loss` without reading a Python number from a tensor.
 
-    Pyro's own method reads the loss as a Python number and branches on a mask, which `torch.fx` cannot
-    capture.
+    Pyro's method reads the loss as a Python number and branches on a mask. `torch.fx` cannot capture that.
 
     Args:
         elbo: one of Pyro's `Trace_ELBO`, `TraceMeanField_ELBO` and `TraceEnum_ELBO`, or `ImportanceWeighted`.
         model: a Pyro program.
         guide: a Pyro program.
-        *args: of both programs.
-        **kwargs: of both programs.
+        *args: arguments of both programs.
+        **kwargs: arguments of both programs.
 
     Returns:
         The loss, a scalar in nats.
 
     Raises:
-        NotImplementedError: a latent of the guide is not reparameterised, where Pyro's surrogate loss has
-            another value, or the model enumerates a latent.
+        NotImplementedError: a latent of the guide is not reparameterised, so that Pyro's surrogate loss has
+            another value; or the model enumerates a latent.
     """
     if isinstance(elbo, ImportanceWeighted):
         return elbo.differentiable_loss(model, guide, *args, **kwargs)
@@ -67,9 +66,9 @@ def capturable_loss(
 
 
 def _enumerated_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    """The ELBO of `TraceEnum_ELBO` for latents enumerated in the guide: each cost by its probability, summed.
+    """Returns the ELBO of `TraceEnum_ELBO` for latents that the guide enumerates: the expected cost.
 
-    Pyro leaves out the costs whose probability is zero, by a mask that it looks at. Here `torch.where` does.
+    Pyro drops costs of probability zero with a mask whose values it reads. Here `torch.where` drops them.
     """
     costs, log_factors, ordering, _, _ = _compute_model_factors(model_trace, guide_trace)
     if log_factors:
@@ -88,7 +87,7 @@ def _enumerated_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
 
 
 def _expected(cost: Tensor, log_factors: list[Tensor]) -> Tensor:
-    """The expectation of a packed cost under the probabilities, which are products of packed factors."""
+    """Returns the expectation of a packed cost; the probabilities are products of packed factors."""
     if not log_factors:
         return cost.sum()
     inputs: list[str] = [vars(factor)["_pyro_dims"] for factor in log_factors]
@@ -115,9 +114,9 @@ class _CapturableLoss(nn.Module):
 def capture(
     loss: Loss, inputs: Mapping[str, Tensor], beta: Tensor | None = None
 ) -> tuple[GraphModule, list[bool]]:
-    """Captures the objective and its gradients as a graph of tensor operations, at the shapes of the inputs.
+    """Captures the objective and its gradients as a graph of tensor operations, for inputs of these shapes.
 
-    Nothing is run, drawn or moved while capturing.
+    Capturing computes nothing and leaves the RNG state unchanged.
 
     Args:
         loss: the loss, whose parameters and buffers become inputs of the graph.
@@ -125,13 +124,13 @@ def capture(
         beta: the model's KL weight, if it is a tensor that changes from step to step.
 
     Returns:
-        The graph, a function of the parameters, the buffers, beta (if given) and the batch, in this order. It
-        returns the objective, whether it and all gradients are finite, and the gradients. And which
-        parameters have one.
+        The graph, and for each parameter whether it has a gradient. The graph is a function of the
+        parameters, the buffers, beta (if given) and the batch, in this order. It returns the objective,
+        whether the objective and all gradients are finite, and the gradients.
 
     Raises:
-        Exception: whatever torch raises if the step depends on the values of its tensors, or on other
-            processes.
+        Exception: the step depends on the values of its tensors or on other processes; torch raises
+            errors of several types.
     """
     module = _CapturableLoss(loss)
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
@@ -142,7 +141,7 @@ def capture(
         leaves = [value.detach().requires_grad_() for value in given[: len(parameters)]]
         held = dict(zip(names, [*leaves, *given[len(parameters) :]], strict=False))
         if beta is not None:
-            loss.model.beta = given[before_batch - 1]
+            loss.model.kl_weight = given[before_batch - 1]
         batch = dict(zip(inputs, given[before_batch:], strict=True))
         objective = functional_call(module, held, (), batch)
         found = torch.autograd.grad(objective, leaves, allow_unused=True)
@@ -163,7 +162,7 @@ def capture(
                 raise RuntimeError("pyro.param is used: make it a torch.nn.Parameter of the model")
     finally:
         if beta is not None:
-            loss.model.beta = beta
+            loss.model.kl_weight = beta
     if any("c10d" in str(node.target) for node in graph.graph.nodes):
         raise RuntimeError("processes exchange values within the step")
     graph.graph.eliminate_dead_code()
@@ -172,8 +171,8 @@ def capture(
 
 
 def compiled(graph: GraphModule, given: list[Any]) -> Callable[..., Any]:
-    """Compiles a graph with TorchInductor. Random numbers come from torch's generator, as in the graph."""
-    # A missing CUDA and torch's own deprecations are not the user's matter.
+    """Compiles a graph with TorchInductor. It uses torch's RNG, as the graph does."""
+    # The user cannot do anything about a missing CUDA compiler or torch's own deprecations.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -181,5 +180,5 @@ def compiled(graph: GraphModule, given: list[Any]) -> Callable[..., Any]:
 
 
 def finite(objective: Tensor, gradients: list[Tensor]) -> Tensor:
-    """Whether the objective and every gradient are finite: a sum is not finite if one of its terms is not."""
+    """Returns whether the objective and every gradient are finite, by the sums of the gradients."""
     return torch.stack([objective, *(g.sum() for g in gradients)]).isfinite().all()

@@ -1,9 +1,7 @@
-"""The gradients of a batch: computed by running the model, or by replaying or compiling a captured step."""
+"""The gradients of a batch, in one of three execution modes: eager, graph or inductor."""
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from shutil import which
 from typing import Any
 
 import pyro
@@ -13,32 +11,30 @@ from torch import Tensor, nn
 from inference.backend import distributed
 from inference.elbo.estimators import Loss
 from inference.errors import UserError
+from inference.rundir.config import MODES
 from inference.training.capture import capture, compiled, finite
 
-# How a step is computed: "eager" runs model, guide and autograd in Python; "graph" replays the tensor
-# operations that were captured once; "inductor" runs what TorchInductor compiles from them.
-MODES = ("eager", "graph", "inductor")
-WORTH = {"graph": 500, "inductor": 5_000}  # minimum number of steps at which the mode pays off
 # Largest relative difference of a captured step from the eager step on the first batch: of the objective and
 # of the gradient (in the Euclidean norm), by the precision of the arithmetic.
 TOLERANCES = {torch.float64: (1e-10, 1e-8), torch.float32: (1e-5, 1e-3), torch.bfloat16: (1e-2, 1e-1)}
 
 
 class Gradients:
-    """Calling it with a batch leaves the gradients of the loss at the parameters, as `backward` does.
+    """Computes the gradients of a loss on a batch and stores them in the parameters, as `backward` does.
 
-    A batch of `images` data points, by default as many as the first one has, is computed by the captured
-    step. Other batches, such as the last one of an epoch, are computed by running the model. Both draw the
-    same noise.
+    The mode "eager" runs model, guide and autograd in Python. "graph" replays the tensor operations that were
+    captured once. "inductor" runs the code that TorchInductor compiles from them. A captured step computes
+    batches of `images` data points; batches of another size, such as the last one of an epoch, are eager.
+    All modes use the same random numbers.
 
-    The captured step is compared once with the eager step before it is used. If they differ, or the step
-    cannot be captured or compiled, `say` gets one line with the reason and all steps are eager.
+    Before a captured step is used, it is compared once with the eager step. If they differ, or if the step
+    cannot be captured or compiled, `say` prints one line with the reason, and all steps are eager.
 
     Args:
         loss: the loss.
-        mode: one of `WAYS`.
-        images: data points in a usual batch of this process.
-        precision: makes the context in which the loss is computed, such as autocast.
+        mode: one of `MODES`.
+        images: number of data points in a full batch of this process; by default that of the first batch.
+        precision: returns the context in which the loss is computed, such as autocast.
         say: prints a line.
     """
 
@@ -51,7 +47,7 @@ class Gradients:
         say: Callable[[str], None] = print,
     ):
         if mode not in MODES:
-            raise ValueError(f"mode is {mode!r}, must be one of {', '.join(MODES)}")
+            raise ValueError(f"mode is {mode!r}. Give one of {', '.join(MODES)}.")
         self.loss, self.mode, self.images, self.precision, self.say = loss, mode, images, precision, say
         self.replay: Callable[..., Any] | None = None
         self.aliased: list[int] | None = None  # gradients that share memory, found at the first replay
@@ -65,7 +61,7 @@ class Gradients:
 
         Args:
             batch: the inputs of the model.
-            check: whether Pyro validates model and guide; the step is eager then.
+            check: whether Pyro validates model and guide. Such a step is eager.
             stop: whether this process requests a stop.
 
         Returns:
@@ -90,7 +86,7 @@ class Gradients:
         return objective, bool(good), stop
 
     def found(self) -> list[Tensor]:
-        """The gradients at the parameters that the loss depends on."""
+        """Returns the gradients of the parameters that the loss depends on."""
         return [p.grad for p in self.loss.parameters() if p.grad is not None]
 
     def _with_gradient(self) -> list[Tensor]:
@@ -117,7 +113,7 @@ class Gradients:
             objective, good, *gradients = self.replay(*inputs)
         if self.aliased is None:
             self.aliased = aliased(gradients, inputs)
-        for index in self.aliased:  # each may be changed in place
+        for index in self.aliased:  # clipping changes gradients in place
             gradients[index] = gradients[index].clone()
         for parameter, gradient in zip(self.reached, gradients, strict=True):
             parameter.grad = gradient
@@ -131,14 +127,14 @@ class Gradients:
 
     def _beta(self) -> Tensor | None:
         """The model's KL weight if it changes from step to step."""
-        beta = getattr(self.loss.model, "beta", None)
-        return beta if isinstance(beta, Tensor) else None
+        weight = self.loss.model.kl_weight
+        return weight if isinstance(weight, Tensor) else None
 
     def _first(self, batch: dict[str, Tensor]) -> Tensor:
         """Captures the step, compares it with the eager one on this batch, and returns the objective.
 
-        The gradients are those of the captured step if the two agree, so that a resumed run repeats the
-        uninterrupted one to the bit.
+        If the two agree, the gradients are those of the captured step, so that a resumed run repeats the
+        uninterrupted one bit for bit.
         """
         device = batch["x"].device
         self.loss.zero_grad()
@@ -146,7 +142,7 @@ class Gradients:
         expected = self._eager(batch)
         gradients, reached, after = self.found(), self._with_gradient(), _State(self.loss, device)
         if not finite(expected, gradients):
-            return expected  # there is nothing to compare: the next batch is tried
+            return expected  # such a step cannot be compared: try the next batch
         self.loss.zero_grad()
         before.restore(self.loss, device)
         try:
@@ -160,7 +156,7 @@ class Gradients:
             self.images = len(batch["x"])
             return objective
         except Exception as error:
-            self.say(f"--compile {self.mode} cannot be used, steps are eager: {in_a_line(error)}")
+            self.say(f"--compile {self.mode} cannot be used, steps are eager: {one_line(error)}")
             self.mode, self.replay = "eager", None
             self.loss.zero_grad()
             for parameter, gradient in zip(reached, gradients, strict=True):
@@ -195,7 +191,7 @@ class Gradients:
 
 
 class _State:
-    """What a step changes beside the gradients: the buffers of the model and torch's generators."""
+    """The state that a step changes in addition to the gradients: the model's buffers and torch's RNGs."""
 
     def __init__(self, loss: Loss, device: torch.device):
         self.buffers = [buffer.clone() for buffer in loss.buffers()]
@@ -203,7 +199,7 @@ class _State:
         self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
     def restore(self, loss: Loss, device: torch.device) -> None:
-        """Puts back the values, in place."""
+        """Restores the state in place."""
         for buffer, value in zip(loss.buffers(), self.buffers, strict=True):
             buffer.copy_(value)
         torch.set_rng_state(self.cpu)
@@ -212,12 +208,12 @@ class _State:
 
 
 def norm(tensors: list[Tensor]) -> float:
-    """The Euclidean norm of all tensors together."""
+    """Returns the Euclidean norm of the concatenated tensors."""
     return sum((value.double() ** 2).sum().item() for value in tensors) ** 0.5
 
 
 def aliased(tensors: list[Tensor], others: list[Tensor]) -> list[int]:
-    """The indices of tensors that share their memory with an earlier one or with one of the others."""
+    """Returns the indices of tensors that share memory with an earlier one or with one of the others."""
     seen = {other.untyped_storage().data_ptr() for other in others}
     found = []
     for index, value in enumerate(tensors):
@@ -228,14 +224,6 @@ def aliased(tensors: list[Tensor], others: list[Tensor]) -> list[int]:
     return found
 
 
-def default_mode(steps: int) -> str:
-    """The mode with which a run of so many steps ends first, capture and compilation included."""
-    compilers = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name and which(name)]
-    if steps >= WORTH["inductor"] and (compilers or torch.cuda.is_available()):
-        return "inductor"
-    return "graph" if steps >= WORTH["graph"] else "eager"
-
-
-def in_a_line(error: Exception) -> str:
-    """The first line of an error's message."""
+def one_line(error: Exception) -> str:
+    """Returns the type of an error and the first line of its message."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.160}" if str(error) else repr(error)

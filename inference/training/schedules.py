@@ -36,13 +36,13 @@ class KLWeight:
 
     def __exit__(self, *_: object) -> None:
         if self.warmup:
-            vars(self.model)["beta"] = self.beta
+            self.model.kl_weight = self.beta
 
     def set(self, step: int) -> None:
         """Sets the KL weight of a step, as a float at step 0: Pyro refuses a tensor of zero as a scale."""
         if self.warmup:
             weight = self.beta * min(step / self.warmup, 1.0)
-            vars(self.model)["beta"] = weight if step == 0 else self.tensor.fill_(weight)
+            self.model.kl_weight = weight if step == 0 else self.tensor.fill_(weight)
 
 
 def make_ema(model: LatentVariableModel, decay: float) -> AveragedModel | None:

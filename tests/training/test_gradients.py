@@ -17,8 +17,9 @@ from inference import svi
 from inference.data.examples import example_inputs
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
+from inference.rundir.config import default_mode
 from inference.training.capture import capture
-from inference.training.gradients import Gradients, default_mode
+from inference.training.gradients import Gradients
 from ppl_models import VAE
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents
@@ -293,9 +294,9 @@ def test_a_captured_run_goes_on_bit_for_bit(small_npz: Path, tmp_path: Path) -> 
 
 def test_long_runs_are_compiled_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "inference.training.gradients.which", lambda name: "/usr/bin/g++" if name == "g++" else None
+        "inference.rundir.config.which", lambda name: "/usr/bin/g++" if name == "g++" else None
     )
     assert [default_mode(steps) for steps in (100, 2_000, 30_000)] == ["eager", "graph", "inductor"]
-    monkeypatch.setattr("inference.training.gradients.which", lambda name: None)
+    monkeypatch.setattr("inference.rundir.config.which", lambda name: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert default_mode(30_000) == "graph"

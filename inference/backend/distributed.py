@@ -114,7 +114,7 @@ def single_process_env() -> dict[str, str]:
 
 def local_share(index: Tensor) -> Tensor:
     """Returns this process's part of a joint batch, (batch,). The parts differ by at most one image."""
-    return index.tensor_split(world_size())[rank()]
+    return index if world_size() == 1 else index.tensor_split(world_size())[rank()]
 
 
 def process_seed(seed: int, step: int) -> int:

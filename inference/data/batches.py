@@ -57,28 +57,53 @@ class Batches:
         full = size if self.per_epoch > 1 else len(self.x)
         self.images = len(distributed.local_share(torch.arange(full)))
         self.epoch, self.order = -1, torch.empty(0)
+        self.labelled: list[Tensor] = []
+        if self.y is not None and "x_labelled" in self.inputs:
+            self.labelled = [self.x[self.labels], self.y[self.labels]]
 
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        """Returns the inputs of a step.
+    def full(self, step: int) -> bool:
+        """Whether a step has a full batch."""
+        return step % self.per_epoch < self.per_epoch - 1 or len(self.index(step)) == self.images
 
-        Every process has all labelled images: their loss is a mean of its own.
-
-        Args:
-            step: 0, 1, ...
-
-        Returns:
-            `x` (batch, *shape) and the other inputs that the model names.
-        """
+    def index(self, step: int) -> Tensor:
+        """Returns the indices of this process's images of a step, (batch,)."""
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self.order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
             self.epoch = epoch
         end = len(self.x) if place == self.per_epoch - 1 else (place + 1) * self.size
-        index = distributed.local_share(self.order[place * self.size : end])
-        batch = {"x": self.observation(self.x[index])}
-        if self.y is not None and "y" in self.inputs:
-            batch |= {"y": self.y[index]}
-        if self.y is not None and "x_labelled" in self.inputs:
-            batch |= {"x_labelled": self.observation(self.x[self.labels]), "y_labelled": self.y[self.labels]}
+        return distributed.local_share(self.order[place * self.size : end])
+
+    def tensors(self) -> list[Tensor]:
+        """Returns the data from which `select` takes a batch: x, y if the model has it, labelled x and y."""
+        return [self.x, *([self.y] if self._has_y else []), *self.labelled]  # type: ignore[list-item]
+
+    @property
+    def _has_y(self) -> bool:
+        return self.y is not None and "y" in self.inputs
+
+    def select(self, index: Tensor, x: Tensor, *others: Tensor) -> dict[str, Tensor]:
+        """Returns the inputs of the model for some images.
+
+        Every process has all labelled images: their loss is a mean of its own.
+
+        Args:
+            index: of the images, (batch,).
+            x: all training images.
+            *others: the other tensors of `tensors`.
+
+        Returns:
+            `x` (batch, *shape) and the other inputs that the model names.
+        """
+        rest = list(others)
+        batch = {"x": self.observation(x[index])}
+        if self._has_y:
+            batch |= {"y": rest.pop(0)[index]}
+        if rest:
+            batch |= {"x_labelled": self.observation(rest[0]), "y_labelled": rest[1]}
         return batch
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Returns the inputs of a step, 0, 1, ..., as `select` does."""
+        return self.select(self.index(step), *self.tensors())

@@ -17,12 +17,18 @@ class Callback:
     the current step by `loop.stop_requested = True`.
     """
 
-    def on_step_end(self, loop: "Loop", metrics: Mapping[str, float]) -> None:
-        """Called after each step.
+    def on_step_end(self, loop: "Loop") -> None:
+        """Called after each step. With this method, the loop makes one step per call and not many."""
+
+    def on_block_end(self, loop: "Loop") -> None:
+        """Called after some steps, at least every 100, and about four times a second."""
+
+    def on_log(self, loop: "Loop", metrics: Mapping[str, float]) -> None:
+        """Called after every 100th step and the last one.
 
         Args:
             loop: the training loop.
-            metrics: terms of the bound on the batch, in nats per image; empty except on every 100th step.
+            metrics: terms of the bound on the batch of that step, in nats per image.
         """
 
     def on_evaluate(self, loop: "Loop", metrics: Mapping[str, Mapping[str, float]]) -> None:
@@ -47,10 +53,9 @@ class History(Callback):
     def __init__(self) -> None:
         self.metrics: list[dict[str, Any]] = []
 
-    def on_step_end(self, loop: "Loop", metrics: Mapping[str, float]) -> None:
+    def on_log(self, loop: "Loop", metrics: Mapping[str, float]) -> None:
         """Records the terms of a training batch."""
-        if metrics:
-            self.metrics.append({"step": loop.step, "split": "train", "seconds": loop.seconds, **metrics})
+        self.metrics.append({"step": loop.step, "split": "train", "seconds": loop.seconds, **metrics})
 
     def on_evaluate(self, loop: "Loop", metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Records an evaluation."""
@@ -80,10 +85,9 @@ class RunRecorder(Callback):
         self.run, self.saved = run, False
         self.state: dict[str, Any] = {}  # of the last checkpoint
 
-    def on_step_end(self, loop: "Loop", metrics: Mapping[str, float]) -> None:
+    def on_log(self, loop: "Loop", metrics: Mapping[str, float]) -> None:
         """Logs the terms of a training batch."""
-        if metrics:
-            self.run.log(step=loop.step, split="train", seconds=loop.seconds, **metrics)
+        self.run.log(step=loop.step, split="train", seconds=loop.seconds, **metrics)
 
     def on_evaluate(self, loop: "Loop", metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Logs an evaluation and saves a checkpoint."""

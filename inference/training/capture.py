@@ -1,13 +1,11 @@
-"""A training step captured as one graph of tensor operations, and compiled by TorchInductor.
+"""A training step captured as one graph of tensor operations.
 
 `tests/training/test_capture.py` lists every function here that torch or Pyro does not document, and says
 what breaks if one changes.
 """
 
-import logging
 import math
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -111,12 +109,83 @@ class _CapturableLoss(nn.Module):
         return capturable_loss(self.loss.elbo, model.model, model.guide, **inputs) / len(inputs["x"])
 
 
+def record(
+    function: Callable[..., list[Tensor]], given: Sequence[Tensor], split_addmm: bool = False
+) -> GraphModule:
+    """Records the tensor operations of a function as a graph, for inputs of these shapes.
+
+    Recording computes nothing and leaves the RNG state unchanged.
+
+    Args:
+        function: a function of tensors. It may change them in place, and read the model by closure.
+        given: its inputs.
+        split_addmm: whether a product with a bias becomes a product and a sum, which a compiler can fuse with
+            the activation. Otherwise the bias is copied into the output first.
+
+    Returns:
+        The graph, a function of the same inputs.
+
+    Raises:
+        Exception: the function depends on the values of its tensors or on other processes; torch raises
+            errors of several types.
+    """
+    table = {torch.ops.aten.addmm.default: _split_addmm} if split_addmm else {}
+    with pyro.validation_enabled(False), pyro.get_param_store().scope():
+        graph = make_fx(
+            function, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True
+        )(*given)
+        if list(pyro.get_param_store()):
+            raise RuntimeError("pyro.param is used: make it a torch.nn.Parameter of the model")
+    if any("c10d" in str(node.target) for node in graph.graph.nodes):
+        raise RuntimeError("processes exchange values within the step")
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _split_addmm(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Computes addmm by a product and a difference: TorchInductor turns a sum into addmm again."""
+    return alpha * (x @ y) - (-beta * bias) if (beta, alpha) != (1, 1) else x @ y - (-bias)
+
+
+def value_and_gradients(
+    loss: Loss, held: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Computes the objective and its gradients in a way that `record` can record.
+
+    Args:
+        loss: the loss.
+        held: values of its parameters and buffers by name.
+        batch: the inputs of the model.
+
+    Returns:
+        The objective, a scalar in nats per data point, and the gradients by name of the parameters that it
+        depends on.
+    """
+    module = _CapturableLoss(loss)
+    leaves = {
+        name: held[name].detach().requires_grad_() for name, p in module.named_parameters() if p.requires_grad
+    }
+    objective = functional_call(module, {**held, **leaves}, (), dict(batch))
+    found = torch.autograd.grad(objective, list(leaves.values()), allow_unused=True)
+    gradients = {
+        name: gradient.contiguous()
+        for name, gradient in zip(leaves, found, strict=True)
+        if gradient is not None
+    }
+    return objective.detach(), gradients
+
+
+def named_tensors(loss: Loss) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns the parameters (detached, in the same memory) and the buffers, by name."""
+    module = _CapturableLoss(loss)
+    return {name: p.detach() for name, p in module.named_parameters()}, dict(module.named_buffers())
+
+
 def capture(
     loss: Loss, inputs: Mapping[str, Tensor], beta: Tensor | None = None
 ) -> tuple[GraphModule, list[bool]]:
     """Captures the objective and its gradients as a graph of tensor operations, for inputs of these shapes.
-
-    Capturing computes nothing and leaves the RNG state unchanged.
 
     Args:
         loss: the loss, whose parameters and buffers become inputs of the graph.
@@ -129,54 +198,28 @@ def capture(
         whether the objective and all gradients are finite, and the gradients.
 
     Raises:
-        Exception: the step depends on the values of its tensors or on other processes; torch raises
-            errors of several types.
+        Exception: see `record`.
     """
-    module = _CapturableLoss(loss)
-    parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+    parameters, buffers = named_tensors(loss)
     names, before_batch = [*parameters, *buffers], len(parameters) + len(buffers) + (beta is not None)
-    reached: list[bool] = []
+    reached: dict[str, Tensor] = {}
 
     def step(*given: Tensor) -> list[Tensor]:
-        leaves = [value.detach().requires_grad_() for value in given[: len(parameters)]]
-        held = dict(zip(names, [*leaves, *given[len(parameters) :]], strict=False))
         if beta is not None:
             loss.model.kl_weight = given[before_batch - 1]
         batch = dict(zip(inputs, given[before_batch:], strict=True))
-        objective = functional_call(module, held, (), batch)
-        found = torch.autograd.grad(objective, leaves, allow_unused=True)
-        reached[:] = [gradient is not None for gradient in found]
-        gradients = [gradient.contiguous() for gradient in found if gradient is not None]
-        return [objective.detach(), finite(objective.detach(), gradients), *gradients]
+        objective, gradients = value_and_gradients(loss, dict(zip(names, given, strict=False)), batch)
+        reached.update(gradients)
+        return [objective, finite(objective, list(gradients.values())), *gradients.values()]
 
-    given = [
-        *(p.detach() for p in parameters.values()),
-        *buffers.values(),
-        *[beta][: beta is not None],
-        *inputs.values(),
-    ]
+    weight = [] if beta is None else [beta]
+    given = [*parameters.values(), *buffers.values(), *weight, *inputs.values()]
     try:
-        with pyro.validation_enabled(False), pyro.get_param_store().scope():
-            graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
-            if list(pyro.get_param_store()):
-                raise RuntimeError("pyro.param is used: make it a torch.nn.Parameter of the model")
+        graph = record(step, given)
     finally:
         if beta is not None:
             loss.model.kl_weight = beta
-    if any("c10d" in str(node.target) for node in graph.graph.nodes):
-        raise RuntimeError("processes exchange values within the step")
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph, reached
-
-
-def compiled(graph: GraphModule, given: list[Any]) -> Callable[..., Any]:
-    """Compiles a graph with TorchInductor. It uses torch's RNG, as the graph does."""
-    # The user cannot do anything about a missing CUDA compiler or torch's own deprecations.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return torch._inductor.compile(graph, given, options={"fallback_random": True})
+    return graph, [name in reached for name in parameters]
 
 
 def finite(objective: Tensor, gradients: list[Tensor]) -> Tensor:

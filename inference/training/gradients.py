@@ -12,7 +12,9 @@ from inference.backend import distributed
 from inference.elbo.estimators import Loss
 from inference.errors import UserError
 from inference.rundir.config import MODES
-from inference.training.capture import capture, compiled, finite
+from inference.training.capture import capture, finite
+from inference.training.compiler import compiled
+from inference.training.state import RandomState, Snapshot
 
 # Largest relative difference of a captured step from the eager step on the first batch: of the objective and
 # of the gradient (in the Euclidean norm), by the precision of the arithmetic.
@@ -144,13 +146,13 @@ class Gradients:
         if not finite(expected, gradients):
             return expected  # such a step cannot be compared: try the next batch
         self.loss.zero_grad()
-        before.restore(self.loss, device)
+        before.restore()
         try:
             with self.precision():
                 graph, has_gradient = capture(self.loss, batch, self._beta())
             self.reached = [p for p, has in zip(self.loss.parameters(), has_gradient, strict=True) if has]
             inputs = [*self._held(), *batch.values()]
-            self.replay = graph if self.mode == "graph" else compiled(graph, inputs)
+            self.replay = graph if self.mode == "graph" else _flat(compiled(graph, inputs))
             objective, _ = self._replayed(batch)
             self._compare(objective, expected, reached, gradients, after)
             self.images = len(batch["x"])
@@ -161,7 +163,7 @@ class Gradients:
             self.loss.zero_grad()
             for parameter, gradient in zip(reached, gradients, strict=True):
                 parameter.grad = gradient
-            after.restore(self.loss, device)
+            after.restore()
             return expected
 
     def _compare(
@@ -180,7 +182,7 @@ class Gradients:
         for what, tolerance, ours, theirs in (
             ("objective", of_value, [objective], [expected]),
             ("gradient", of_gradient, self.found(), gradients),
-            ("buffers", of_gradient, list(self.loss.buffers()), after.buffers),
+            ("buffers", of_gradient, list(self.loss.buffers()), after.buffers.copies),
         ):
             apart, size = (
                 norm([a.double() - b.double() for a, b in zip(ours, theirs, strict=True)]),
@@ -194,17 +196,16 @@ class _State:
     """The state that a step changes in addition to the gradients: the model's buffers and torch's RNGs."""
 
     def __init__(self, loss: Loss, device: torch.device):
-        self.buffers = [buffer.clone() for buffer in loss.buffers()]
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self.buffers, self.random = Snapshot(list(loss.buffers())), RandomState(device)
 
-    def restore(self, loss: Loss, device: torch.device) -> None:
+    def restore(self) -> None:
         """Restores the state in place."""
-        for buffer, value in zip(loss.buffers(), self.buffers, strict=True):
-            buffer.copy_(value)
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, device)
+        self.buffers.restore()
+        self.random.restore()
+
+
+def _flat(program: Callable[[list[Tensor]], list[Tensor]]) -> Callable[..., list[Tensor]]:
+    return lambda *inputs: program(list(inputs))
 
 
 def norm(tensors: list[Tensor]) -> float:

@@ -19,10 +19,10 @@ from inference.errors import TrainingDiverged
 from inference.metrics.bounds import evaluate_bounds
 from inference.rundir.config import TrainConfig
 from inference.training.callbacks import Callback
-from inference.training.gradients import Gradients
 from inference.training.precision import bfloat16_networks
-from inference.training.schedules import KLWeight, learning_rate, make_ema
-from inference.training.state import generator_states, restore_state
+from inference.training.schedules import KLWeight
+from inference.training.state import RandomState, generator_states, restore_state
+from inference.training.steps import Steps
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents
 
@@ -63,9 +63,13 @@ class Loop:
         self.callbacks, self.say, self.stop = list(callbacks), say, stop
         self.device = batches.x.device
         self.loss = Loss(model, config.elbo, config.particles)
-        # One fused optimiser over all parameters: Pyro's wrappers would create one per tensor.
-        self.optimizer = torch.optim.Adam(self.loss.parameters(), lr=config.lr, fused=True)
-        self.average = make_ema(model, config.ema)
+        self.kl_weight = KLWeight(model, config.kl_warmup, self.device)
+        self.steps = Steps(
+            self.loss, batches, config, self.kl_weight, self._precision(), self._why_not_finite, self.say
+        )
+        self.optimizer, self.average = self.steps.optimizer, self.steps.average
+        # A callback that is called after every step needs the control after every step.
+        self.every_step = any(type(each).on_step_end is not Callback.on_step_end for each in self.callbacks)
         self.step = self.skipped = self.consecutive_skips = 0
         self.stop_requested = self.resumed = False
         if distributed.rank():
@@ -88,16 +92,12 @@ class Loop:
         Raises:
             TrainingDiverged: too many consecutive steps or an evaluation are not finite.
         """
-        kl_weight = KLWeight(self.model, self.config.kl_warmup, self.device)
-        with kl_weight, training_mode(self.model):
-            gradients = Gradients(
-                self.loss, self.config.compile, self.batches.images, self._precision(), self.say
-            )
+        with self.kl_weight, training_mode(self.model):
             if not self.resumed:
                 self.evaluate()
             stopped = distributed.any_process(self._should_stop())
             while self.step < self.config.steps and not stopped:
-                stopped = self._train_step(gradients, kl_weight)
+                stopped = self._make_steps()
         for callback in self.callbacks:
             callback.on_train_end(self)
 
@@ -110,46 +110,53 @@ class Loop:
     def _should_stop(self) -> bool:
         return self.stop_requested or self.stop()
 
-    def _train_step(self, gradients: Gradients, kl_weight: KLWeight) -> bool:
-        """Makes one step and calls the callbacks. Returns whether any process wants to stop."""
-        batch = self.batches(self.step)
-        kl_weight.set(self.step)
-        # Pyro validates model and guide in the first step only.
-        objective, finite, stopped = gradients(batch, check=self.step == 0, stop=self._should_stop())
+    def _until_attention(self) -> int:
+        """The number of steps that can be made before the loop has to do anything. A logged step is alone."""
+        step, config = self.step, self.config
+        to_log = min(LOG_EVERY - 1 - step % LOG_EVERY, config.steps - 1 - step)
+        if self.every_step or to_log == 0:
+            return 1
+        to_evaluate = config.eval_every - step % config.eval_every
+        return min(to_log, to_evaluate)
+
+    def _make_steps(self) -> bool:
+        """Makes some steps and calls the callbacks. Returns whether any process wants to stop."""
         logged = (self.step + 1) % LOG_EVERY == 0 or self.step + 1 == self.config.steps
-        metrics = batch_metrics(self.model, batch) if logged else {}
-        if finite:
-            self._update()
-        else:
-            self._skip(objective, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        metrics = self._batch_metrics() if logged else {}
+        made = self.steps.make(self.step, self._until_attention(), self._should_stop())
+        self.step += made.steps
+        if made.steps > bool(made.skipped):
+            self.consecutive_skips = 0
+        if made.skipped:
+            self._skip(made.skipped)
         for callback in self.callbacks:
-            callback.on_step_end(self, metrics)
+            callback.on_step_end(self)
+            callback.on_block_end(self)
+            if metrics:
+                callback.on_log(self, metrics)
         if self.step % self.config.eval_every == 0 or self.step == self.config.steps:
             self.evaluate()
-        return stopped
+        return made.stopped if distributed.world_size() > 1 else self._should_stop()
 
-    def _update(self) -> None:
-        """Updates the parameters and their moving average by the gradients."""
-        if self.config.clip:
-            torch.nn.utils.clip_grad_norm_(self.loss.parameters(), self.config.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config)
-        self.optimizer.step()
-        if self.average:
-            self.average.update_parameters(self.model)
-        self.consecutive_skips = 0
+    def _batch_metrics(self) -> dict[str, float]:
+        """The finite terms of the bound on the batch of the next step."""
+        self.kl_weight.set(self.step)
+        random = RandomState(self.device)
+        metrics = batch_metrics(self.model, self.batches(self.step))
+        random.restore()
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
-    def _skip(self, objective: Tensor, batch: dict[str, Tensor]) -> None:
+    def _why_not_finite(self, objective: Tensor, batch: dict[str, Tensor]) -> str:
+        return describe_nonfinite(objective, self.model, batch)
+
+    def _skip(self, reason: str) -> None:
         """Counts a step whose loss or gradient is not finite."""
         self.skipped, self.consecutive_skips = self.skipped + 1, self.consecutive_skips + 1
         if self.skipped == 1 or self.consecutive_skips == PATIENCE:
-            self.say(f"step {self.step + 1} is skipped: {describe_nonfinite(objective, self.model, batch)}")
+            self.say(f"step {self.step} is skipped: {reason}")
         if self.consecutive_skips == PATIENCE:
             raise TrainingDiverged(
-                f"training skipped {PATIENCE} consecutive steps, up to step {self.step + 1}. Lower the "
+                f"training skipped {PATIENCE} consecutive steps, up to step {self.step}. Lower the "
                 "learning rate (--lr), clip the gradient (--clip 1) or add a warm-up (--lr-warmup)"
             )
 

@@ -41,10 +41,13 @@ class Progress(Callback):
         if not self.quiet:
             self.bar.write(line, file=sys.stderr)
 
-    def on_step_end(self, loop: "Loop", metrics: Mapping[str, float]) -> None:
-        """Advances the bar, which shows the terms of the last logged batch and the accuracy."""
-        self.bar.update()
-        if metrics and not self.bar.disable:
+    def on_block_end(self, loop: "Loop") -> None:
+        """Advances the bar."""
+        self.bar.update(loop.step - self.bar.n)
+
+    def on_log(self, loop: "Loop", metrics: Mapping[str, float]) -> None:
+        """Shows the terms of the batch and the accuracy next to the bar."""
+        if not self.bar.disable:
             self.bar.set_postfix_str(_words({**metrics, **self.accuracy}), refresh=False)
 
     def on_evaluate(self, loop: "Loop", metrics: Mapping[str, Mapping[str, float]]) -> None:

@@ -38,11 +38,20 @@ class KLWeight:
         if self.warmup:
             self.model.kl_weight = self.beta
 
+    def at(self, step: int) -> float:
+        """Returns the KL weight of a step."""
+        return float(self.beta) * (min(step / self.warmup, 1.0) if self.warmup else 1.0)
+
     def set(self, step: int) -> None:
         """Sets the KL weight of a step, as a float at step 0: Pyro refuses a tensor of zero as a scale."""
         if self.warmup:
-            weight = self.beta * min(step / self.warmup, 1.0)
+            weight = self.at(step)
             self.model.kl_weight = weight if step == 0 else self.tensor.fill_(weight)
+
+
+def ema_decay(updates: int, decay: float) -> float:
+    """Returns the decay of the moving average after some updates: less at first, to forget the start."""
+    return min(decay, (1 + updates) / (10 + updates))
 
 
 def make_ema(model: LatentVariableModel, decay: float) -> AveragedModel | None:
@@ -57,7 +66,7 @@ def make_ema(model: LatentVariableModel, decay: float) -> AveragedModel | None:
     def average(averages: Any, current: Any, _: Tensor | int) -> None:
         if averages[0].is_floating_point():
             n = int(averaged.n_averaged)  # on the CPU: this does not wait for a GPU
-            get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, n)
+            get_ema_multi_avg_fn(ema_decay(n, decay))(averages, current, n)
         else:
             for kept, value in zip(averages, current, strict=True):
                 kept.copy_(value)

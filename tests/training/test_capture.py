@@ -176,8 +176,11 @@ def test_a_label_summed_in_the_model_is_not_captured() -> None:
 
 # What is used without being documented: the function, and the names of the parameters that are relied on.
 UNDOCUMENTED = {
-    "torch._inductor.compile": ["gm", "example_inputs", "options"],
-    "torch.fx.experimental.proxy_tensor.make_fx": ["tracing_mode", "_allow_non_fake_inputs"],
+    "torch.fx.experimental.proxy_tensor.make_fx": [
+        "decomposition_table",
+        "tracing_mode",
+        "_allow_non_fake_inputs",
+    ],
     "pyro.infer.traceenum_elbo._compute_model_factors": ["model_trace", "guide_trace"],
     "pyro.infer.util.Dice._get_log_factors": ["self", "target_ordinal"],
     "pyro.infer.elbo.ELBO._get_traces": ["self", "model", "guide", "args", "kwargs"],

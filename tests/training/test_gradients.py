@@ -179,7 +179,7 @@ def test_a_step_that_cannot_be_compiled_is_eager(float64: None, monkeypatch: pyt
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no compiler\nand more")
 
-    monkeypatch.setattr("torch._inductor.compile", broken)
+    monkeypatch.setattr("inference.training.gradients.compiled", broken)
     model = build("vae")
     line = falls_back(model, "inductor", example_inputs(model, 7))
     assert line == "--compile inductor cannot be used, steps are eager: RuntimeError: no compiler"

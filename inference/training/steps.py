@@ -1,0 +1,233 @@
+"""Training steps: one at a time, or blocks of many in a compiled program."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from inference.backend import distributed
+from inference.data.batches import Batches
+from inference.elbo.estimators import Loss
+from inference.rundir.config import TrainConfig
+from inference.training.gradients import TOLERANCES, Gradients, norm, one_line
+from inference.training.program import Program
+from inference.training.schedules import KLWeight, learning_rate, make_ema
+from inference.training.state import RandomState, Snapshot
+
+BLOCK_SECONDS = 0.25  # of steps in one call, so that a signal is soon seen and the progress bar moves
+NAMES = {
+    "buffers": "buffers",
+    "means": "gradients",
+    "squares": "squared gradients",
+    "total": "objectives",
+    "parameters": "updates",
+    "kept": "averages",
+}
+OF_UPDATE = {torch.float64: 1e-3, torch.float32: 5e-2, torch.bfloat16: 0.5}  # see `Steps._difference`
+
+
+class Made(NamedTuple):
+    """Steps that were made.
+
+    Attributes:
+        steps: how many, a skipped one included.
+        skipped: why the last one was skipped: a line that names what is not finite; None if it was not.
+        stopped: whether any process wants to stop.
+    """
+
+    steps: int
+    skipped: str | None
+    stopped: bool
+
+
+class Steps:
+    """Makes training steps.
+
+    In one process, the mode "inductor" makes steps of full batches by `Program`, many per call. All other
+    steps compute the gradients by `Gradients` and update the parameters by torch's Adam. Both change the same
+    tensors.
+
+    Args:
+        loss: the loss.
+        batches: the batches.
+        config: the settings, all of them given.
+        kl_weight: the KL weight.
+        precision: returns the context in which the loss is computed.
+        describe: says which terms of the loss or which gradients of a batch are not finite.
+        say: prints a line.
+
+    Attributes:
+        optimizer: Adam, with its state.
+        average: the moving average of the parameters, or None.
+    """
+
+    def __init__(
+        self,
+        loss: Loss,
+        batches: Batches,
+        config: TrainConfig,
+        kl_weight: KLWeight,
+        precision: Callable[[], AbstractContextManager],
+        describe: Callable[[Tensor, dict[str, Tensor]], str],
+        say: Callable[[str], None],
+    ):
+        self.loss, self.batches, self.config, self.kl_weight = loss, batches, config, kl_weight
+        self.precision, self.describe, self.say = precision, describe, say
+        # One fused optimiser over all parameters: Pyro's wrappers would create one per tensor.
+        self.optimizer = torch.optim.Adam(loss.parameters(), lr=config.lr, fused=True)
+        self.average = make_ema(loss.model, config.ema)
+        whole = config.compile == "inductor" and distributed.world_size() == 1
+        mode = "eager" if whole else str(config.compile)
+        self.gradients = Gradients(loss, mode, batches.images, precision, say)
+        self.program: Program | None = None
+        if whole:
+            self.program = Program(loss, batches, self.optimizer, self.average, config, kl_weight, precision)
+
+    def make(self, step: int, count: int, stop: bool) -> Made:
+        """Makes at most `count` steps, and at least one.
+
+        Args:
+            step: the number of the first one.
+            count: the largest number of steps. Fewer are made at the end of an epoch, or if one is skipped.
+            stop: whether this process wants to stop.
+        """
+        # Pyro validates model and guide in the first step only.
+        if self.program and step > 0 and self.batches.full(step):
+            if self.program.run is None and not self._start(step):
+                return self._single(step, stop)
+            left = self.batches.per_epoch - 1 - step % self.batches.per_epoch
+            in_time = int(BLOCK_SECONDS / self.program.seconds_per_step)
+            return self._block(step, max(min(count, left, in_time), 1), stop)
+        return self._single(step, stop)
+
+    def _single(self, step: int, stop: bool) -> Made:
+        """Makes one step."""
+        buffers = Snapshot(list(self.loss.buffers()))
+        objective, batch, finite, stopped = self._gradients(step, stop)
+        reason = None
+        if finite:
+            self._update(step)
+        else:
+            reason = self.describe(objective, batch)
+            buffers.restore()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Made(1, reason, stopped)
+
+    def _gradients(self, step: int, stop: bool) -> tuple[Tensor, dict[str, Tensor], bool, bool]:
+        """Returns the objective, the batch, whether all is finite, and whether any process wants to stop."""
+        batch = self.batches(step)
+        self.kl_weight.set(step)
+        objective, finite, stopped = self.gradients(batch, check=step == 0, stop=stop)
+        return objective, batch, finite, stopped
+
+    def _update(self, step: int) -> None:
+        """Updates the parameters and their moving average by the gradients."""
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.loss.parameters(), self.config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.config)
+        self.optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.loss.model)
+
+    def _block(self, step: int, count: int, stop: bool) -> Made:
+        """Makes steps by the program. If one is not finite, it is found by making them one at a time."""
+        assert self.program is not None
+        before = RandomState(self.batches.x.device)
+        if self.program.block(step, count):
+            return Made(count, None, stop)
+        if count > 1:
+            before.restore()
+            for made in range(count):
+                single = self._block(step + made, 1, stop)
+                if single.skipped:
+                    return Made(made + 1, single.skipped, stop)
+            return Made(count, None, stop)
+        after, buffers = RandomState(self.batches.x.device), Snapshot(list(self.loss.buffers()))
+        before.restore()
+        objective, batch, _, _ = self._gradients(step, stop)
+        reason = self.describe(objective, batch)
+        buffers.restore()
+        self.optimizer.zero_grad(set_to_none=True)
+        after.restore()
+        return Made(1, reason, stop)
+
+    def _start(self, step: int) -> bool:
+        """Loads or compiles the program, and compares a step of it with the eager step.
+
+        Nothing changes. If the two differ, or if the step cannot be captured or compiled, all further steps
+        are eager, and `say` prints one line with the reason. A program of the cache that differs is compiled
+        anew.
+
+        Returns:
+            Whether the program can be used for this step. It cannot if the eager step is not finite: then the
+            next one is compared.
+        """
+        program, random = self.program, RandomState(self.batches.x.device)
+        assert program is not None
+        buffers = Snapshot(list(self.loss.buffers()))
+        objective, _, finite, _ = self._gradients(step, False)
+        reached = [p for p in self.loss.parameters() if p.grad is not None]
+        self.optimizer.zero_grad(set_to_none=True)
+        buffers.restore()
+        random.restore()
+        if not finite:
+            return False
+        program.prepare(reached, self.batches.index(step))
+        before = Snapshot(program.state + program.counters())
+        self._single(step, False)
+        expected = Snapshot(program.state)
+        problem = "there is no program in the cache"
+        for cached in (True, False):
+            before.restore()
+            random.restore()
+            try:
+                if program.compile(step, cached):
+                    problem = self._difference(step, objective, before, expected)
+            except Exception as error:
+                problem = one_line(error)
+            if not problem:
+                break
+        before.restore()
+        random.restore()
+        if problem:
+            self.say(f"--compile inductor cannot be used, steps are eager: {problem}")
+            self.program = None
+        return not problem
+
+    def _difference(self, step: int, objective: Tensor, before: Snapshot, expected: Snapshot) -> str:
+        """Makes a step by the program, and says how it differs from the eager one, or "" if by rounding only.
+
+        The means of the gradients are compared, and their squares. An update of Adam has about the same size
+        for each parameter, however small its gradient is. Rounding changes it where a gradient is almost
+        zero, so its tolerance is larger.
+        """
+        program = self.program
+        assert program is not None
+        program.block(step, 1)
+        autocast = self.config.precision == "bfloat16"
+        dtype = torch.bfloat16 if autocast else objective.dtype
+        of_value, of_gradient = TOLERANCES[dtype]
+        found, start, end = (
+            program.parts(program.state),
+            program.parts(before.copies),
+            program.parts(expected.copies),
+        )
+        for what, tolerance in (
+            ("buffers", of_gradient),
+            ("means", of_gradient),
+            ("squares", of_gradient),
+            ("total", of_value),
+            ("parameters", OF_UPDATE[dtype]),
+            ("kept", OF_UPDATE[dtype]),
+        ):
+            theirs = [objective] if what == "total" else end[what]
+            apart = norm([a.double() - b.double() for a, b in zip(found[what], theirs, strict=True)])
+            size = norm(theirs)
+            if what in ("parameters", "kept"):
+                size = norm([a.double() - b.double() for a, b in zip(theirs, start[what], strict=True)])
+            if not apart <= tolerance * size:
+                return f"its {NAMES[what]} differ from the eager step's by {apart:.1e} of {size:.1e}"
+        return ""

@@ -1,0 +1,329 @@
+"""A block of steps is as many eager steps: the same parameters, averages, noise and skipped steps."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from inference.backend.device import fast_float32
+from inference.data.batches import Batches
+from inference.data.dataset import Dataset
+from inference.data.observations import binarize
+from inference.rundir.config import TrainConfig
+from inference.training import compiler
+from inference.training.callbacks import Callback
+from inference.training.loop import Loop
+from inference.training.program import Program
+from inference.training.setup import prepare_batches
+from inference.training.steps import BLOCK_SECONDS
+from ppl_models import MODELS
+from ppl_models.base import LatentVariableModel
+from tests.ppl_models.test_contract import SHAPE, build
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of compiled programs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ppl-models"
+
+
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replays the recorded graph instead of compiling it. Returns the list of graphs' sizes."""
+    sizes: list[int] = []
+
+    def replay(graph: Any, given: Any, path: Any) -> Any:
+        sizes.append(len(graph.graph.nodes))
+        return lambda inputs: graph(*inputs)
+
+    monkeypatch.setattr("inference.training.program.compiled", replay)
+    monkeypatch.setattr("inference.training.steps.BLOCK_SECONDS", 100.0)
+    return sizes
+
+
+def data_for(model: LatentVariableModel, images: int = 23, bad: int | None = None) -> Dataset:
+    """Random data that a model observes; one data point may be infinite."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (images, *model.shape), dtype=torch.uint8, generator=generator)
+    if model.observation == "points":
+        x = torch.randn(images, *model.shape, generator=generator)
+        if bad is not None:
+            x[bad] = torch.inf
+    if model.observation == "codes":
+        x %= 8
+    y = torch.arange(images) % 10
+    return Dataset("random", x, y, x[:0], y[:0])
+
+
+class Ended(Callback):
+    """Notes where blocks end."""
+
+    def __init__(self) -> None:
+        self.at: list[int] = []
+
+    def on_block_end(self, loop: Loop) -> None:
+        self.at.append(loop.step)
+
+
+def train(
+    model: LatentVariableModel,
+    mode: str,
+    say: Callable[[str], None] = pytest.fail,
+    bad: int | None = None,
+    images: int = 23,
+    **settings: Any,
+) -> tuple[Loop, Ended, Tensor]:
+    """Trains a model. Returns the loop, where its blocks ended, and the next number of torch's RNG."""
+    cls, ended = type(model), Ended()
+    config = TrainConfig(
+        compile=mode, **{"steps": 8, "batch_size": 5, "eval_every": 100, **settings}
+    ).resolved(cls, model.shape)
+    batches, _ = prepare_batches(cls, model.constructor_options, config, data_for(model, images, bad), CPU)
+    torch.manual_seed(1)
+    with fast_float32(CPU):
+        made = Loop(model, batches, {}, config, [ended], say=say)
+        made.run()
+    return made, ended, torch.rand(1)
+
+
+def state(made: Loop) -> dict[str, list[Tensor]]:
+    """Everything that training changes, by what it is."""
+    found = {"parameters": list(made.model.state_dict().values())}
+    for name in ("step", "exp_avg", "exp_avg_sq"):
+        found[name] = [value[name] for value in made.optimizer.state.values()]
+    return found | ({"average": list(made.average.state_dict().values())} if made.average else {})
+
+
+def apart(a: Loop, b: Loop) -> float:
+    """The largest relative difference of parameters, moments or averages, in the Euclidean norm of all."""
+    ours, theirs = state(a), state(b)
+    assert ours.keys() == theirs.keys()
+    found = []
+    for key in ours:
+        differences = [(x.double() - y.double()).norm() for x, y in zip(ours[key], theirs[key], strict=True)]
+        size = torch.stack([value.double().norm() for value in theirs[key]]).norm()
+        found.append((torch.stack(differences).norm() / size).item())
+    return max(found)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_block_is_as_many_eager_steps(name: str, float64: None, replayed: list[int]) -> None:
+    settings: dict[str, Any] = {"ema": 0.9, "clip": 1.0, "schedule": "cosine", "lr_warmup": 3}
+    settings |= {"kl_warmup": 6} if MODELS[name].has_kl_weight else {}
+    torch.manual_seed(0)
+    eager, _, noise = train(build(name), "eager", **settings)
+    torch.manual_seed(0)
+    whole, ended, same_noise = train(build(name), "inductor", **settings)
+    assert apart(whole, eager) < 1e-12
+    assert torch.equal(noise, same_noise)
+    assert replayed and whole.steps.program is not None
+    # the first step, a block, the smaller last batch of the epoch, a block, and the logged step
+    assert ended.at == [1, 4, 5, 7, 8]
+
+
+def test_what_the_settings_do_is_in_the_program(float64: None, replayed: list[int]) -> None:
+    """The comparison above would not see settings that neither of the two follows."""
+    found = {}
+    for key, value in {"none": None, "clip": 1e-3, "ema": 0.5, "kl_warmup": 2, "lr_warmup": 2}.items():
+        torch.manual_seed(0)
+        found[key] = train(build("vae"), "inductor", **({} if value is None else {key: value}))[0]
+    parameters = {
+        key: torch.cat([p.flatten() for p in made.model.parameters()]) for key, made in found.items()
+    }
+    for key in ("clip", "kl_warmup", "lr_warmup"):
+        assert (parameters[key] - parameters["none"]).norm() > 1e-4 * parameters["none"].norm()
+    assert torch.equal(parameters["ema"], parameters["none"])
+    average = torch.cat([p.flatten() for p in found["ema"].evaluated_model.parameters()])
+    assert 1e-6 < (average - parameters["ema"]).norm() < (parameters["ema"]).norm()
+
+
+@pytest.mark.parametrize("bad", [2, 7])
+def test_a_step_that_is_not_finite_is_skipped_in_a_block_as_outside(
+    bad: int, float64: None, replayed: list[int]
+) -> None:
+    said: dict[str, list[str]] = {"eager": [], "inductor": []}
+    made = {}
+    for mode, lines in said.items():
+        torch.manual_seed(0)
+        made[mode] = train(build("vae2d"), mode, lines.append, bad, steps=18)
+    assert made["eager"][0].skipped == made["inductor"][0].skipped > 2
+    assert apart(made["inductor"][0], made["eager"][0]) < 1e-12
+    assert torch.equal(made["inductor"][2], made["eager"][2])
+    assert said["eager"] == said["inductor"] and len(said["eager"]) == 1
+
+
+def test_ten_steps_that_are_not_finite_end_training(
+    float64: None, replayed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inference.errors import TrainingDiverged
+
+    select = Batches.select
+
+    def poisoned(self: Batches, index: Tensor, x: Tensor, *others: Tensor) -> dict[str, Tensor]:
+        batch = select(self, index, x, *others)
+        return {**batch, "x": batch["x"] * torch.where(x.sum() > 1e5, torch.nan, 1.0)}
+
+    monkeypatch.setattr(Batches, "select", poisoned)
+
+    class Poison(Callback):
+        def on_block_end(self, loop: Loop) -> None:
+            if loop.step >= 7:
+                loop.batches.x.fill_(255)
+
+    model = build("vae")
+    config = TrainConfig(compile="inductor", steps=60, batch_size=5, eval_every=100).resolved(
+        type(model), model.shape
+    )
+    batches, _ = prepare_batches(type(model), model.constructor_options, config, data_for(model), CPU)
+    batches.x.zero_()
+    batches.x = batches.x.repeat(12, 1, 1, 1)[:23].contiguous()
+    training = Loop(model, batches, {}, config, [Poison()], say=lambda line: None)
+    with pytest.raises(TrainingDiverged, match="10 consecutive steps"):
+        training.run()
+    assert training.skipped == 10
+
+
+def test_a_program_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch, float64: None) -> None:
+    said: list[str] = []
+
+    def wrong(graph: Any, given: list[Tensor], path: Any) -> Any:
+        def run(inputs: list[Tensor]) -> Any:
+            inputs[-2] = inputs[-2] * torch.tensor([1, 1, 1.5, 1])  # the step size
+            return graph(*inputs)
+
+        return run
+
+    monkeypatch.setattr("inference.training.program.compiled", wrong)
+    torch.manual_seed(0)
+    tried, _, noise = train(build("vae"), "inductor", said.append)
+    torch.manual_seed(0)
+    eager, _, same_noise = train(build("vae"), "eager")
+    assert len(said) == 1 and said[0].startswith(
+        "--compile inductor cannot be used, steps are eager: its updates differ from the eager step's by"
+    )
+    assert tried.steps.program is None and apart(tried, eager) == 0 and torch.equal(noise, same_noise)
+
+
+def test_a_compiler_that_fails_leaves_eager_steps(monkeypatch: pytest.MonkeyPatch, float64: None) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr("inference.training.program.compiled", broken)
+    said: list[str] = []
+    torch.manual_seed(0)
+    tried = train(build("vae"), "inductor", said.append)[0]
+    torch.manual_seed(0)
+    assert apart(tried, train(build("vae"), "eager")[0]) == 0
+    assert said == ["--compile inductor cannot be used, steps are eager: RuntimeError: no compiler"]
+
+
+@needs_compiler
+def test_a_compiled_block_is_as_many_eager_steps(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, over 100 steps; the program is then loaded from the cache, unless the file is damaged."""
+    found = {}
+    for mode in ("eager", "inductor"):
+        torch.manual_seed(0)
+        found[mode], _, noise = train(MODELS["vae"](SHAPE, z_dim=3, hidden=16), mode, steps=100)
+        found[f"noise {mode}"] = noise
+    assert apart(found["inductor"], found["eager"]) < 1e-6
+    assert torch.equal(found["noise inductor"], found["noise eager"])
+    (file,) = own_cache.iterdir()
+
+    def not_needed(*_: Any) -> None:
+        raise RuntimeError("not from the cache")
+
+    def again() -> tuple[float, list[str]]:
+        torch.manual_seed(0)
+        said: list[str] = []
+        made = train(MODELS["vae"](SHAPE, z_dim=3, hidden=16), "inductor", said.append, steps=100)[0]
+        return apart(made, found["inductor"]), said
+
+    monkeypatch.setattr("inference.training.program.compiled", not_needed)
+    assert again() == (0.0, [])
+    content = file.read_bytes()
+    file.write_bytes(content[:1000] + b"damage" + content[1006:])
+    assert again()[1] == [
+        "--compile inductor cannot be used, steps are eager: RuntimeError: not from the cache"
+    ]
+
+
+def test_a_program_of_the_cache_that_is_another_one_is_compiled_again(
+    replayed: list[int], monkeypatch: pytest.MonkeyPatch, float64: None
+) -> None:
+    monkeypatch.setattr("inference.training.program.cached_program", lambda path: lambda inputs: [])
+    made = train(build("vae"), "inductor")[0]
+    assert len(replayed) == 1 and made.steps.program is not None
+
+
+def test_the_key_of_the_cache_follows_settings_and_model() -> None:
+    def key(model: LatentVariableModel, **settings: Any) -> str:
+        config = TrainConfig(compile="inductor", batch_size=5, steps=9, **settings)
+        config = config.resolved(type(model), model.shape)
+        batches, _ = prepare_batches(type(model), model.constructor_options, config, data_for(model), CPU)
+        program = Loop(model, batches, {}, config).steps.program
+        assert isinstance(program, Program)
+        program.prepare(list(model.parameters()), batches.index(0))
+        return str(compiler.cache_path(program._key(program.given(0, batches.index(0)))))
+
+    def vae(**options: Any) -> LatentVariableModel:
+        torch.manual_seed(0)
+        return MODELS["vae"](SHAPE, **{"z_dim": 3, "hidden": 16, **options})
+
+    changed = vae()
+    changed.extra = 2.0  # type: ignore[assignment]
+    keys = [
+        key(vae()),
+        key(vae(beta=2.0)),
+        key(vae(hidden=17)),
+        key(vae(), clip=1.0),
+        key(vae(), ema=0.9),
+        key(vae(), kl_warmup=3),
+        key(vae(), elbo="trace"),
+        key(vae(), precision="bfloat16"),
+        key(changed),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(vae()) == keys[0] == key(vae(), lr=1e-4) == key(vae(), seed=3)
+
+
+def test_the_loop_returns_to_python_for_what_it_has_to_do(float64: None) -> None:
+    training, _, _ = train(build("vae"), "eager", steps=3)
+    training.config = TrainConfig(steps=1000, eval_every=70)
+    for step, count in {1: 69, 69: 1, 70: 29, 99: 1, 100: 40, 998: 1, 999: 1}.items():
+        training.step = step
+        assert training._until_attention() == count
+    training.step, training.every_step = 1, True
+    assert training._until_attention() == 1
+
+
+def test_a_block_is_as_long_as_a_signal_may_wait(float64: None, replayed: list[int]) -> None:
+    training, _, _ = train(build("vae"), "inductor", steps=8, images=300)
+    assert BLOCK_SECONDS < 1 and training.steps.program is not None
+    for seconds, steps in {100 / 3.5: 3, 1000.0: 1}.items():
+        training.steps.program.seconds_per_step = seconds
+        assert training.steps.make(1, 50, False).steps == steps
+
+
+def test_random_bits_follow_the_levels() -> None:
+    """Level x is 1 with probability x / 255; 0 and 255 are certain; pixels are independent."""
+    levels = torch.tensor([0, 1, 51, 128, 254, 255], dtype=torch.uint8)
+    n = 400_000
+    sample = binarize(levels.expand(n, 6))
+    assert not sample[:, 0].any() and sample[:, 5].all()
+    p = levels.double() / 255
+    error = (p * (1 - p) / n).sqrt() + 1e-12
+    assert ((sample.double().mean(0) - p).abs() < 4 * error + 1 / 65536).all()
+    correlations = np.corrcoef(sample[:, 1:5].T.numpy())
+    assert np.abs(correlations - np.eye(4)).max() < 4 / n**0.5
+    along = sample[:, 3].numpy()
+    assert abs(np.corrcoef(along[1:], along[:-1])[0, 1]) < 4 / n**0.5
+    assert binarize(torch.full((3, 1, 5), 255, dtype=torch.uint8)).shape == (3, 1, 5)

@@ -87,7 +87,7 @@ def check_data(cls: type[LatentVariableModel], options: Mapping[str, Any], data:
         kinds = ("points", f"try --data {cls.default_dataset}")
         takes, advice = kinds if cls.observation == "points" else ("images", "try --data digits")
         raise UserError(f"{name} observes {takes}, and {data.name} has none: {advice}")
-    if cls.observation == "codes" and data.x_train.max() >= options["codes"]:
+    if cls.observation == "codes" and int(data.x_train.max()) >= options["codes"]:  # uint8 has no 256
         raise UserError(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
     if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
         raise UserError(

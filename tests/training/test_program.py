@@ -58,8 +58,6 @@ def data_for(model: LatentVariableModel, images: int = 23, bad: int | None = Non
         x = torch.randn(images, *model.shape, generator=generator)
         if bad is not None:
             x[bad] = torch.inf
-    if model.observation == "codes":
-        x %= 8
     y = torch.arange(images) % 10
     return Dataset("random", x, y, x[:0], y[:0])
 

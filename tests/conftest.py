@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from inference.html import report
+from tests import forks
 from tests.browser import browser, open_page  # noqa: F401  (fixtures)
 from tests.support import every_kind
 
@@ -18,6 +19,13 @@ if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers and their subprocesses 
     cores = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
     torch.set_num_threads(cores)
     os.environ["OMP_NUM_THREADS"] = str(cores)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Ends the process that `forks.run` forks from."""
+    yield
+    forks.close()
 
 
 @pytest.fixture(autouse=True)

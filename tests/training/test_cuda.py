@@ -45,7 +45,8 @@ from inference.training.setup import check_size
 from ppl_models import MODELS, VAE, VQVAE
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents
-from tests.backend.test_ranks import ENVIRONMENT, ROOT, arguments, together
+from tests.backend.test_ranks import TORCHRUN, arguments
+from tests.forks import ENVIRONMENT, ROOT
 from tests.ppl_models.test_contract import build, slow
 from tests.support import checkpoint, lines, same
 
@@ -250,7 +251,8 @@ def test_an_evaluated_run(
 def test_two_processes(device: str, small_npz: Path, tmp_path: Path) -> None:
     """Each on a GPU of its own, or refused in one line: NCCL takes one process per GPU."""
     run = tmp_path / "run"
-    done = together(*arguments(small_npz, run, 4), "--device", device, check=False)
+    command = [*TORCHRUN, *arguments(small_npz, run, 4), "--device", device]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
     if device == "cuda" and torch.cuda.device_count() < 2:
         assert done.returncode != 0 and not run.exists()
         assert "error: 2 processes are on a machine with 1 CUDA devices" in done.stderr

@@ -23,9 +23,10 @@ from inference.training.gradients import Gradients
 from ppl_models import VAE
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents
-from tests.ppl_models.test_contract import PAIRS, build, options_for, slow
+from tests.ppl_models.test_contract import PAIRS, SHALLOW, build, options_for, slow
 from tests.training.test_svi import TINY, checkpoint, same
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 
 
@@ -33,7 +34,7 @@ def beside(
     model: LatentVariableModel, estimator: str, mode: str, batches: list[dict[str, Tensor]], beta: Any = None
 ) -> tuple[Gradients, Gradients]:
     """The plain mode and another one, compared on some batches, each with noise of its own."""
-    particles = min(ESTIMATORS[estimator].particles, 3)
+    particles = min(ESTIMATORS[estimator].particles, 2)
     losses = Loss(model, estimator, particles), Loss(copy.deepcopy(model), estimator, particles)
     plain, other = Gradients(losses[0]), Gradients(losses[1], mode, say=pytest.fail)
     seen = []
@@ -58,8 +59,8 @@ def beside(
 
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
 def test_a_captured_step_is_the_plain_step(name: str, estimator: str, float64: None) -> None:
-    model = build(name, **options_for(name, estimator))
-    batches = [example_inputs(model, 4 if slow(model) else 7) for _ in range(2)]
+    model = build(name, **options_for(name, estimator), **SHALLOW.get(name, {}))
+    batches = [example_inputs(model, 3 if slow(model) else 7) for _ in range(2)]
     if sample_latents(model, **batches[0]) and name not in ("ae", "vqvae"):
         batches.append(batches[0])  # with other noise
     _, other = beside(model, estimator, "graph", batches)

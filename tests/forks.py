@@ -23,20 +23,8 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 # What the commands import, also late: torch imports its compiler in the first step of an optimiser.
-IMPORTED = (
-    "inference.sweep",
-    "inference.evaluate",
-    "torch._dynamo",
-    "torch._inductor.config",
-    "matplotlib.figure",
-)
-IMPORTED += (
-    "matplotlib.figure",
-    "sklearn.datasets",
-    "sklearn.decomposition",
-    "sklearn.linear_model",
-    "sklearn.pipeline",
-)
+IMPORTED = ("inference.sweep", "inference.evaluate", "torch._dynamo", "torch._inductor.config")
+IMPORTED += ("matplotlib.figure", "sklearn.datasets", "sklearn.decomposition", "sklearn.linear_model")
 
 
 def run(

@@ -63,7 +63,7 @@ with distributed.process_group():
                 module._standard_normal = sliced(draw, part)
             share = distributed.local_share
             mine = {k: share(v) if part and "labelled" not in k else v for k, v in batch.items()}
-            for way in ("eager", "graph"):
+            for way in ("eager", "graph") if part else ("eager",):
                 model.load_state_dict(kept)
                 loss = Loss(model, estimator, 3 if "iwae" in estimator else 1)
                 gradients = Gradients(loss, way, say=lambda line: None)

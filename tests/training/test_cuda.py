@@ -7,8 +7,6 @@ few models, so that the test code itself is tried.
 import copy
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,11 +43,12 @@ from inference.training.setup import check_size
 from ppl_models import MODELS, VAE, VQVAE
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents
-from tests.backend.test_ranks import TORCHRUN, arguments
-from tests.forks import ENVIRONMENT, ROOT
-from tests.ppl_models.test_contract import build, slow
+from tests import forks
+from tests.backend.test_ranks import arguments
+from tests.ppl_models.test_contract import SHALLOW, build, slow
 from tests.support import checkpoint, lines, same
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -111,7 +110,7 @@ def test_a_step_is_the_cpu_s(name: str, way: str, device: str, float64: None) ->
 @pytest.mark.parametrize("name", MODELS)
 def test_no_model_mixes_devices(name: str) -> None:
     """Objective, bound and samples on tensors that only pretend to be on CUDA: none meets one of the CPU."""
-    model = build(name).eval()
+    model = build(name, **SHALLOW.get(name, {})).eval()
     inputs = example_inputs(model, 4)
 
     def pretended(value: Tensor) -> Tensor:
@@ -251,8 +250,7 @@ def test_an_evaluated_run(
 def test_two_processes(device: str, small_npz: Path, tmp_path: Path) -> None:
     """Each on a GPU of its own, or refused in one line: NCCL takes one process per GPU."""
     run = tmp_path / "run"
-    command = [*TORCHRUN, *arguments(small_npz, run, 4), "--device", device]
-    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = forks.run(*arguments(small_npz, run, 4), "--device", device, processes=2)
     if device == "cuda" and torch.cuda.device_count() < 2:
         assert done.returncode != 0 and not run.exists()
         assert "error: 2 processes are on a machine with 1 CUDA devices" in done.stderr
@@ -268,8 +266,7 @@ def test_a_sweep_s_parent_opens_no_context(device: str, small_npz: Path) -> None
     if device == "cuda":
         script += "assert not torch._C._cuda_hasPrimaryContext(0)\n"
     grid = ["--model", "vae", "--over", "beta=0,1", "--batch-size", "15", "--data", str(small_npz)]
-    command = [sys.executable, "-c", script, *grid, "--device", device]
-    subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=True, timeout=300)
+    forks.run("-c", script, *grid, "--device", device).check_returncode()
 
 
 def test_the_device_s_free_memory_counts(small_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:

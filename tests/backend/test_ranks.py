@@ -148,11 +148,21 @@ def test_a_run_on_two_processes(small_npz: Path, tmp_path: Path) -> None:
     assert len(checkpoint(tmp_path / "part")["generators"]) == 1
 
 
+# `inference.sweep`, each of whose runs is such a process.
+SWEPT_WITHOUT_REPORTS = f"""
+from subprocess import Popen
+from inference import sweep
+
+sweep.Popen = lambda command, **given: Popen([command[0], "-c", {WITHOUT_REPORT!r}, *command[3:]], **given)
+sweep.run_command(sweep.main)
+"""
+
+
 def test_a_sweep_is_shared_out(small_npz: Path, tmp_path: Path) -> None:
     small = ["--hidden", "8", "--batch-size", "15", "--steps", "10", "--data", str(small_npz)]
     grid = ["--model", "vae", "--over", "z-dim=1,2", "--seeds", "0", *small]
     grid += ["--jobs", "1", "--out", str(tmp_path / "sweep")]
-    said = together("-m", "inference.sweep", *grid)
+    said = together("-c", SWEPT_WITHOUT_REPORTS, *grid)
     assert len(json.loads((tmp_path / "sweep" / "results.json").read_text())) == 2
     assert len(list((tmp_path / "sweep").glob("*/*/results.json"))) == 2
     assert said.count("table.md") == 1 and said.count("/2 ") == 1  # only the main process prints

@@ -76,9 +76,9 @@ def trained(name: str) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build(name)
-        loss, inputs = Loss(model, model.estimators[0]), example_inputs(model, 5 if slow(model) else 20)
+        loss, inputs = Loss(model, model.estimators[0]), example_inputs(model, 3 if slow(model) else 20)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        for _ in range(5 if slow(model) else 30):
+        for _ in range(3 if slow(model) else 30):
             optimizer.zero_grad()
             loss(**inputs).backward()
             optimizer.step()

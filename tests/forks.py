@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import socket
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from subprocess import PIPE, CompletedProcess, Popen
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+SECONDS = 300  # after which a program that hangs is killed
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 # What the commands import, also late: torch imports its compiler in the first step of an optimiser.
@@ -109,6 +111,7 @@ def _become(arguments: list[str], cwd: str, env: dict[str, str], stdout: Path, s
     """Runs the program in this forked process, and exits as Python does."""
     status: Any = 1
     try:
+        signal.alarm(SECONDS)
         for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, stdout, None), (2, stderr, None)):
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND if flags is None else flags
             os.dup2(os.open(path, flags, 0o666), number)

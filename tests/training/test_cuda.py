@@ -7,6 +7,8 @@ few models, so that the test code itself is tried.
 import copy
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -266,7 +268,8 @@ def test_a_sweep_s_parent_opens_no_context(device: str, small_npz: Path) -> None
     if device == "cuda":
         script += "assert not torch._C._cuda_hasPrimaryContext(0)\n"
     grid = ["--model", "vae", "--over", "beta=0,1", "--batch-size", "15", "--data", str(small_npz)]
-    forks.run("-c", script, *grid, "--device", device).check_returncode()
+    command = [sys.executable, "-c", script, *grid, "--device", device]
+    subprocess.run(command, env=forks.ENVIRONMENT, cwd=forks.ROOT, check=True, timeout=300)
 
 
 def test_the_device_s_free_memory_counts(small_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """The contract that every registered model keeps."""
 
+import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +24,8 @@ from inference.data.load import find_dataset
 from inference.elbo.comparison import compare
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.rundir.config import TrainConfig, defaults
-from inference.training.loop import Loop
+from inference.training import loop
+from inference.training.gradients import Gradients
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import latents_of, sample_latents
@@ -211,8 +214,38 @@ def cancelled(model: torch.nn.Module) -> set[str]:
     return names
 
 
+def numbers(gradients: Gradients, objective: torch.Tensor) -> list[torch.Tensor]:
+    """The objective of a step, the gradient of every parameter, and the buffers after the step."""
+    every = [torch.zeros_like(p) if p.grad is None else p.grad for p in gradients.loss.parameters()]
+    return [objective, *every, *gradients.loss.buffers()]
+
+
+class BesideThePlainStep(Gradients):
+    """Compares each step with the plain one, from the same parameters, buffers and noise."""
+
+    made: list["BesideThePlainStep"] = []
+
+    def __init__(self, loss: Loss, mode: str, images: int, precision: Callable, say: Callable):
+        super().__init__(loss, mode, images, precision, say=pytest.fail)
+        self.objectives: list[float] = []
+        self.made.append(self)
+
+    def __call__(self, batch: dict[str, torch.Tensor], **given: bool) -> tuple[torch.Tensor, bool, bool]:
+        plain, noise = Gradients(copy.deepcopy(self.loss)), torch.get_rng_state()
+        expected = numbers(plain, plain(batch)[0])
+        torch.set_rng_state(noise)
+        objective, good, stop = super().__call__(batch, **given)
+        for a, b in zip(numbers(self, objective), expected, strict=True):
+            assert_close(a, b, rtol=1e-9, atol=1e-9)
+        self.objectives.append(objective.item())
+        return objective, good, stop
+
+
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
-def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path, float64: None) -> None:
+def test_steps_of_fit_are_steps_of_svi(
+    name: str, estimator: str, tmp_path: Path, float64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step, the one that is captured, and two that are replayed with other images and noise."""
     cls, device = MODELS[name], torch.device("cpu")
     data, _ = find_dataset("smiley" if cls.observation == "points" else "digits", tmp_path)
     data = replace(data, x_test=data.x_test[:2], y_test=data.y_test[:2]).padded(cls.image_size)
@@ -221,14 +254,19 @@ def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path
     labels = choose_labelled(data, 20 if data.classes == 10 else 3, seed=0)
     batches = Batches(data, cls, 3 if slow(build(name)) else 31, 0, labels, device)
     same = TrainConfig(schedule="constant", lr_warmup=0, kl_warmup=0, clip=0, ema=0)  # as `pyro.infer.SVI`
-    config = replace(same, elbo=estimator, steps=3, eval_every=1, compile="graph")
+    config = replace(same, elbo=estimator, steps=4, eval_every=1, compile="graph")
     config = replace(config, particles=2 if "iwae" in estimator else 1).resolved(cls, data.shape)
 
     options = options_for(name, estimator) | SHALLOW.get(name, {})
     ours, theirs = build(name, **options), build(name, **options)
     theirs.load_state_dict(ours.state_dict())
+    monkeypatch.setattr(loop, "Gradients", BesideThePlainStep)
+    monkeypatch.setattr(BesideThePlainStep, "made", [])
     pyro.set_rng_seed(1)
-    Loop(ours, batches, {"test": HeldOut(data, cls, device)}, config).run()
+    loop.Loop(ours, batches, {"test": HeldOut(data, cls, device)}, config).run()
+    (gradients,) = BesideThePlainStep.made
+    assert gradients.mode == "graph" and gradients.replay is not None
+    assert len(set(gradients.objectives)) == 4
     assert not list(pyro.get_param_store())  # nothing is kept in global state
 
     def registered(program):  # the parameters in Pyro's store, and the sum over the plate as a mean
@@ -243,7 +281,7 @@ def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path
     elbo = ESTIMATORS[estimator].elbo(config.particles)
     svi = SVI(registered(theirs.model), registered(theirs.guide), optimizer, elbo)
     pyro.set_rng_seed(1)
-    for step in range(3):
+    for step in range(4):
         svi.step(**batches(step))
     for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         if key in cancelled(ours):

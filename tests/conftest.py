@@ -8,8 +8,11 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from filelock import FileLock
 
 from inference.html import report
+from inference.plots import run_figures
+from tests import forks
 from tests.browser import browser, open_page  # noqa: F401  (fixtures)
 from tests.support import every_kind
 
@@ -18,6 +21,18 @@ if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers and their subprocesses 
     cores = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
     torch.set_num_threads(cores)
     os.environ["OMP_NUM_THREADS"] = str(cores)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the files with the longest tests to the front, so that the processes end at about one time."""
+    items.sort(key=lambda item: item.path.stem not in ("test_faults", "test_ranks"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Ends the process that `forks.run` forks from."""
+    yield
+    forks.close()
 
 
 @pytest.fixture(autouse=True)
@@ -48,17 +63,40 @@ def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def with_report() -> None:
+    """Runs of the test that uses this draw all pictures and write their reports."""
+
+
 @pytest.fixture(autouse=True)
 def no_reports_elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disables the report after training, which takes a second, except in tests of run folders."""
-    if not request.node.path.stem.startswith(("test_report", "test_svi", "test_sweep", "test_disk")):
-        monkeypatch.setattr(report, "write_after_training", lambda *_: 0)
+    """Disables what takes long after training, except where tests look at it: the report and the curves."""
+    name = request.node.path.stem
+    if name.startswith(("test_report", "test_disk")) or "with_report" in request.fixturenames:
+        return
+    monkeypatch.setattr(report, "write_after_training", lambda *_: 0)
+    if name != "test_few_images":
+        monkeypatch.setattr(run_figures, "draw_curves", lambda metrics, path, *_: path.touch())
+
+
+@pytest.fixture
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw no pictures, in a test or in all tests of a file except those with `with_report`."""
+    if "with_report" not in request.fixturenames:
+        monkeypatch.setattr("inference.fitting.draw_all", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
 def report_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of short finished runs of each kind with their reports. Tests must not change it."""
-    return every_kind(tmp_path_factory.mktemp("runs"))
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return every_kind(tmp_path_factory.mktemp("runs"))
+    folder = tmp_path_factory.getbasetemp().parent / "runs"  # of all workers; the first one trains
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            every_kind(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

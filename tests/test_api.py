@@ -7,7 +7,6 @@ import os
 import pkgutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from inference.rundir.checkpoint import config_digest
 from inference.rundir.restore import restore
 from inference.rundir.run import Run
 from ppl_models import MODELS, SSVAE, VAE, VAE2D, LatentVariableModel, register
+from tests import forks
 from tests.support import TINY, checkpoint, lines
 
 SETTINGS = {"steps": 40, "batch_size": 20, "progress": False}
@@ -225,9 +225,8 @@ def test_a_model_of_ones_own_file_runs_from_the_command_line(small_npz: Path, tm
     (tmp_path / "own.py").write_text(OWN)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", *arguments]
-        paths = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "PATH": ""}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=paths)
+        paths = {"PYTHONPATH": str(forks.ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
+        return forks.run("-m", *arguments, cwd=tmp_path, env=paths)
 
     options = ["--steps", "20", "--batch-size", "20", "--data", str(small_npz), "--run-dir", "run"]
     done = run("inference.svi", "--model", "own.py:OwnModel", *options)
@@ -248,9 +247,7 @@ def test_a_model_of_ones_own_file_is_resumed_and_swept(small_npz: Path, tmp_path
     (tmp_path / "own.py").write_text(OWN)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", *arguments, "--model", "own.py:OwnModel"]
-        paths = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=paths)
+        return forks.run("-m", *arguments, "--model", "own.py:OwnModel", cwd=tmp_path)
 
     options = ["--steps", "4", "--batch-size", "20", "--data", str(small_npz)]
     swept = run("inference.sweep", "--over", "z-dim=2", "--seeds", "0", *options, "--out", "out")

@@ -4,14 +4,13 @@ import ast
 import doctest
 import importlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from inference import svi
 from ppl_models import MODELS, vae
+from tests import forks
 from tests.support import lines
 
 README = Path(__file__).parent.parent / "README.md"
@@ -64,15 +63,9 @@ def test_the_example_trains(tmp_path: Path, small_npz: Path, monkeypatch: pytest
 
 
 def run_registered(folder: Path, *command: str) -> str:
-    """Runs Python in a subprocess that can import the example, and returns its output."""
+    """Runs Python in a process that can import the example, and returns its output."""
     paths = os.pathsep.join([str(write_example(folder)), str(README.parent)])
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=README.parent,
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
+    done = forks.run(*command, env=forks.ENVIRONMENT | {"PYTHONPATH": paths})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -21,11 +21,11 @@ from inference.data.dataset import Dataset
 from inference.errors import TrainingAborted, UserError
 from inference.rundir.run import Run
 from ppl_models import VAE
-from tests.training.test_svi import checkpoint, lines, same
+from tests import forks
+from tests.forks import ENVIRONMENT, ROOT
+from tests.support import checkpoint, lines, same
 
-ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 # Each process takes its share of the images and noise. Its step is compared with that of one process.
 COMPARED = """
@@ -63,7 +63,7 @@ with distributed.process_group():
                 module._standard_normal = sliced(draw, part)
             share = distributed.local_share
             mine = {k: share(v) if part and "labelled" not in k else v for k, v in batch.items()}
-            for way in ("eager", "graph"):
+            for way in ("eager", "graph") if part else ("eager",):
                 model.load_state_dict(kept)
                 loss = Loss(model, estimator, 3 if "iwae" in estimator else 1)
                 gradients = Gradients(loss, way, say=lambda line: None)
@@ -86,11 +86,11 @@ with distributed.process_group():
 """
 
 
-def together(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [*TORCHRUN, *arguments]
-    done = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert not check or done.returncode == 0, done.stderr
-    return done
+def together(*arguments: str, processes: int = 2) -> str:
+    """Runs a program in several processes, without torchrun itself, and returns what it prints."""
+    done = forks.run(*arguments, processes=processes)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_gradients_are_those_of_one_process_on_the_joint_batch(tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_gradients_are_those_of_one_process_on_the_joint_batch(tmp_path: Path) -
         "ppca:trace",
         "vqvae:trace",
     ]
-    done = together(str(script), *pairs)
-    assert done.stdout.splitlines() == [f"{pair.replace(':', ' ')} agree" for pair in pairs]
+    said = together(str(script), *pairs)
+    assert said.splitlines() == [f"{pair.replace(':', ' ')} agree" for pair in pairs]
 
 
 def arguments(data: Path, run: Path, steps: int) -> list[str]:
@@ -115,39 +115,57 @@ def arguments(data: Path, run: Path, steps: int) -> list[str]:
     return ["-m", "inference.svi", *own, "--compile", "graph"]
 
 
+# `inference.svi` without the report after training, which takes a second.
+WITHOUT_REPORT = """
+from inference import svi
+from inference.html import report
+
+report.write_after_training = lambda *_: 0
+svi.run_command(svi.main)
+"""
+
+
 def test_a_run_on_two_processes(small_npz: Path, tmp_path: Path) -> None:
     """It leaves one folder, resumes bit for bit on two processes, and resumes on one."""
-    said = together(*arguments(small_npz, tmp_path / "whole", 40)).stdout
+    said = together(*arguments(small_npz, tmp_path / "whole", 40))
     assert "2 processes" in said and said.count("results, curves and pictures") == 1
     config = json.loads((tmp_path / "whole" / "config.json").read_text())
     assert config["processes"] == 2 and config["batch_size"] == 15
     assert [line["step"] for line in lines(tmp_path / "whole") if line["split"] == "test"] == list(
         range(0, 41, 2)
     )
-    together(*arguments(small_npz, tmp_path / "part", 20))
+    together("-c", WITHOUT_REPORT, *arguments(small_npz, tmp_path / "part", 20)[2:])
     state = checkpoint(tmp_path / "part")
     first, second = (kept["cpu"] for kept in state["generators"])
     assert not torch.equal(first, second)  # their noise differs
-    together("-m", "inference.svi", "--resume", str(tmp_path / "part"), "--steps", "40")
+    together("-c", WITHOUT_REPORT, "--resume", str(tmp_path / "part"), "--steps", "40")
     assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "part"))
-    measured = together("-m", "inference.evaluate", str(tmp_path / "part"), "--json").stdout
-    alone = [sys.executable, "-m", "inference.evaluate", str(tmp_path / "part"), "--json"]
-    done = subprocess.run(alone, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert json.loads(measured) == json.loads(done.stdout)  # the number of processes does not matter
-    alone = [sys.executable, "-m", "inference.svi", "--resume", str(tmp_path / "part"), "--steps", "50"]
-    subprocess.run(alone, env=ENVIRONMENT, cwd=ROOT, check=True, capture_output=True)
+    evaluation = ["-m", "inference.evaluate", str(tmp_path / "part"), "--json"]
+    measured, alone = (json.loads(together(*evaluation, processes=n)) for n in (2, 1))
+    assert measured == alone  # the number of processes does not matter
+    together("-c", WITHOUT_REPORT, "--resume", str(tmp_path / "part"), "--steps", "50", processes=1)
     assert checkpoint(tmp_path / "part")["step"] == 50
     assert len(checkpoint(tmp_path / "part")["generators"]) == 1
 
 
+# `inference.sweep`, each of whose runs is such a process.
+SWEPT_WITHOUT_REPORTS = f"""
+from subprocess import Popen
+from inference import sweep
+
+sweep.Popen = lambda command, **given: Popen([command[0], "-c", {WITHOUT_REPORT!r}, *command[3:]], **given)
+sweep.run_command(sweep.main)
+"""
+
+
 def test_a_sweep_is_shared_out(small_npz: Path, tmp_path: Path) -> None:
     small = ["--hidden", "8", "--batch-size", "15", "--steps", "10", "--data", str(small_npz)]
-    grid = ["--model", "vae", "--over", "z-dim=1,2", "--seeds", "0,1", *small]
+    grid = ["--model", "vae", "--over", "z-dim=1,2", "--seeds", "0", *small]
     grid += ["--jobs", "1", "--out", str(tmp_path / "sweep")]
-    said = together("-m", "inference.sweep", *grid).stdout
+    said = together("-c", SWEPT_WITHOUT_REPORTS, *grid)
     assert len(json.loads((tmp_path / "sweep" / "results.json").read_text())) == 2
-    assert len(list((tmp_path / "sweep").glob("*/*/results.json"))) == 4
-    assert said.count("table.md") == 1 and said.count("/4 ") == 2  # only the main process prints
+    assert len(list((tmp_path / "sweep").glob("*/*/results.json"))) == 2
+    assert said.count("table.md") == 1 and said.count("/2 ") == 1  # only the main process prints
 
 
 def test_a_killed_process_ends_the_run_with_a_word(small_npz: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from inference.training.setup import check_data
 from ppl_models import MODELS
 from tests.support import SSVAE, TINY, checkpoint, lines
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 REFUSED = {
     "no model": ([], "Name one with --model"),
     "unknown model": (["--model", "svae"], "did you mean ssvae"),
@@ -168,6 +169,7 @@ def test_a_model_of_labels_says_that_it_needs_them(
         check_data(MODELS[name], {}, Dataset("bare", x, None, x, None))
 
 
+@pytest.mark.usefixtures("with_report")
 def test_a_file_named_figures_is_no_lack_of_room(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0

@@ -27,7 +27,7 @@ PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.
 
 
 def test_every_model_and_estimator_agrees(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--json"]) == 0
+    assert main(["--batch-size", "2", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert [(result["model"], result["estimator"]) for result in results] == PAIRS
     for result in results:

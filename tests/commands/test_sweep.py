@@ -68,6 +68,7 @@ def refused(complaint: str, arguments: list[str]) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("with_report")
 def test_the_whole_grid_is_run_once(
     small_npz: Path, tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

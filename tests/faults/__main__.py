@@ -43,10 +43,11 @@ def main(arguments: list[str]) -> int:
     for kind in given.only:
         if kind not in KINDS:
             raise unknown("kind of fault", kind, KINDS)
+    with tempfile.TemporaryDirectory() as folder:
+        sandbox.warm(Path(folder))
     for kind in given.only:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            sandbox.warm(Path(folder))
             report = KINDS[kind](Path(folder).resolve(), given.fraction, given.data_dir.resolve())
         print(f"{kind}: {report.summary}, {report.trials} trials, {len(report.failures)} failures", end="")
         print(f" ({time.perf_counter() - start:.0f} s)", flush=True)

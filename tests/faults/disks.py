@@ -79,13 +79,18 @@ def fail_writes(folder: Path, fraction: float, data_dir: Path) -> Report:
     )
     folder.chmod(0o755)
     log, uninterrupted = folder / "log", folder / "uninterrupted"
-    assert run([*VAE, "--run-dir", uninterrupted], log).status == 0
+    assert run([*VAE, "--run-dir", uninterrupted], log, pictures=False).status == 0
 
-    def trial(name: str, before: Callable[[Path], None], check: Callable[[Path, Result], str]) -> None:
+    def trial(
+        name: str,
+        before: Callable[[Path], None],
+        check: Callable[[Path, Result], str],
+        pictures: bool = True,
+    ) -> None:
         home = folder / name
         home.mkdir()
         run_dir = home / "run"
-        result = run([*VAE, "--run-dir", run_dir], log, before=lambda: before(run_dir))
+        result = run([*VAE, "--run-dir", run_dir], log, before=lambda: before(run_dir), pictures=pictures)
         free_disk()
         problem = check(run_dir, result) if result.clean else result.text
         report.check(not problem, f"{name}: {problem}")
@@ -103,7 +108,7 @@ def fail_writes(folder: Path, fraction: float, data_dir: Path) -> Report:
         if result.status != 1 or warnings != 1 or "cannot write all results" not in result.text:
             return f"status {result.status}, {warnings} warnings: {result.text}"
         run_dir.chmod(0o755)
-        resumed = run(["--resume", run_dir], log)
+        resumed = run(["--resume", run_dir], log, pictures=False)
         return resumed.text if resumed.status else difference(uninterrupted, run_dir)
 
     def saved(run_dir: Path, result: Result) -> str:
@@ -118,9 +123,12 @@ def fail_writes(folder: Path, fraction: float, data_dir: Path) -> Report:
         """The command exits with status 0, and the run equals an uninterrupted one."""
         return result.text if result.status else difference(uninterrupted, run_dir)
 
+    # The pictures are drawn where the fault lasts until then.
     trial("full at the start", lambda run_dir: fill_disk(), refused)
     trial("full from the middle on", lambda run_dir: at_steps({17: fill_disk}), unsaved)
-    trial("full for some steps", lambda run_dir: at_steps({17: fill_disk, 31: free_disk}), saved)
+    trial(
+        "full for some steps", lambda run_dir: at_steps({17: fill_disk, 31: free_disk}), saved, pictures=False
+    )
 
     def full_at_the_last_measurement(run_dir: Path) -> None:
         at_steps({39: fill_disk})
@@ -135,7 +143,7 @@ def fail_writes(folder: Path, fraction: float, data_dir: Path) -> Report:
         unsaved,
     )
     freed = {17: lambda: limit_file_size(LIMIT), 31: lambda: limit_file_size(resource.RLIM_INFINITY)}
-    trial("file size limited for some steps", lambda run_dir: at_steps(freed), saved)
+    trial("file size limited for some steps", lambda run_dir: at_steps(freed), saved, pictures=False)
 
     def read_only_at_the_start(run_dir: Path) -> None:
         drop_privileges(run_dir.parent)
@@ -154,7 +162,7 @@ def fail_writes(folder: Path, fraction: float, data_dir: Path) -> Report:
     trial("read-only at the start", read_only_at_the_start, refused)
     trial("read-only from the middle on", unprivileged(lambda run_dir: {17: read_only(run_dir)}), unsaved)
     writable = unprivileged(lambda run_dir: {17: read_only(run_dir), 31: lambda: run_dir.chmod(0o755)})
-    trial("read-only for some steps", writable, saved)
+    trial("read-only for some steps", writable, saved, pictures=False)
 
     removed = unprivileged(lambda run_dir: {17: lambda: shutil.rmtree(run_dir)})
     trial(

@@ -18,6 +18,7 @@ import torch
 from inference import fitting, svi
 from inference.backend.files import unpack
 from inference.cli.entry import run_command
+from inference.html import report as html_report
 from tests import support
 
 TINY = ["--steps", "40", "--batch-size", "100", "--hidden", "20", "--z-dim", "2", "--data", "digits"]
@@ -70,7 +71,7 @@ class Child:
         arguments: The command line.
         log: File for the output.
         before: Called in the new process before the command starts.
-        pictures: Whether the run draws its pictures.
+        pictures: Whether the run draws its pictures and writes its report.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Child:
                 torch.set_num_threads(1)
                 if not pictures:
                     fitting.draw_all = lambda *_: None
+                    html_report.write_after_training = lambda *_: 0
                 sys.argv = ["inference.svi", *map(str, arguments)]
                 before()
                 run_command(svi.main)

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -28,6 +26,7 @@ from inference.html.references import REFERENCES, Reference
 from inference.html.results import system_of
 from inference.metrics.run_comparison import compare_run, compare_trained
 from ppl_models import MODELS
+from tests import forks
 from tests.support import TINY
 
 EVERY = ["training", "diagram", "curves", "reproduction", "comparison"]
@@ -330,8 +329,7 @@ def test_bad_input_is_one_line_and_status_2(what: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(folder)):
         report.main([str(folder)])
     if what == "empty":  # one goes through the command itself
-        command = [sys.executable, "-m", "inference.report", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        done = forks.run("-m", "inference.report", str(folder))
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
 
 

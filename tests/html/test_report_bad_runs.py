@@ -6,8 +6,6 @@ import re
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from inference.errors import UserError
 from inference.html import report as html_report
 from inference.rundir.restore import load_data
 from inference.rundir.run import Run
+from tests import forks
 from tests.support import TINY
 
 Edit = Callable[[Path], object]
@@ -224,8 +223,7 @@ def test_the_command_continues_after_bad_runs(trained: Path, tmp_path: Path) -> 
     names = list(EDITS)
     for number, (edit, _) in enumerate(EDITS.values()):
         edit(shutil.copytree(trained, tmp_path / f"damaged-{number}"))
-    command = [sys.executable, "-m", "inference.report", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300)
+    done = forks.run("-m", "inference.report", str(tmp_path))
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     page = (tmp_path / "index.html").read_text("utf-8")
     left_out = re.findall(r"<li>damaged-(\d+): ", page[page.index("Left out") :])
@@ -243,8 +241,7 @@ def test_a_locked_run_is_not_written_to(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "runs" / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
     with Run.open(run):
-        command = [sys.executable, "-m", "inference.report", str(run)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        done = forks.run("-m", "inference.report", str(run))
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "is in use" in done.stderr
         assert report.main([str(tmp_path / "runs")]) == 0  # the index lists it, and is written next to it
         assert '<tr data-run="run"' in (tmp_path / "runs" / "index.html").read_text("utf-8")

@@ -1,8 +1,10 @@
 """The contract that every registered model keeps."""
 
+import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -22,7 +24,8 @@ from inference.data.load import find_dataset
 from inference.elbo.comparison import compare
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.rundir.config import TrainConfig, defaults
-from inference.training.loop import Loop
+from inference.training import loop
+from inference.training.gradients import Gradients
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import latents_of, sample_latents
@@ -36,10 +39,27 @@ def options_for(name: str, estimator: str) -> dict[str, float]:
     return {"beta": 1.0} if ESTIMATORS[estimator].particles > 1 and "beta" in MODELS[name].options() else {}
 
 
+# Narrow networks: none of the identities depends on the width.
+NARROW: dict[str, dict[str, float]] = {
+    "gated_vae": {"z_channels": 4},
+    "af_vae": {"z_channels": 4},
+    "pixel_vae": {"z_dim": 8, "width": 16},
+    "vqvae": {"codes": 32},
+    "code_pixelcnn": {"codes": 32, "width": 32},
+    "code_transformer": {"codes": 32, "width": 32},
+}
+# And shallow ones, for tests of steps: a captured step has no loops, so that every layer makes it longer.
+SHALLOW: dict[str, dict[str, float]] = {
+    "af_vae": {"flows": 1},
+    "code_transformer": {"layers": 1},
+    "flow": {"layers": 2},
+}
+
+
 def build(name: str, **options: float) -> LatentVariableModel:
-    """The model as it is made for small images."""
+    """The model as it is made for small images, with narrow networks."""
     cls = MODELS[name]
-    settings = defaults(cls, SHAPE) | options
+    settings = defaults(cls, SHAPE) | NARROW.get(name, {}) | options
     return cls(cls.padded(SHAPE), CLASSES, **{option: settings[option] for option in cls.options()})
 
 
@@ -53,32 +73,38 @@ def slow(model: LatentVariableModel) -> bool:
     return any(isinstance(part, torch.nn.Conv2d | torch.nn.Embedding) for part in model.modules())
 
 
-def train_a_little(model: LatentVariableModel, estimator: str) -> None:
-    loss = Loss(model, estimator, min(ESTIMATORS[estimator].particles, 3))
-    inputs = example_inputs(model, 5 if slow(model) else 20)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(5 if slow(model) else 30):
-        optimizer.zero_grad()
-        loss(**inputs).backward()
-        optimizer.step()
+@cache
+def trained(name: str) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of a model after a short training in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(name)
+        loss, inputs = Loss(model, model.estimators[0]), example_inputs(model, 3 if slow(model) else 20)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(3 if slow(model) else 30):
+            optimizer.zero_grad()
+            loss(**inputs).backward()
+            optimizer.step()
+        return model.state_dict()
 
 
-@pytest.mark.parametrize("validated", [True, False])
-@pytest.mark.parametrize("batch", [1, 7])
-@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("state", ["initial", "trained"])
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
-def test_by_hand_equals_pyro(
-    name: str, estimator: str, trained: bool, batch: int, validated: bool, float64: None
-) -> None:
+def test_by_hand_equals_pyro(name: str, estimator: str, state: str, float64: None) -> None:
+    """For one image and for several, with Pyro's validation and without it."""
     model = build(name, **options_for(name, estimator))
-    if trained:
-        train_a_little(model, estimator)
-    model.train(batch > 1)  # batch norm needs two
-    with pyro.validation_enabled(validated):
-        result = compare(model, example_inputs(model, batch), estimator)
-    assert result["value_difference"] <= 1e-9
-    assert result["gradient_difference"] <= 1e-7
-    assert result["agrees"]
+    if state == "trained":
+        model.load_state_dict(trained(name))
+    for batch in (1, 3):
+        model.train(batch > 1)  # batch norm needs two
+        inputs = example_inputs(model, batch)
+        for validated in (True, False):
+            with pyro.validation_enabled(validated):
+                result = compare(model, inputs, estimator)
+            where = f"{batch} images, validated: {validated}\n{result}"
+            assert result["value_difference"] <= 1e-9, where
+            assert result["gradient_difference"] <= 1e-7, where
+            assert result["agrees"], where
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5])
@@ -188,22 +214,59 @@ def cancelled(model: torch.nn.Module) -> set[str]:
     return names
 
 
+def numbers(gradients: Gradients, objective: torch.Tensor) -> list[torch.Tensor]:
+    """The objective of a step, the gradient of every parameter, and the buffers after the step."""
+    every = [torch.zeros_like(p) if p.grad is None else p.grad for p in gradients.loss.parameters()]
+    return [objective, *every, *gradients.loss.buffers()]
+
+
+class BesideThePlainStep(Gradients):
+    """Compares each step with the plain one, from the same parameters, buffers and noise."""
+
+    made: list["BesideThePlainStep"] = []
+
+    def __init__(self, loss: Loss, mode: str, images: int, precision: Callable, say: Callable):
+        super().__init__(loss, mode, images, precision, say=pytest.fail)
+        self.objectives: list[float] = []
+        self.made.append(self)
+
+    def __call__(self, batch: dict[str, torch.Tensor], **given: bool) -> tuple[torch.Tensor, bool, bool]:
+        plain, noise = Gradients(copy.deepcopy(self.loss)), torch.get_rng_state()
+        expected = numbers(plain, plain(batch)[0])
+        torch.set_rng_state(noise)
+        objective, good, stop = super().__call__(batch, **given)
+        for a, b in zip(numbers(self, objective), expected, strict=True):
+            assert_close(a, b, rtol=1e-9, atol=1e-9)
+        self.objectives.append(objective.item())
+        return objective, good, stop
+
+
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
-def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path, float64: None) -> None:
+def test_steps_of_fit_are_steps_of_svi(
+    name: str, estimator: str, tmp_path: Path, float64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step, the one that is captured, and two that are replayed with other images and noise."""
     cls, device = MODELS[name], torch.device("cpu")
     data, _ = find_dataset("smiley" if cls.observation == "points" else "digits", tmp_path)
-    data = replace(data, x_test=data.x_test[:5], y_test=data.y_test[:5]).padded(cls.image_size)
+    data = replace(data, x_test=data.x_test[:2], y_test=data.y_test[:2]).padded(cls.image_size)
+    if cls.observation == "codes":  # as many as the narrow model has
+        data = replace(data, x_train=data.x_train % 32, x_test=data.x_test % 32)
     labels = choose_labelled(data, 20 if data.classes == 10 else 3, seed=0)
-    batches = Batches(data, cls, 5 if slow(build(name)) else 31, 0, labels, device)
+    batches = Batches(data, cls, 3 if slow(build(name)) else 31, 0, labels, device)
     same = TrainConfig(schedule="constant", lr_warmup=0, kl_warmup=0, clip=0, ema=0)  # as `pyro.infer.SVI`
-    config = replace(same, elbo=estimator, steps=3, eval_every=1, compile="graph")
-    config = replace(config, particles=4 if "iwae" in estimator else 1).resolved(cls, data.shape)
+    config = replace(same, elbo=estimator, steps=4, eval_every=1, compile="graph")
+    config = replace(config, particles=2 if "iwae" in estimator else 1).resolved(cls, data.shape)
 
-    options = options_for(name, estimator)
+    options = options_for(name, estimator) | SHALLOW.get(name, {})
     ours, theirs = build(name, **options), build(name, **options)
     theirs.load_state_dict(ours.state_dict())
+    monkeypatch.setattr(loop, "Gradients", BesideThePlainStep)
+    monkeypatch.setattr(BesideThePlainStep, "made", [])
     pyro.set_rng_seed(1)
-    Loop(ours, batches, {"test": HeldOut(data, cls, device)}, config).run()
+    loop.Loop(ours, batches, {"test": HeldOut(data, cls, device)}, config).run()
+    (gradients,) = BesideThePlainStep.made
+    assert gradients.mode == "graph" and gradients.replay is not None
+    assert len(set(gradients.objectives)) == 4
     assert not list(pyro.get_param_store())  # nothing is kept in global state
 
     def registered(program):  # the parameters in Pyro's store, and the sum over the plate as a mean
@@ -218,7 +281,7 @@ def test_steps_of_fit_are_steps_of_svi(name: str, estimator: str, tmp_path: Path
     elbo = ESTIMATORS[estimator].elbo(config.particles)
     svi = SVI(registered(theirs.model), registered(theirs.guide), optimizer, elbo)
     pyro.set_rng_seed(1)
-    for step in range(3):
+    for step in range(4):
         svi.step(**batches(step))
     for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         if key in cancelled(ours):

@@ -20,6 +20,7 @@ from inference.data.examples import example_inputs
 from inference.data.held_out import HeldOut
 from inference.elbo.comparison import compare
 from inference.errors import UserError
+from inference.html import report
 from inference.metrics.bounds import evaluate_bounds
 from inference.rundir.restore import restore
 from ppl_models import VQVAE
@@ -166,6 +167,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "colours.npz", x_train=x[:16], x_test=x[16:])
     arguments = ["--model", "vqvae", "--data", str(folder / "colours.npz"), "--codes", "9", "--steps", "2"]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write_after_training", lambda *_: 0)
         patch.setitem(svi.MODELS["code_pixelcnn"].defaults, "steps", 2)
         patch.setitem(svi.MODELS["code_pixelcnn"].defaults, "batch_size", 8)
         arguments += ["--batch-size", "8", "--code-prior", "pixelcnn", "--run-dir", str(folder / "run")]

@@ -45,10 +45,12 @@ from inference.training.setup import check_size
 from ppl_models import MODELS, VAE, VQVAE
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents
-from tests.backend.test_ranks import ENVIRONMENT, ROOT, arguments, together
-from tests.ppl_models.test_contract import build, slow
+from tests import forks
+from tests.backend.test_ranks import arguments
+from tests.ppl_models.test_contract import SHALLOW, build, slow
 from tests.support import checkpoint, lines, same
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
@@ -110,7 +112,7 @@ def test_a_step_is_the_cpu_s(name: str, way: str, device: str, float64: None) ->
 @pytest.mark.parametrize("name", MODELS)
 def test_no_model_mixes_devices(name: str) -> None:
     """Objective, bound and samples on tensors that only pretend to be on CUDA: none meets one of the CPU."""
-    model = build(name).eval()
+    model = build(name, **SHALLOW.get(name, {})).eval()
     inputs = example_inputs(model, 4)
 
     def pretended(value: Tensor) -> Tensor:
@@ -250,7 +252,7 @@ def test_an_evaluated_run(
 def test_two_processes(device: str, small_npz: Path, tmp_path: Path) -> None:
     """Each on a GPU of its own, or refused in one line: NCCL takes one process per GPU."""
     run = tmp_path / "run"
-    done = together(*arguments(small_npz, run, 4), "--device", device, check=False)
+    done = forks.run(*arguments(small_npz, run, 4), "--device", device, processes=2)
     if device == "cuda" and torch.cuda.device_count() < 2:
         assert done.returncode != 0 and not run.exists()
         assert "error: 2 processes are on a machine with 1 CUDA devices" in done.stderr
@@ -267,7 +269,7 @@ def test_a_sweep_s_parent_opens_no_context(device: str, small_npz: Path) -> None
         script += "assert not torch._C._cuda_hasPrimaryContext(0)\n"
     grid = ["--model", "vae", "--over", "beta=0,1", "--batch-size", "15", "--data", str(small_npz)]
     command = [sys.executable, "-c", script, *grid, "--device", device]
-    subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, check=True, timeout=300)
+    subprocess.run(command, env=forks.ENVIRONMENT, cwd=forks.ROOT, check=True, timeout=300)
 
 
 def test_the_device_s_free_memory_counts(small_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,10 @@ from inference.training.session import IMAGE_SAMPLES
 from ppl_models import MODELS
 from tests.support import SSVAE, TINY, checkpoint, lines, same, timeless
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
+
+@pytest.mark.usefixtures("with_report")
 def test_a_run_leaves_a_folder_that_explains_itself(
     small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +82,7 @@ def test_training_learns(small_npz: Path, tmp_path: Path) -> None:
     assert test[-1]["accuracy"] > 0.95
 
 
+@pytest.mark.usefixtures("with_report")
 def test_classifier_alone(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert svi.main([*SSVAE, "--gen-weight", "0", "--data", str(small_npz), "--run-dir", str(run)]) == 0

@@ -24,6 +24,7 @@ from ppl_models import MODELS
 from ppl_models.nets.mlp import MLP
 from tests.support import TINY, checkpoint, same
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 VAE = ["--model", "vae", *TINY]
 
 

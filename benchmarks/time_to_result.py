@@ -4,9 +4,9 @@ python -m benchmarks.time_to_result vae --data-dir DIR
 
 Everything is included: start, compilation, evaluation. The suite runs `python -m inference.svi` on MNIST,
 once with an empty cache of compiled programs and then from the cache. NumPyro runs
-`benchmarks/peers/training.py`, which scans many steps in one compiled call. Both have the same networks, batches
-of 97, Adam with learning rate 0.001, fresh binarisation in every step, and an evaluation of the test set every
-1,000 steps. They take turns.
+`benchmarks/peers/training.py`, which scans many steps in one compiled call. Both have the same networks,
+batches of 97, Adam with learning rate 0.001, fresh binarisation in every step, and an evaluation of the test
+set every 1,000 steps. They take turns.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
     exit_on_interrupt()
 
+import itertools
 import json
 import os
 import statistics
@@ -106,7 +107,7 @@ def time_suite(given: object, target: float, folder: Path, cache: Path) -> tuple
     logged = [line for line in lines if line["split"] == "train"]
     steps = [
         (b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) * 1e3
-        for a, b in zip(logged, logged[1:], strict=False)
+        for a, b in itertools.pairwise(logged)
         if a["step"] // EVERY == b["step"] // EVERY and a["step"] > EVERY and a["step"] % EVERY
     ]
     return seconds, statistics.median(steps)

@@ -1,6 +1,9 @@
 """Fixtures: seeded generators, small data sets on disk, short runs, and MNIST if it is on disk."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,9 @@ from tests.browser import browser, open_page  # noqa: F401  (fixtures)
 from tests.support import every_kind
 
 ROOT = Path(__file__).parent.parent
+if "PPL_MODELS_CACHE" not in os.environ:  # compiled programs of this session only; the workers share them
+    os.environ["PPL_MODELS_CACHE"] = tempfile.mkdtemp(prefix="ppl-models-")
+    atexit.register(shutil.rmtree, os.environ["PPL_MODELS_CACHE"], ignore_errors=True)
 if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers and their subprocesses share the cores
     cores = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
     torch.set_num_threads(cores)

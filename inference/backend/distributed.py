@@ -8,7 +8,9 @@ writes files.
 """
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
@@ -186,6 +188,9 @@ def peer_loss_guard() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST_PEER):
             raise
+        if threading.current_thread() is threading.main_thread():
+            # torchrun sends SIGTERM to the other processes: this one has to say why it ends
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         reason = str(error).partition("\n")[0]
         raise TrainingAborted(
             f"process {rank()} of {world_size()} lost the connection to another one ({reason}). "

@@ -24,7 +24,7 @@ from inference.data.load import find_dataset
 from inference.elbo.comparison import compare
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.rundir.config import TrainConfig, defaults
-from inference.training import loop
+from inference.training import loop, steps
 from inference.training.gradients import Gradients
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
@@ -260,7 +260,7 @@ def test_steps_of_fit_are_steps_of_svi(
     options = options_for(name, estimator) | SHALLOW.get(name, {})
     ours, theirs = build(name, **options), build(name, **options)
     theirs.load_state_dict(ours.state_dict())
-    monkeypatch.setattr(loop, "Gradients", BesideThePlainStep)
+    monkeypatch.setattr(steps, "Gradients", BesideThePlainStep)
     monkeypatch.setattr(BesideThePlainStep, "made", [])
     pyro.set_rng_seed(1)
     loop.Loop(ours, batches, {"test": HeldOut(data, cls, device)}, config).run()

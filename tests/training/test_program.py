@@ -23,6 +23,7 @@ from inference.training.setup import prepare_batches
 from inference.training.steps import BLOCK_SECONDS
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
+from ppl_models.code_prior import CodePrior
 from tests.ppl_models.test_contract import SHAPE, build
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
@@ -32,8 +33,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of compiled programs."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "ppl-models"
+    monkeypatch.setenv("PPL_MODELS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -58,6 +59,8 @@ def data_for(model: LatentVariableModel, images: int = 23, bad: int | None = Non
         x = torch.randn(images, *model.shape, generator=generator)
         if bad is not None:
             x[bad] = torch.inf
+    if isinstance(model, CodePrior):
+        x = (x.int() % model.codes).to(torch.uint8)
     y = torch.arange(images) % 10
     return Dataset("random", x, y, x[:0], y[:0])
 
@@ -222,6 +225,15 @@ def test_a_compiler_that_fails_leaves_eager_steps(monkeypatch: pytest.MonkeyPatc
     torch.manual_seed(0)
     assert apart(tried, train(build("vae"), "eager")[0]) == 0
     assert said == ["--compile inductor cannot be used, steps are eager: RuntimeError: no compiler"]
+
+
+@needs_compiler
+def test_a_compiled_block_with_an_enumerated_label(float64: None) -> None:
+    made = []
+    for mode in ("eager", "inductor"):
+        torch.manual_seed(0)
+        made.append(train(build("ssvae", labels=10), mode, ema=0.9)[0])
+    assert made[1].steps.program is not None and apart(*made) < 1e-12
 
 
 @needs_compiler

@@ -96,7 +96,7 @@ def _sources() -> str:
 
 
 def _keep(package: Path, path: Path) -> None:
-    """Copies a program into the cache, whole or not at all. A cache that cannot be written to is no error."""
+    """Copies a program into the cache, whole or not at all. Does nothing if it cannot be written to."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=path.parent)

@@ -158,8 +158,8 @@ class Steps:
         """Loads or compiles the program, and compares a step of it with the eager step.
 
         Nothing changes. If the two differ, or if the step cannot be captured or compiled, all further steps
-        are eager, and `say` prints one line with the reason. A program of the cache that differs is compiled
-        anew.
+        are eager, and `say` prints one line with the reason. If a program of the cache differs, the step is
+        compiled again.
 
         Returns:
             Whether the program can be used for this step. It cannot if the eager step is not finite: then the

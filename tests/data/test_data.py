@@ -16,7 +16,8 @@ from inference.data.labelled import choose_labelled, read_indices
 from inference.data.load import find_dataset
 from inference.data.observations import OBSERVATIONS, binarize, fixed_binarization
 from inference.errors import UserError
-from ppl_models import SSVAE, VAE, VAE2D
+from inference.training.setup import check_data
+from ppl_models import MODELS, SSVAE, VAE, VAE2D
 
 CPU = torch.device("cpu")
 
@@ -235,3 +236,11 @@ def test_the_course_s_labelled_images_are_ten_of_each_class(mnist_dir: Path) -> 
     assert len(indices) == 99
     # the repeated image is number 2176 of the fours, as in the course's code
     assert indices[times == 2].tolist() == [int((mnist.y_train == 4).nonzero()[2176])]
+
+
+def test_codes_up_to_255_are_fewer_than_256() -> None:
+    x = torch.full((3, 1, 2, 2), 255, dtype=torch.uint8)
+    codes = Dataset("codes", x, None, x[:0], None)
+    check_data(MODELS["code_pixelcnn"], {"codes": 256}, codes)
+    with pytest.raises(UserError, match="has code 255: give --codes more than that"):
+        check_data(MODELS["code_pixelcnn"], {"codes": 255}, codes)

@@ -90,7 +90,7 @@ class Program:
         return [*steps, *([self.average.n_averaged] if self.average else [])]
 
     def parts(self, state: list[Tensor]) -> dict[str, list[Tensor]]:
-        """Splits the values of `state` into parameters, buffers, moments, averages and the sum of objectives."""
+        """Splits the values of `state` by kind: parameters, buffers, moments, averages, sum of objectives."""
         values, sizes = (
             iter(state),
             {"parameters": self.parameters, "buffers": self.buffers, "means": self.means},

@@ -162,6 +162,25 @@ def test_a_step_that_is_not_finite_is_skipped_in_a_block_as_outside(
     assert said["eager"] == said["inductor"] and len(said["eager"]) == 1
 
 
+def test_a_skipped_step_leaves_batch_norm_as_it_was(
+    float64: None, replayed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    select = Batches.select
+
+    def poisoned(self: Batches, index: Tensor, x: Tensor, *others: Tensor) -> dict[str, Tensor]:
+        batch = select(self, index, x, *others)
+        return {**batch, "x": batch["x"] * torch.where((index == 2).any(), torch.nan, 1.0)}
+
+    monkeypatch.setattr(Batches, "select", poisoned)
+    found = {}
+    for mode in ("eager", "inductor"):
+        torch.manual_seed(0)
+        found[mode] = train(build("ae"), mode, lambda line: None)[0]
+    assert found["eager"].skipped == found["inductor"].skipped > 0
+    assert all(buffer.isfinite().all() for buffer in found["eager"].model.buffers())
+    assert apart(found["inductor"], found["eager"]) < 1e-12
+
+
 def test_ten_steps_that_are_not_finite_end_training(
     float64: None, replayed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

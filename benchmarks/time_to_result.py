@@ -1,4 +1,4 @@
-"""Times whole trainings: from the command to a result, and per step, beside scanned NumPyro.
+"""Times whole trainings: from the command to a result, and per step, next to scanned NumPyro.
 
 python -m benchmarks.time_to_result vae --data-dir DIR
 

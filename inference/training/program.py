@@ -70,17 +70,17 @@ class Program:
         self.parameters, self.buffers = named_tensors(self.loss)
         places = {p.data_ptr(): name for name, p in self.parameters.items()}
         self.names = [places[p.data_ptr()] for p in reached]
-        self.means = [self.optimizer.state[p]["exp_avg"] for p in reached]
-        self.squares = [self.optimizer.state[p]["exp_avg_sq"] for p in reached]
+        self.exp_avgs = [self.optimizer.state[p]["exp_avg"] for p in reached]
+        self.exp_avg_sqs = [self.optimizer.state[p]["exp_avg_sq"] for p in reached]
         ages = [int(self.optimizer.state[p]["step"]) for p in reached]
         self.ages = [sorted(set(ages)).index(age) for age in ages]
-        self.kept: list[Tensor] = []
+        self.averages: list[Tensor] = []
         if self.average:
             module = self.average.module
-            self.kept = [value.detach() for value in chain(module.parameters(), module.buffers())]
+            self.averages = [value.detach() for value in chain(module.parameters(), module.buffers())]
         self.total = torch.zeros((), device=index.device)  # of the objectives of a block
         self.state = [*self.parameters.values(), *self.buffers.values()]
-        self.state += [*self.means, *self.squares, *self.kept, self.total]
+        self.state += [*self.exp_avgs, *self.exp_avg_sqs, *self.averages, self.total]
         self.data = self.batches.tensors()
         self.index = index
 
@@ -91,12 +91,10 @@ class Program:
 
     def parts(self, state: list[Tensor]) -> dict[str, list[Tensor]]:
         """Splits the values of `state` by kind: parameters, buffers, moments, averages, sum of objectives."""
-        values, sizes = (
-            iter(state),
-            {"parameters": self.parameters, "buffers": self.buffers, "means": self.means},
-        )
-        sizes |= {"squares": self.squares, "kept": self.kept, "total": [self.total]}
-        return {what: [next(values) for _ in of] for what, of in sizes.items()}
+        values = iter(state)
+        sizes = {"parameters": self.parameters, "buffers": self.buffers, "exp_avgs": self.exp_avgs}
+        sizes |= {"exp_avg_sqs": self.exp_avg_sqs, "averages": self.averages, "total": [self.total]}
+        return {kind: [next(values) for _ in tensors] for kind, tensors in sizes.items()}
 
     def given(self, step: int, index: Tensor) -> list[Tensor]:
         """The inputs of a step."""
@@ -134,14 +132,14 @@ class Program:
         with torch.no_grad():
             scale = self._clipping(list(gradients.values()))
             for name, mean, square, age in zip(
-                self.names, parts["means"], parts["squares"], self.ages, strict=True
+                self.names, parts["exp_avgs"], parts["exp_avg_sqs"], self.ages, strict=True
             ):
                 size, factor = adam[2 * age : 2 * age + 2]
                 g = gradients[name] if scale is None else gradients[name] * scale
                 mean.copy_(torch.lerp(mean, g, 1 - BETA1))
                 square.copy_(BETA2 * square + (1 - BETA2) * g * g)
                 held[name].copy_(held[name] - size * mean / (square.sqrt() * factor + EPSILON))
-            for average, value in zip(parts["kept"], held.values(), strict=bool(self.kept)):
+            for average, value in zip(parts["averages"], held.values(), strict=bool(self.averages)):
                 average.copy_(torch.lerp(average, value, weight) if average.is_floating_point() else value)
             parts["total"][0].add_(objective)
         return [objective]
@@ -212,7 +210,7 @@ class Program:
             for i, row in enumerate(rows):
                 run([*fixed, row, self.batches.index(step + i)])
         # A gradient that is not finite stays in the mean of the gradients.
-        sums = torch.stack([self.total, *(mean.sum() for mean in self.means)])
+        sums = torch.stack([self.total, *(mean.sum() for mean in self.exp_avgs)])
         if not sums.isfinite().all():
             before.restore()
             return False

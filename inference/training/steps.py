@@ -19,11 +19,11 @@ from inference.training.state import RandomState, Snapshot
 BLOCK_SECONDS = 0.25  # of steps in one call, so that a signal is soon seen and the progress bar moves
 NAMES = {
     "buffers": "buffers",
-    "means": "gradients",
-    "squares": "squared gradients",
+    "exp_avgs": "gradients",
+    "exp_avg_sqs": "squared gradients",
     "total": "objectives",
     "parameters": "updates",
-    "kept": "averages",
+    "averages": "averages",
 }
 OF_UPDATE = {torch.float64: 1e-3, torch.float32: 5e-2, torch.bfloat16: 0.5}  # see `Steps._difference`
 
@@ -210,23 +210,20 @@ class Steps:
         autocast = self.config.precision == "bfloat16"
         dtype = torch.bfloat16 if autocast else objective.dtype
         of_value, of_gradient = TOLERANCES[dtype]
-        found, start, end = (
-            program.parts(program.state),
-            program.parts(before.copies),
-            program.parts(expected.copies),
-        )
+        found, start = program.parts(program.state), program.parts(before.copies)
+        end = program.parts(expected.copies)
         for what, tolerance in (
             ("buffers", of_gradient),
-            ("means", of_gradient),
-            ("squares", of_gradient),
+            ("exp_avgs", of_gradient),
+            ("exp_avg_sqs", of_gradient),
             ("total", of_value),
             ("parameters", OF_UPDATE[dtype]),
-            ("kept", OF_UPDATE[dtype]),
+            ("averages", OF_UPDATE[dtype]),
         ):
             theirs = [objective] if what == "total" else end[what]
             apart = norm([a.double() - b.double() for a, b in zip(found[what], theirs, strict=True)])
             size = norm(theirs)
-            if what in ("parameters", "kept"):
+            if what in ("parameters", "averages"):
                 size = norm([a.double() - b.double() for a, b in zip(theirs, start[what], strict=True)])
             if not apart <= tolerance * size:
                 return f"its {NAMES[what]} differ from the eager step's by {apart:.1e} of {size:.1e}"

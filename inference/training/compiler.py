@@ -45,7 +45,8 @@ def compiled(graph: GraphModule, given: Sequence[Tensor], path: Path | None = No
         with torch.no_grad():
             exported = torch.export.export(graph, tuple(given), strict=False)
         # vec_isa_ok: trust the processor's flags. Trying each of its vector instructions takes 6 seconds.
-        settings = {"fallback_random": True, "cpp.vec_isa_ok": True}
+        # reorder_for_peak_memory: torch 2.10 changes the order of the random numbers with it.
+        settings = {"fallback_random": True, "cpp.vec_isa_ok": True, "reorder_for_peak_memory": False}
         torch._inductor.aoti_compile_and_package(exported, package_path=package, inductor_configs=settings)
         if path:
             _keep(Path(package), path)

@@ -25,13 +25,12 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks import COST
-from benchmarks.implementations import suite
-from benchmarks.timing import step_timer, track_peak_memory
+from benchmarks.implementations import random_batches, suite
+from benchmarks.timing import track_peak_memory
 from inference.backend.allocator import keep_freed_memory
 from inference.backend.device import fast_float32
 from inference.cli.entry import run_command
 from inference.cli.parser import Parser
-from inference.data.examples import example_inputs
 from ppl_models import GMVAE, SSVAE, VAE
 from ppl_models.base import LatentVariableModel
 from tools.table import write_between
@@ -105,10 +104,9 @@ def _measure(name: str, size: int) -> tuple[float, float]:
     axis = AXES[name]
     torch.manual_seed(0)
     model = axis.model(size)
-    step = suite(model, "inductor", axis.estimator, axis.particles(size))
-    batch = example_inputs(model, axis.batch(size))
-    run = step_timer(step, batch)
-    run(2)
+    batches = random_batches(model, axis.batch(size))
+    run = suite(model, batches, "inductor", axis.estimator, axis.particles(size))
+    run(3)
     peak = track_peak_memory()
     run(2)
     memory = peak()

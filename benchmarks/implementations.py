@@ -1,44 +1,60 @@
-"""Training steps of the suite, of plain PyTorch and of `pyro.infer.SVI`."""
+"""Training steps of the suite, of plain PyTorch and of `pyro.infer.SVI`.
+
+Every step takes its batch from a data set, samples the noise of the observations, and updates the parameters
+by Adam with learning rate 0.001.
+"""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pyro
 import torch
 from torch import Tensor, nn
 
 from benchmarks.plain_torch import IMPLEMENTATIONS
-from benchmarks.timing import Step
+from benchmarks.timing import StepTimer, repeated, step_timer
+from inference.data.batches import Batches
+from inference.data.dataset import Dataset
 from inference.elbo.estimators import ESTIMATORS, Loss
-from inference.training.gradients import Gradients
+from inference.rundir.config import TrainConfig
+from inference.training.schedules import KLWeight
+from inference.training.setup import prepare_batches
+from inference.training.steps import Steps
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
+from ppl_models.code_prior import CodePrior
 
 SUITE, SVI = "suite", "`pyro.infer.SVI`, validation off"
+COMPILED = ", `torch.compile`"
 COLOUR = ("conv_vae", "hvae", "fsvae", "gated_vae", "af_vae", "vqvae")  # timed at 3 x 32 x 32
+BATCHES = 20  # steps per epoch
+Step = Callable[[int], None]  # makes the step of a number
 
 
-def contenders(name: str, mode: str = "inductor", compiled: bool = True) -> dict[str, Step]:
-    """Builds the training step of a model in every implementation that uses torch.
+def contenders(name: str, size: int, mode: str = "inductor", compiled: bool = True) -> dict[str, StepTimer]:
+    """Builds the training of a model on random data in every implementation that uses torch.
 
     Args:
         name: Name of the model.
+        size: Images per batch.
         mode: Execution mode of the suite's step.
         compiled: Whether to add each plain PyTorch implementation under `torch.compile`.
 
     Returns:
-        Name of the implementation, as in the table -> its step.
+        Name of the implementation, as in the table -> a function that makes a number of steps.
     """
     pyro.clear_param_store()  # plain SVI keeps its parameters there, under the same names for every model
     torch.manual_seed(0)
-    steps: dict[str, Step] = {SUITE: suite(build_model(name), mode)}
+    model = build_model(name)
+    batches = random_batches(model, size)
+    timers = {SUITE: suite(model, batches, mode)}
     if name == "gmvae":  # shows the cost of the mixture prior
-        steps[f"{SUITE}, `vae`"] = suite(build_model("vae"), mode)
+        timers[f"{SUITE}, `vae`"] = suite(build_model("vae"), batches, mode)
     for label, build in IMPLEMENTATIONS[name].items():
-        steps[label] = plain(*build())
+        timers[label] = step_timer(repeated(plain(*build(), batches)))
         if compiled:
-            nets, loss = build()
-            steps[f"{label}, `torch.compile`"] = plain(nets, torch.compile(loss))
-    return {**steps, SVI: svi(build_model(name))}
+            timers[label + COMPILED] = step_timer(repeated(plain(*build(), batches, compiled=True)))
+    return {**timers, SVI: step_timer(repeated(svi(build_model(name), batches)))}
 
 
 def build_model(name: str) -> LatentVariableModel:
@@ -47,35 +63,80 @@ def build_model(name: str) -> LatentVariableModel:
     return cls(cls.padded((3, 32, 32) if name in COLOUR else cls.example_shape), 10)
 
 
-def suite(
-    model: LatentVariableModel, mode: str, estimator: str | None = None, particles: int | None = None
-) -> Step:
-    """Returns the training step of `inference.training.loop.Loop`."""
-    gradients = Gradients(Loss(model, estimator or model.estimators[0], particles), mode)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+def random_batches(model: LatentVariableModel, size: int) -> Batches:
+    """Returns batches of random images, codes or points for a model."""
+    n, cls = BATCHES * size, type(model)
+    if cls.observation == "points":
+        x = torch.randn(n, *model.shape)
+    else:
+        below = model.codes if isinstance(model, CodePrior) else 256
+        x = torch.randint(below, (n, *model.shape), dtype=torch.uint8)
+    y = torch.arange(n) % max(model.classes, 1)
+    data = Dataset("random", x, y if model.classes else None, x[:0], y[:0] if model.classes else None)
+    return prepare_batches(cls, model.constructor_options, settings(model, size), data, x.device)[0]
 
-    def step(**batch: Tensor) -> None:
-        _, good, _ = gradients(batch)
-        if good:
-            optimizer.step()
+
+def settings(model: LatentVariableModel, size: int, mode: str = "eager", **given: object) -> TrainConfig:
+    """The settings of the suite's training: as in the other implementations, without the models' extras."""
+    off = {"schedule": "constant", "lr_warmup": 0, "kl_warmup": 0, "clip": 0.0, "ema": 0.0}
+    config = TrainConfig(compile=mode, batch_size=size, lr=1e-3, **off, **given)  # type: ignore[arg-type]
+    return config.resolved(type(model), model.shape)
+
+
+def suite(
+    model: LatentVariableModel,
+    batches: Batches,
+    mode: str,
+    estimator: str | None = None,
+    particles: int | None = None,
+) -> StepTimer:
+    """Returns the suite's training, without log lines, evaluations and checkpoints."""
+    config = settings(model, batches.size, mode, elbo=estimator, particles=particles)
+    loss, kl_weight = Loss(model, config.elbo, config.particles), KLWeight(model, 0, batches.x.device)
+    steps = Steps(loss, batches, config, kl_weight, nullcontext, lambda *_: "not finite", print)
+    number = 0
+
+    def make(count: int) -> None:
+        nonlocal number
+        end = number + count
+        while number < end:
+            number += steps.make(number, end - number, False).steps
+
+    return step_timer(make)
+
+
+def plain(
+    nets: list[nn.Module],
+    loss: Callable[..., Tensor],
+    batches: Batches,
+    lr: float = 1e-3,
+    compiled: bool = False,
+    mode: str | None = None,
+) -> Step:
+    """Returns a training step as it is usually written in plain PyTorch.
+
+    Args:
+        nets: The networks.
+        loss: The loss of a batch.
+        batches: The batches.
+        lr: The learning rate.
+        compiled: Whether the step, from the indices of its images on, is a function under `torch.compile`.
+        mode: The mode of `torch.compile`.
+    """
+    rate = torch.tensor(lr) if compiled else lr  # a number would be a constant of the program
+    optimizer = torch.optim.Adam((p for net in nets for p in net.parameters()), lr=rate, fused=True)
+    data = batches.tensors()
+
+    def update(index: Tensor) -> None:
+        loss(**batches.select(index, *data)).backward()
+        optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step
+    function = torch.compile(update, mode=mode) if compiled else update
+    return lambda number: function(batches.index(number))
 
 
-def plain(nets: list[nn.Module], loss: Callable[..., Tensor], lr: float = 1e-3) -> Step:
-    """Returns a training step as it is usually written in plain PyTorch."""
-    optimizer = torch.optim.Adam((p for net in nets for p in net.parameters()), lr=lr, fused=True)
-
-    def step(**batch: Tensor) -> None:
-        optimizer.zero_grad()
-        loss(**batch).backward()
-        optimizer.step()
-
-    return step
-
-
-def svi(model: LatentVariableModel) -> Step:
+def svi(model: LatentVariableModel, batches: Batches) -> Step:
     """Returns a training step as in Pyro's tutorials, with the parameter store and Pyro's Adam.
 
     Pyro's validation is off, as in the suite's step.
@@ -88,8 +149,8 @@ def svi(model: LatentVariableModel) -> Step:
     elbo = ESTIMATORS[model.estimators[0]].elbo(1)
     step = pyro.infer.SVI(program, model.guide, pyro.optim.Adam({"lr": 1e-3}), elbo).step
 
-    def unchecked(**batch: Tensor) -> None:
+    def unchecked(number: int) -> None:
         with pyro.validation_enabled(False):
-            step(**batch)
+            step(**batches(number))
 
     return unchecked

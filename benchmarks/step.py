@@ -1,12 +1,16 @@
-"""Times a training step of the suite against plain PyTorch, `torch.compile`, `pyro.infer.SVI` and NumPyro.
+"""Times training steps of the suite against plain PyTorch, `torch.compile`, `pyro.infer.SVI` and NumPyro.
 
 python -m benchmarks.step              print the table
 python -m benchmarks.step --write      write it into docs/cost.md, and the times into step.json
 python -m benchmarks.step --model hvae --model vae      time these models; --write updates their rows
 
+A step takes its batch from a data set of random images, samples noise where the model's observation has some,
+and updates the parameters by Adam. The suite and NumPyro (`lax.scan`) make many steps in one call, as in
+training; `torch.compile` gets the whole step as one function.
+
 Absolute times vary between machines and over time. All implementations therefore run alternately, in one
-process, on a batch of the same shape, and the table gives ratios; milliseconds are medians over the rounds.
-Pyro's validation is off in the suite's step and in plain SVI. NumPyro runs in an environment of its own,
+process, and the table gives ratios; milliseconds are medians over the rounds. Pyro's validation is off in the
+suite's step and in plain SVI. NumPyro runs in an environment of its own,
 .peers/, which this command creates; if it cannot be installed, its rows are omitted. "Matrix products only"
 is the time that the floating-point operations of the suite's matrix products and convolutions would take at
 the highest rate of a 1024 x 1024 product that torch or NumPyro reached in this run. Memory is the peak growth
@@ -29,19 +33,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import COST
-from benchmarks.implementations import SUITE, build_model, contenders
+from benchmarks.implementations import SUITE, build_model, contenders, random_batches
 from benchmarks.peer import Peer, peers
 from benchmarks.plain_torch import IMPLEMENTATIONS
-from benchmarks.timing import matrix_product_rate, race, step_timer, track_peak_memory
+from benchmarks.timing import matrix_product_rate, race, track_peak_memory
 from inference.backend.device import fast_float32
 from inference.backend.files import write_whole
 from inference.cli.entry import run_command
 from inference.cli.parser import Parser
-from inference.data.examples import example_inputs
 from inference.elbo.estimators import Loss
 from inference.errors import UserError, unknown
 from inference.rundir.kinds import COUNT
@@ -52,7 +55,7 @@ BATCH = 97
 MARKS = "<!-- steps: made by python -m benchmarks.step --write -->", "<!-- end of steps -->"
 TIMES = Path(__file__).with_name("step.json")
 NUMPYRO = "NumPyro"
-IN_NUMPYRO = ("vae", "gmvae", "ssvae", "ppca", "vae2d", "conv_vae")
+IN_NUMPYRO = ("vae", "gmvae", "ssvae", "ppca", "vae2d", "conv_vae", "made")
 
 
 @fast_float32(torch.device("cpu"))  # as in training, and for every implementation
@@ -109,21 +112,16 @@ def measure(name: str, rounds: int, steps: int, python: Path | None) -> dict[str
         `times`, milliseconds per step of each round by implementation; `memory`, MiB by implementation;
         `operations`, floating-point operations per step.
     """
-    batch = example_inputs(build_model(name), BATCH)
     slow = any(isinstance(part, nn.Conv2d | nn.Embedding) for part in build_model(name).modules())
     with ExitStack() as stack:
-        implementations = contenders(name)
-        timers = {label: step_timer(step, batch) for label, step in implementations.items()}
+        timers = contenders(name, BATCH)
+        memory = {label: memory_growth(name, label) for label in timers}
         if python and name in IN_NUMPYRO:
             peer = stack.enter_context(Peer(python))
             peer.ask(name)
             timers[NUMPYRO] = peer.time_steps
         times = race(timers, rounds, -(-steps // 10) if slow else steps)
-    return {
-        "operations": count_operations(name, batch),
-        "times": times,
-        "memory": {label: memory_growth(name, label) for label in implementations},
-    }
+    return {"operations": count_operations(name), "times": times, "memory": memory}
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -143,10 +141,10 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def count_operations(name: str, batch: dict[str, Tensor]) -> int:
+def count_operations(name: str) -> int:
     """Returns the floating-point operations of the suite's step in matrix products and convolutions."""
     model = build_model(name)
-    gradients = Gradients(Loss(model, model.estimators[0]))
+    gradients, batch = Gradients(Loss(model, model.estimators[0])), random_batches(model, BATCH)(0)
     with FlopCounterMode(display=False) as counter:
         gradients(batch)
     return counter.get_total_flops()
@@ -159,12 +157,10 @@ def memory_growth(name: str, implementation: str) -> float:
 
 
 def _memory_growth(name: str, implementation: str) -> float:
-    step, batch = contenders(name)[implementation], example_inputs(build_model(name), BATCH)
-    for _ in range(2):  # allocates the optimizer's state and compiles the step
-        step(**batch)
+    run = contenders(name, BATCH)[implementation]
+    run(3)  # allocates the optimizer's state and compiles the step
     peak = track_peak_memory()
-    for _ in range(3):
-        step(**batch)
+    run(3)
     return peak()
 
 

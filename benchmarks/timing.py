@@ -1,27 +1,44 @@
 """Time, floating-point rate and peak memory, as the benchmarks measure them."""
 
 import ctypes
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-Step = Callable[..., None]  # a training step, called with a batch as keyword arguments
-StepTimer = Callable[[int], float]  # runs a number of steps and returns milliseconds per step
+StepTimer = Callable[[int], float]  # makes a number of steps and returns milliseconds per step
 
 
-def step_timer(step: Step, batch: dict[str, Any]) -> StepTimer:
-    """Returns a function that runs the step a given number of times and returns milliseconds per step."""
+def step_timer(make: Callable[[int], None]) -> StepTimer:
+    """Returns a function that makes a number of steps and returns milliseconds per step.
 
-    def run(steps: int) -> float:
+    Args:
+        make: Makes a number of steps.
+    """
+
+    def run(count: int) -> float:
         start = time.perf_counter()
-        for _ in range(steps):
-            step(**batch)
-        return (time.perf_counter() - start) / steps * 1e3
+        make(count)
+        return (time.perf_counter() - start) / count * 1e3
 
     return run
+
+
+def repeated(step: Callable[[int], None]) -> Callable[[int], None]:
+    """Returns a function that makes a number of steps.
+
+    Args:
+        step: Makes the step of a number, 0, 1, 2, ...
+    """
+    numbers = itertools.count()
+
+    def make(count: int) -> None:
+        for number in itertools.islice(numbers, count):
+            step(number)
+
+    return make
 
 
 def race(timers: dict[str, StepTimer], rounds: int, steps: int) -> dict[str, list[float]]:

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     cpu = torch.device("cpu")
     test = HeldOut(data, cls, cpu)
     batches = Batches(data, cls, config.batch_size, config.seed, torch.empty(0), cpu)
-    step = plain(nets, loss, config.lr)
+    step = plain(nets, loss, batches, config.lr)
 
     def evaluate_test_set(samples: int) -> dict[str, dict[str, float]]:
         model.load_state_dict(dict(zip(model.state_dict(), parameters, strict=True)))
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
     start, steps = time.perf_counter(), config.steps
     for done in trange(steps, unit="step", disable=None):
-        step(**batches(done))
+        step(done)
         if (done + 1) % config.eval_every == 0:
             evaluate_test_set(1)
     seconds = time.perf_counter() - start

@@ -65,11 +65,11 @@ def test_every_implementation_trains_every_parameter(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.nn.Linear, "__init__", recording)
     for name in IMPLEMENTATIONS:
         created.clear()
-        steps = implementations.contenders(name, mode="eager", compiled=False)
+        runs = implementations.contenders(name, 5, mode="eager", compiled=False)
         parameters = list(created)
         values = [p.detach().clone() for p in parameters]
-        for make_step in steps.values():
-            make_step(**example_inputs(implementations.build_model(name), 5))
+        for run in runs.values():
+            run(1)
         changed = (not torch.equal(p, value) for p, value in zip(parameters, values, strict=True))
         assert all(changed), name
 
@@ -112,8 +112,8 @@ def test_the_table_of_steps_is_made_from_step_json() -> None:
 
 @pytest.mark.parametrize("label", [implementations.SUITE, implementations.SVI])
 def test_the_suite_and_plain_svi_are_timed_without_validation(label: str) -> None:
-    make_step = implementations.contenders("vae", mode="eager", compiled=False)[label]
-    batch = example_inputs(implementations.build_model("vae"), 5)
+    run = implementations.contenders("vae", 5, mode="eager", compiled=False)[label]
+    run(1)  # Pyro validates the suite's first step
     seen: list[set[object]] = []
 
     def record(module: torch.nn.Module, *_: object) -> None:
@@ -124,7 +124,7 @@ def test_the_suite_and_plain_svi_are_timed_without_validation(label: str) -> Non
     assert set(before.values()) == {True}  # Pyro's default, which a fixture sets
     hook = torch.nn.modules.module.register_module_forward_hook(record)
     try:
-        make_step(**batch)
+        run(1)
     finally:
         hook.remove()
     assert len(seen) >= 6 and all(values == {False} for values in seen)
@@ -162,8 +162,8 @@ def test_memory_growth_is_the_peak_of_a_step() -> None:
     program = """
 import torch
 from benchmarks import step
-steps = {"large": lambda **_: torch.ones(2**25).sum(), "small": lambda **_: None}
-step.contenders = lambda name: steps
+runs = {"large": lambda count: torch.ones(2**25).sum(), "small": lambda count: None}
+step.contenders = lambda name, size: runs
 print(step._memory_growth("vae", "small"), step._memory_growth("vae", "large"))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -1,9 +1,9 @@
-"""Training steps in NumPyro, written as in its tutorials, which `benchmarks.step` times.
+"""Training in NumPyro, written as in its tutorials, which `benchmarks.step` times.
 
 This script runs in an environment of its own, without the suite's packages. It reads requests from stdin, one
 per line, and answers each with a number on stdout. `NAME` builds the step of a model. A number runs that many
-steps and answers with milliseconds per step. `product` answers with the floating-point operations per second
-of a matrix product.
+steps in one compiled call and answers with milliseconds per step. `product` answers with the floating-point
+operations per second of a matrix product.
 """
 
 import sys
@@ -20,7 +20,8 @@ from flax import linen as nn
 from numpyro.contrib.module import flax_module
 from numpyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
-BATCH = 97
+BATCH, BATCHES = 97, 50  # images per step, and steps per epoch
+SQUARED_ERROR = 3072 / 2 * np.log(np.pi)  # -log p(x | z) of `conv_vae` less the squared error
 Program = Callable[..., Any]
 Parts = tuple[Program, Program, Any, tuple[int, ...]]  # model, guide, ELBO, shape of an image
 
@@ -191,33 +192,129 @@ def conv_vae() -> Parts:
     return model, guide, TraceMeanField_ELBO(), (32, 32, 3)
 
 
-MODELS = {"vae": vae, "gmvae": gmvae, "ssvae": ssvae, "ppca": ppca, "vae2d": vae2d, "conv_vae": conv_vae}
+class Masked(nn.Module):
+    """A linear layer whose weights are multiplied by a mask, (inputs, outputs)."""
+
+    mask: np.ndarray
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), self.mask.shape)
+        return x @ (kernel * self.mask) + self.param("bias", nn.initializers.zeros, self.mask.shape[1:])
 
 
-def step_timer(name: str) -> Callable[[int], float]:
-    """Returns a function that runs a number of steps, compiled once, and returns milliseconds per step."""
-    model, guide, elbo, shape = MODELS[name]()
-    noise = np.random.RandomState(0)
-    binary = len(shape) == 1 and name != "vae2d"
-    x = noise.uniform(size=(BATCH, *shape)) > 0.5 if binary else noise.normal(size=(BATCH, *shape))
-    batch = {"x": jnp.asarray(x, jnp.float32)}
-    if name == "ssvae":
-        batch["x_labelled"] = jnp.asarray(noise.uniform(size=(100, 784)) > 0.5, jnp.float32)
-        batch["y_labelled"] = jnp.asarray(np.arange(100) % 10)
-    svi = SVI(model, guide, numpyro.optim.Adam(1e-3), elbo)
-    state = svi.init(jax.random.PRNGKey(0), **batch)
-    update = jax.jit(svi.update, donate_argnums=0)
-    state, _ = update(state, **batch)
+class MADENetwork(nn.Module):
+    """The network of `made`."""
 
-    def run(steps: int) -> float:
-        nonlocal state
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        order, degrees = np.arange(1, 785), np.random.RandomState(0).randint(1, 784, 500)
+        h = nn.relu(Masked(degrees[None] >= order[:, None])(x))
+        return Masked(order[None] > degrees[:, None])(h)
+
+
+def made() -> Parts:
+    """A MADE with one hidden layer and the pixels in raster order."""
+
+    def model(x: jax.Array) -> None:
+        network = flax_module("network", MADENetwork(), input_shape=(1, 784))
+        with numpyro.plate("data", len(x)):
+            numpyro.sample("x", dist.Bernoulli(logits=network(x)).to_event(1), obs=x)
+
+    return model, lambda x: None, Trace_ELBO(), (784,)
+
+
+MODELS = {
+    "vae": vae,
+    "gmvae": gmvae,
+    "ssvae": ssvae,
+    "ppca": ppca,
+    "vae2d": vae2d,
+    "conv_vae": conv_vae,
+    "made": made,
+}
+
+
+Carry = tuple[Any, jax.Array, jax.Array]  # state of SVI, order of the images, random key
+
+
+class Training:
+    """A training, of which many steps are one compiled call, as in NumPyro's `SVI.run`.
+
+    A step takes its batch from the images in an order that is new in every epoch, samples zeros and ones with
+    the images' levels as probabilities, and updates the parameters by Adam.
+
+    Args:
+        name: of the model.
+        data: `x_train`; `batch_size`; whether the images are `noisy`, that is, levels to sample from; and
+            `x_labelled` and `y_labelled` if the model takes them.
+    """
+
+    def __init__(self, name: str, data: dict[str, Any]):
+        self.data, self.size, self.name = data, int(data["batch_size"]), name
+        self.noisy, self.labelled = bool(data["noisy"]), "x_labelled" in data
+        model, guide, elbo, _ = MODELS[name]()
+        self.svi = SVI(model, guide, numpyro.optim.Adam(1e-3), elbo)
+        first = self.batch(jnp.arange(self.size), jax.random.PRNGKey(2))
+        state = self.svi.init(jax.random.PRNGKey(0), **first)
+        self.carry: Carry = (state, jnp.arange(len(data["x_train"])), jax.random.PRNGKey(1))
+        self.block = jax.jit(self._block, static_argnums=2, donate_argnums=0)
+        self.number = 0
+
+    def batch(self, index: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+        """The inputs of the model."""
+        levels = self.data["x_train"][index]
+        if not self.noisy:
+            return {"x": levels.astype(jnp.float32)}
+        inputs = {"x": binarize(key, levels)}
+        if self.labelled:
+            again = jax.random.split(key)[0]
+            inputs["x_labelled"] = binarize(again, self.data["x_labelled"])
+            inputs["y_labelled"] = self.data["y_labelled"]
+        return inputs
+
+    def _step(self, carry: Carry, number: jax.Array) -> tuple[Carry, None]:
+        state, order, key = carry
+        per_epoch = len(order) // self.size
+        key, shuffle, noise = jax.random.split(key, 3)
+        order = jax.lax.cond(
+            number % per_epoch == 0, lambda: jax.random.permutation(shuffle, len(order)), lambda: order
+        )
+        index = jax.lax.dynamic_slice(order, (number % per_epoch * self.size,), (self.size,))
+        state, _ = self.svi.update(state, **self.batch(index, noise))
+        return (state, order, key), None
+
+    def _block(self, carry: Carry, first: jax.Array, count: int) -> Carry:
+        return jax.lax.scan(self._step, carry, first + jnp.arange(count))[0]
+
+    def run(self, count: int) -> float:
+        """Makes steps and returns their duration in milliseconds per step."""
         start = time.perf_counter()
-        for _ in range(steps):
-            state, loss = update(state, **batch)
-        jax.block_until_ready((state, loss))
-        return (time.perf_counter() - start) / steps * 1e3
+        self.carry = jax.block_until_ready(self.block(self.carry, self.number, count))
+        self.number += count
+        return (time.perf_counter() - start) / count * 1e3
 
-    return run
+
+def binarize(key: jax.Array, levels: jax.Array) -> jax.Array:
+    """Samples zeros and ones, with probability level / 255."""
+    return (255 * jax.random.uniform(key, levels.shape) < levels.astype(jnp.float32)).astype(jnp.float32)
+
+
+def random_training(name: str) -> Training:
+    """Returns a training on random images."""
+    shape = MODELS[name]()[-1]
+    noise = np.random.RandomState(0)
+    noisy = len(shape) == 1 and name != "vae2d"
+    size = (BATCHES * BATCH, *shape)
+    data: dict[str, Any] = {"batch_size": BATCH, "noisy": noisy}
+    if noisy:
+        data["x_train"] = jnp.asarray(noise.randint(256, size=size), jnp.uint8)
+    else:
+        data["x_train"] = jnp.asarray(noise.normal(size=size), jnp.float32)
+    if name == "ssvae":
+        data["x_labelled"] = data["x_train"][:100]
+        data["y_labelled"] = jnp.asarray(np.arange(100) % 10)
+    return Training(name, data)
 
 
 def matrix_product_rate() -> float:
@@ -245,7 +342,7 @@ def main() -> None:
         elif request == "product":
             answer = matrix_product_rate()
         else:
-            run, answer = step_timer(request), 0.0
+            run, answer = random_training(request).run, 0.0
         print(answer, flush=True)
 
 

@@ -1,5 +1,8 @@
 """The negative ELBO and its terms on held-out data."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import pyro
 import torch
 from torch import Tensor
@@ -12,9 +15,51 @@ from ppl_models.programs import sample_latents
 CHUNK = 500  # images at a time
 
 
+class Terms(NamedTuple):
+    """What `evaluate_bounds` finds of a chunk of images.
+
+    Attributes:
+        values: the terms of the bound and the other metrics by name, (samples, chunk).
+        logits: of q(y | x) of the images without noise, (chunk, classes), if the model classifies.
+        code_counts: how often each entry of a codebook is chosen, (codes,), if the model has one.
+    """
+
+    values: dict[str, Tensor]
+    logits: Tensor | None
+    code_counts: Tensor | None
+
+
+def chunk_terms(
+    model: LatentVariableModel, inputs: dict[str, Tensor], without_noise: Tensor, samples: int
+) -> Terms:
+    """Computes the terms of one chunk of images.
+
+    Args:
+        model: the model, in evaluation mode.
+        inputs: its inputs, `x` (chunk, *shape) among them.
+        without_noise: the images without noise, (chunk, *shape).
+        samples: samples of the latents per image.
+    """
+    latents = sample_latents(model, **inputs)
+    bounds = [model.bound(**inputs, latents=latents)]
+    chosen = model.code_counts(latents)
+    if latents:  # without latents every sample is the same
+        more = (sample_latents(model, **inputs) for _ in range(samples - 1))
+        bounds += [model.bound(**inputs, latents=latents) for latents in more]
+    reports = [bound.report() for bound in bounds]
+    values = {
+        name: torch.stack([report[name].expand(len(inputs["x"])) for report in reports])
+        for name in reports[0]
+    }
+    return Terms(values, model.classify(without_noise), chosen)
+
+
 @torch.no_grad()
 def evaluate_bounds(
-    model: LatentVariableModel, test: HeldOut, samples: int = 1
+    model: LatentVariableModel,
+    test: HeldOut,
+    samples: int = 1,
+    terms: Callable[[LatentVariableModel, dict[str, Tensor], Tensor, int], Terms] = chunk_terms,
 ) -> dict[str, dict[str, float]]:
     """Computes the negative ELBO and its terms on held-out data, and the accuracy if the model classifies.
 
@@ -24,6 +69,7 @@ def evaluate_bounds(
         model: the model.
         test: the held-out data.
         samples: samples of the latents per image.
+        terms: computes what `chunk_terms` does.
 
     Returns:
         By name of the term: `value`, the mean in nats per image; `se`, its standard error over images; and,
@@ -42,10 +88,9 @@ def evaluate_bounds(
             if number % distributed.world_size() != distributed.rank():
                 continue
             torch.manual_seed(number)
-            values, chosen = _terms(model, inputs, samples)
-            if chosen is not None:
-                counts = chosen if counts is None else counts + chosen
-            logits = model.classify(without_noise)
+            values, logits, chosen = terms(model, inputs, without_noise, samples)
+            if chosen is not None:  # each process may have a GPU of its own
+                counts = chosen.cpu() if counts is None else counts + chosen.cpu()
             if logits is not None and y is not None:
                 values["accuracy"] = (logits.argmax(-1) == y).float()[None]
             for name, value in values.items():
@@ -57,24 +102,6 @@ def evaluate_bounds(
         chunks = {number: part for images, _ in of_all for number, part in images.get(name, {}).items()}
         metrics[name] = _summary(torch.cat([chunks[number] for number in sorted(chunks)], dim=1))
     return metrics | _codebook_metrics([part for _, part in of_all if part is not None])
-
-
-def _terms(
-    model: LatentVariableModel, inputs: dict[str, Tensor], samples: int
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Returns the terms of one chunk by name, (samples, chunk), and counts of codebook entries on the CPU."""
-    latents = sample_latents(model, **inputs)
-    bounds = [model.bound(**inputs, latents=latents)]
-    chosen = model.code_counts(latents)
-    if latents:  # without latents every sample is the same
-        more = (sample_latents(model, **inputs) for _ in range(samples - 1))
-        bounds += [model.bound(**inputs, latents=latents) for latents in more]
-    reports = [bound.report() for bound in bounds]
-    values = {
-        name: torch.stack([report[name].expand(len(inputs["x"])) for report in reports])
-        for name in reports[0]
-    }
-    return values, None if chosen is None else chosen.cpu()  # each process may have a GPU of its own
 
 
 def _codebook_metrics(counts: list[Tensor]) -> dict[str, dict[str, float]]:

@@ -16,9 +16,10 @@ from inference.data.batches import Batches
 from inference.data.held_out import HeldOut
 from inference.elbo.estimators import Loss
 from inference.errors import TrainingDiverged
-from inference.metrics.bounds import evaluate_bounds
+from inference.metrics.bounds import chunk_terms, evaluate_bounds
 from inference.rundir.config import TrainConfig
 from inference.training.callbacks import Callback
+from inference.training.compiled_terms import CompiledTerms
 from inference.training.precision import bfloat16_networks
 from inference.training.schedules import KLWeight
 from inference.training.state import RandomState, generator_states, restore_state
@@ -27,6 +28,7 @@ from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents
 
 LOG_EVERY = 100  # steps between log lines of the training batches
+MIN_VALUES = 10**8  # pixels in all evaluations of a run, from which on compiling the evaluation pays off
 PATIENCE = 10  # consecutive steps whose loss or gradient is not finite, before training gives up
 
 
@@ -68,6 +70,9 @@ class Loop:
             self.loss, batches, config, self.kl_weight, self._precision(), self._why_not_finite, self.say
         )
         self.optimizer, self.average = self.steps.optimizer, self.steps.average
+        values = sum(part.x.numel() for part in held_out.values()) * (config.steps // config.eval_every)
+        compiles = config.compile == "inductor" and values >= MIN_VALUES and distributed.world_size() == 1
+        self.terms = CompiledTerms(self.evaluated_model, say) if compiles else chunk_terms
         # A callback that is called after every step needs the control after every step.
         self.every_step = any(type(each).on_step_end is not Callback.on_step_end for each in self.callbacks)
         self.step = self.skipped = self.consecutive_skips = 0
@@ -169,7 +174,7 @@ class Loop:
         found = {}
         for split, part in self.held_out.items():
             if split != "independent":
-                metrics = evaluate_bounds(self.evaluated_model, part)
+                metrics = evaluate_bounds(self.evaluated_model, part, terms=self.terms)
                 found[split] = {name: metric["value"] for name, metric in metrics.items()}
                 for name, value in found[split].items():
                     if not math.isfinite(value):

@@ -180,16 +180,11 @@ class Program:
 
     def _key(self, given: list[Tensor]) -> str:
         """What the program depends on: shapes, settings and constants of the model."""
-        model, config = self.loss.model, self.config
-        left_out = {*vars(nn.Module()), "_prefix"} - {"training"}  # _prefix differs between two instances
-        modules = [
-            (name, type(part), [(k, describe(v)) for k, v in sorted(vars(part).items()) if k not in left_out])
-            for name, part in model.named_modules()
-        ]
+        config = self.config
         settings = (config.elbo, config.particles, config.clip, config.ema > 0, config.kl_warmup > 0)
         precision = (config.precision, str(self.index.device), self.batches.observation.__name__)
         inputs = [(value.shape, value.dtype, value.stride()) for value in given]
-        return repr((modules, settings, precision, inputs, self.names, self.ages))
+        return repr((description(self.loss.model), settings, precision, inputs, self.names, self.ages))
 
     def block(self, step: int, count: int) -> bool:
         """Makes some steps, all of full batches.
@@ -218,6 +213,15 @@ class Program:
             counter += count
         self.seconds_per_step = (time.perf_counter() - began) / count
         return True
+
+
+def description(model: nn.Module) -> list[Any]:
+    """Describes the constants of a model that a captured program has: its modules with their attributes."""
+    left_out = {*vars(nn.Module()), "_prefix"} - {"training"}  # _prefix differs between two instances
+    return [
+        (name, type(part), [(k, describe(v)) for k, v in sorted(vars(part).items()) if k not in left_out])
+        for name, part in model.named_modules()
+    ]
 
 
 def describe(value: Any) -> str:

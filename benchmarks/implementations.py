@@ -25,6 +25,7 @@ from ppl_models.base import LatentVariableModel
 from ppl_models.code_prior import CodePrior
 
 SUITE, SVI = "suite", "`pyro.infer.SVI`, validation off"
+BOUNDS = {"iwae": ("vae", "iwae")}  # a model under another estimator than its first one
 COMPILED = ", `torch.compile`"
 COLOUR = ("conv_vae", "hvae", "fsvae", "gated_vae", "af_vae", "vqvae")  # timed at 3 x 32 x 32
 BATCHES = 20  # steps per epoch
@@ -47,18 +48,20 @@ def contenders(name: str, size: int, mode: str = "inductor", compiled: bool = Tr
     torch.manual_seed(0)
     model = build_model(name)
     batches = random_batches(model, size)
-    timers = {SUITE: suite(model, batches, mode)}
+    _, estimator = BOUNDS.get(name, (name, None))
+    timers = {SUITE: suite(model, batches, mode, estimator)}
     if name == "gmvae":  # shows the cost of the mixture prior
         timers[f"{SUITE}, `vae`"] = suite(build_model("vae"), batches, mode)
     for label, build in IMPLEMENTATIONS[name].items():
         timers[label] = step_timer(repeated(plain(*build(), batches)))
         if compiled:
             timers[label + COMPILED] = step_timer(repeated(plain(*build(), batches, compiled=True)))
-    return {**timers, SVI: step_timer(repeated(svi(build_model(name), batches)))}
+    return {**timers, SVI: step_timer(repeated(svi(build_model(name), batches, estimator)))}
 
 
 def build_model(name: str) -> LatentVariableModel:
     """Builds a model for images of MNIST's size, colour images of 32 x 32, or maps of 8 x 8 codes."""
+    name, _ = BOUNDS.get(name, (name, None))
     cls = MODELS[name]
     return cls(cls.padded((3, 32, 32) if name in COLOUR else cls.example_shape), 10)
 
@@ -136,7 +139,7 @@ def plain(
     return lambda number: function(batches.index(number))
 
 
-def svi(model: LatentVariableModel, batches: Batches) -> Step:
+def svi(model: LatentVariableModel, batches: Batches, estimator: str | None = None) -> Step:
     """Returns a training step as in Pyro's tutorials, with the parameter store and Pyro's Adam.
 
     Pyro's validation is off, as in the suite's step.
@@ -146,7 +149,8 @@ def svi(model: LatentVariableModel, batches: Batches) -> Step:
         pyro.module("model", model)
         model.model(**batch)
 
-    elbo = ESTIMATORS[model.estimators[0]].elbo(1)
+    chosen = ESTIMATORS[estimator or model.estimators[0]]
+    elbo = chosen.elbo(chosen.particles)
     step = pyro.infer.SVI(program, model.guide, pyro.optim.Adam({"lr": 1e-3}), elbo).step
 
     def unchecked(number: int) -> None:

@@ -33,11 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import COST
-from benchmarks.implementations import SUITE, build_model, contenders, random_batches
+from benchmarks.implementations import BOUNDS, SUITE, build_model, contenders, random_batches
 from benchmarks.peer import Peer, peers
 from benchmarks.plain_torch import IMPLEMENTATIONS
 from benchmarks.timing import matrix_product_rate, race, track_peak_memory
@@ -52,10 +51,11 @@ from inference.training.gradients import Gradients
 from tools.table import write_between
 
 BATCH = 97
+TURN = 400  # approximate duration of a turn of the suite, in milliseconds
 MARKS = "<!-- steps: made by python -m benchmarks.step --write -->", "<!-- end of steps -->"
 TIMES = Path(__file__).with_name("step.json")
 NUMPYRO = "NumPyro"
-IN_NUMPYRO = ("vae", "gmvae", "ssvae", "ppca", "vae2d", "conv_vae", "made")
+IN_NUMPYRO = ("vae", "iwae", "gmvae", "ssvae", "ppca", "vae2d", "conv_vae", "made")
 
 
 @fast_float32(torch.device("cpu"))  # as in training, and for every implementation
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
     found: dict[str, dict[str, Any]] = {}
     for name in given.model or IMPLEMENTATIONS:
         found[name] = {"threads": torch.get_num_threads(), "products": products}
-        found[name] |= measure(name, given.rounds, given.steps, python)
+        found[name] |= measure(name, given.rounds, python)
         print(table({name: found[name]}), file=sys.stderr, flush=True)
     print(table(found))
     if given.write:
@@ -86,7 +86,6 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m benchmarks.step", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--rounds", type=COUNT.parse, default=9, metavar="N", help="number of rounds (default: 9)")
-    add("--steps", type=COUNT.parse, default=20, metavar="N", help="steps per round (default: 20)")
     about = "time this model only; can be repeated (default: all models)"
     add("--model", action="append", metavar="NAME", help=about)
     add("--write", action="store_true", help="write the table into docs/cost.md")
@@ -99,20 +98,18 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     return given
 
 
-def measure(name: str, rounds: int, steps: int, python: Path | None) -> dict[str, Any]:
+def measure(name: str, rounds: int, python: Path | None) -> dict[str, Any]:
     """Measures the training step of a model in every implementation.
 
     Args:
         name: Name of the model.
         rounds: Number of rounds.
-        steps: Steps per round; a tenth of it for convolutional models and models of codes.
         python: The Python of the NumPyro environment, or None.
 
     Returns:
         `times`, milliseconds per step of each round by implementation; `memory`, MiB by implementation;
         `operations`, floating-point operations per step.
     """
-    slow = any(isinstance(part, nn.Conv2d | nn.Embedding) for part in build_model(name).modules())
     with ExitStack() as stack:
         timers = contenders(name, BATCH)
         memory = {label: memory_growth(name, label) for label in timers}
@@ -120,7 +117,8 @@ def measure(name: str, rounds: int, steps: int, python: Path | None) -> dict[str
             peer = stack.enter_context(Peer(python))
             peer.ask(name)
             timers[NUMPYRO] = peer.time_steps
-        times = race(timers, rounds, -(-steps // 10) if slow else steps)
+        timers[SUITE](3)  # captures the step
+        times = race(timers, rounds, max(int(TURN / timers[SUITE](10)), 1))
     return {"operations": count_operations(name), "times": times, "memory": memory}
 
 
@@ -144,7 +142,9 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 def count_operations(name: str) -> int:
     """Returns the floating-point operations of the suite's step in matrix products and convolutions."""
     model = build_model(name)
-    gradients, batch = Gradients(Loss(model, model.estimators[0])), random_batches(model, BATCH)(0)
+    _, estimator = BOUNDS.get(name, (name, None))
+    gradients = Gradients(Loss(model, estimator or model.estimators[0]))
+    batch = random_batches(model, BATCH)(0)
     with FlopCounterMode(display=False) as counter:
         gradients(batch)
     return counter.get_total_flops()

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from benchmarks.implementations import build_model, plain, settings, svi
 from benchmarks.plain_torch import IMPLEMENTATIONS
-from benchmarks.time_to_result import GOALS, load
+from benchmarks.time_to_result import GOALS, load, reached
 from inference.backend.device import fast_float32
 from inference.data.batches import Batches
 from inference.data.held_out import HeldOut
@@ -54,7 +54,7 @@ def main(how: str, name: str, data_dir: str) -> None:
         times.append((time.perf_counter() - began) / every * 1e3)
         bound, accuracy = evaluate()
         print(first + every, f"{bound:.4f}", f"{accuracy:.4f}", flush=True)
-        if bound <= goal.bound and accuracy >= goal.accuracy:
+        if reached(goal, first + every, bound, accuracy):
             break
     print("ms per step", f"{np.mean(times[1:]) if times[1:] else np.nan:.4f}", flush=True)
 

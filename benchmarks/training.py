@@ -33,6 +33,7 @@ from inference.metrics.bounds import evaluate_bounds
 from inference.rundir.restore import restore
 from inference.rundir.run_config import RunConfig
 from inference.training.session import IMAGE_SAMPLES
+from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
 
@@ -82,7 +83,7 @@ def check_supported(config: RunConfig, model: LatentVariableModel) -> None:
     """Raises UserError if plain PyTorch cannot repeat a run with this configuration."""
     name = config.model
     if name not in IMPLEMENTATIONS:
-        known = ", ".join(IMPLEMENTATIONS)
+        known = ", ".join(model for model in IMPLEMENTATIONS if model in MODELS)
         raise UserError(f"{name} has no implementation in plain PyTorch. Choose a run of {known}.")
     for key, default in NEUTRAL.items():
         if key != "validation" and getattr(config, key) != default:

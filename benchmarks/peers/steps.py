@@ -18,7 +18,7 @@ import numpyro
 import numpyro.distributions as dist
 from flax import linen as nn
 from numpyro.contrib.module import flax_module
-from numpyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from numpyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 BATCH, BATCHES = 97, 50  # images per step, and steps per epoch
 SQUARED_ERROR = 3072 / 2 * np.log(np.pi)  # -log p(x | z) of `conv_vae` less the squared error
@@ -61,6 +61,12 @@ def vae() -> Parts:
             numpyro.sample("z", dist.Normal(*loc_scale(encoder(x))).to_event(1))
 
     return model, guide, TraceMeanField_ELBO(), (784,)
+
+
+def iwae() -> Parts:
+    """The same VAE with the importance-weighted bound of 50 samples per image."""
+    model, guide, _, shape = vae()
+    return model, guide, RenyiELBO(0.0, 50), shape
 
 
 def gmvae() -> Parts:
@@ -226,6 +232,7 @@ def made() -> Parts:
 
 MODELS = {
     "vae": vae,
+    "iwae": iwae,
     "gmvae": gmvae,
     "ssvae": ssvae,
     "ppca": ppca,

@@ -12,9 +12,11 @@ from benchmarks.plain_torch.common import TorchModel
 
 __all__ = ["IMPLEMENTATIONS", "TorchModel"]
 
-# For each model of the suite: the name of an implementation in the tables -> the function that builds it.
+# For each model of the suite, and `iwae` (a VAE with another bound):
+# name of an implementation in the tables -> the function that builds it.
 IMPLEMENTATIONS: dict[str, dict[str, Callable[[], TorchModel]]] = {
     "vae": {"plain PyTorch": mnist.vae},
+    "iwae": {"plain PyTorch": mnist.iwae},
     "gmvae": {"plain PyTorch": mnist.gmvae},
     "ssvae": {"plain PyTorch, x tiled": mnist.ssvae, "plain PyTorch, x not tiled": mnist.ssvae_split},
     "ae": {"plain PyTorch": mnist.ae},

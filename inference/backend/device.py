@@ -11,6 +11,7 @@ from pyro.util import get_rng_state, set_rng_state
 from inference.errors import UserError, unknown
 
 TOLERANCE = 1e-5  # relative to the largest element of a matrix product; float32's own error is below 1e-6
+SMALL_PRODUCT = 4 * 10**6  # multiplications, below which oneDNN's calls take longer than they save
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS is deterministic only with a workspace of a fixed size
 
 
@@ -66,6 +67,24 @@ def fast_float32(device: torch.device) -> Iterator[None]:
             torch.set_flush_denormal(True)
             torch.set_float32_matmul_precision("medium" if _medium_is_exact() else "highest")
         yield
+
+
+@contextmanager
+def product_library(largest: int) -> Iterator[None]:
+    """Uses the library with the fastest matrix products of a size, of those that `fast_float32` allows.
+
+    oneDNN is faster at large products. But each call takes about ten microseconds more.
+
+    Args:
+        largest: multiplications in the largest product.
+    """
+    before = torch.get_float32_matmul_precision()
+    if largest < SMALL_PRODUCT:
+        torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _flushes_denormal() -> bool:

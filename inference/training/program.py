@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from inference.backend.device import product_library
 from inference.data.batches import Batches
 from inference.elbo.estimators import Loss
 from inference.rundir.config import TrainConfig
@@ -83,6 +84,8 @@ class Program:
         self.state += [*self.exp_avgs, *self.exp_avg_sqs, *self.averages, self.total]
         self.data = self.batches.tensors()
         self.index = index
+        weights = [p.numel() for p in reached if p.dim() > 1]
+        self.largest_product = max(weights, default=0) * len(index) * self.config.particles
 
     def counters(self) -> list[Tensor]:
         """How many steps the optimiser and the average have made. The program does not change these."""
@@ -201,7 +204,7 @@ class Program:
         self.total.zero_()
         fixed = [*self.state, *self.data]
         rows = self.scalars(step, count).unbind()
-        with torch.no_grad():
+        with torch.no_grad(), product_library(self.largest_product):
             for i, row in enumerate(rows):
                 run([*fixed, row, self.batches.index(step + i)])
         # A gradient that is not finite stays in the mean of the gradients.

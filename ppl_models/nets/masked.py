@@ -52,7 +52,8 @@ class MaskedMLP(nn.Module):
     def _masks(self, index: int) -> list[Tensor]:
         """Computes one set of masks from the degrees, `(out, in)` per layer."""
         *inner, last = itertools.pairwise(self.degrees(index))
-        return [*(b[:, None] >= a for a, b in inner), last[1][:, None] > last[0]]
+        masks = [*(b[:, None] >= a for a, b in inner), last[1][:, None] > last[0]]
+        return [mask.to(torch.get_default_dtype()) for mask in masks]  # faster than booleans in a product
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if f"{prefix}layers.0.weight" in state_dict and f"{prefix}units_0" not in state_dict:
@@ -69,7 +70,7 @@ class MaskedMLP(nn.Module):
         return [*degrees, degrees[0]]
 
     def connections(self, index: int = 0) -> list[Tensor]:
-        """Returns one set of masks, boolean, `(out, in)` per layer."""
+        """Returns one set of masks, zeros and ones, `(out, in)` per layer."""
         return [self.get_buffer(f"mask_{index}_{layer}") for layer in range(len(self.widths))]
 
     def forward(self, x: Tensor, index: int = 0) -> Tensor:

@@ -56,7 +56,7 @@ class Goal(NamedTuple):
         batch_size: images per step.
         steps: after these a training without the result fails.
         bound: what the test set's bound must be at most. If it is infinite, all steps are the goal: the noise
-            of one sample per point is as large as what is left to gain.
+            of one sample per point hides the last improvements.
         accuracy: what its accuracy must be at least, if the model classifies.
         metric: name of the bound in the suite.
         scanned: whether NumPyro trains to the goal. Otherwise a few of its steps are timed.

@@ -27,12 +27,12 @@ from inference.cli.entry import run_command
 from inference.cli.parser import Parser
 from inference.data.batches import Batches
 from inference.data.held_out import HeldOut
+from inference.data.observations import IMAGES
 from inference.errors import UserError
 from inference.html.results import NEUTRAL
 from inference.metrics.bounds import evaluate_bounds
 from inference.rundir.restore import restore
 from inference.rundir.run_config import RunConfig
-from inference.training.session import IMAGE_SAMPLES
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
             evaluate_test_set(1)
     seconds = time.perf_counter() - start
     print(f"| on {results['data']} | suite | {label} | difference |", "|---|---|---|---|", sep="\n")
-    for name, metric in evaluate_test_set(IMAGE_SAMPLES).items():
+    for name, metric in evaluate_test_set(IMAGES.samples).items():
         ours, theirs = results["test"][name]["value"], metric["value"]
         print(f"| {name} | {ours:.4f} | {theirs:.4f} | {100 * (ours / theirs - 1):.3f} % |")
     print(f"{steps} steps, evaluations included: suite {results['seconds']:.0f} s, {label} {seconds:.0f} s")

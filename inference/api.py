@@ -19,7 +19,6 @@ from inference.metrics.run_evaluation import why_no_importance_weights
 from inference.rundir.restore import no_larger_than, restore_model
 from inference.rundir.run import Run
 from inference.rundir.run_config import IN_MEMORY
-from inference.training import session
 from inference.training.setup import check_data
 from ppl_models import from_saved
 from ppl_models.base import LatentVariableModel
@@ -78,7 +77,7 @@ def evaluate(
     test = HeldOut(found.padded(cls.image_size), cls, where)
     if not len(test):
         raise UserError("the data set has no test part. Give the data to evaluate on.")
-    samples = samples or (session.POINT_SAMPLES if model.observation == "points" else session.IMAGE_SAMPLES)
+    samples = samples or OBSERVATIONS[model.observation].data.samples
     try:
         with fast_float32(where):
             metrics = evaluate_bounds(model.to(where), test, samples)

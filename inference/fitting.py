@@ -242,7 +242,8 @@ def describe(started: Session) -> str:
     """Returns one line that says what is trained, on what, and where."""
     config, model, batches = started.config, started.model, started.batches
     parts = ", ".join(f"{len(part)} {name}" for name, part in started.held_out.items())
-    what = "points" if model.observation == "points" else f"images of {'x'.join(map(str, model.shape[1:]))}"
+    kind = OBSERVATIONS[model.observation].data
+    what = f"{kind.name} of {'x'.join(map(str, model.shape[1:]))}" if model.shape[1:] else kind.name
     count = sum(p.numel() for p in model.parameters())
     processes = distributed.world_size()
     where = f"{batches.x.device}" + (f", {processes} processes" if processes > 1 else "")

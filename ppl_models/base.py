@@ -187,9 +187,9 @@ class LatentVariableModel(ProgramPair):
 
     @classmethod
     def padded(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of x for images `(channels, height, width)`; `(2,)` if x is a point."""
-        if cls.observation == "points":
-            return (2,)
+        """Returns the shape of x for data of a shape; `example_shape` if it has another number of axes."""
+        if len(shape) != len(cls.example_shape):
+            return cls.example_shape
         return tuple(shape) if cls.image_size is None else (shape[0], cls.image_size, cls.image_size)
 
     @classmethod

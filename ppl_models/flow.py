@@ -36,7 +36,7 @@ class Flow(LatentVariableModel):
     """
 
     estimators = ("trace",)
-    observation = "points"
+    observation, example_shape = "points", (2,)
     default_dataset = "smiley"
     has_latents = has_mean = False
     defaults = {"steps": 4_000, "batch_size": 128, "lr": 3e-3, "schedule": "cosine"}

@@ -36,7 +36,7 @@ class VAE2D(LatentVariableModel):
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
     has_kl_weight = True
-    observation = "points"
+    observation, example_shape = "points", (2,)
     default_dataset = "gauss-full-1"
     defaults = {"steps": 8_000, "batch_size": 128, "lr": 1e-3, "schedule": "cosine"}
 

@@ -12,7 +12,7 @@ from inference.data import points
 from inference.data.dataset import Dataset
 from inference.data.labelled import choose_labelled, read_indices
 from inference.data.load import IMAGE_SETS
-from inference.data.observations import OBSERVATIONS
+from inference.data.observations import OBSERVATIONS, POINTS
 from inference.elbo.estimators import ESTIMATORS
 from inference.errors import UserError, unknown
 from inference.rundir.config import TrainConfig, as_text, defaults, flag, option_kind
@@ -156,7 +156,8 @@ def build_parser(name: str | None) -> Parser:
 def _add_data(parser: Parser, cls: type[LatentVariableModel], named: bool) -> None:
     images = f"{', '.join(IMAGE_SETS)}, or a .npz file (default: mnist, else digits)"
     names = ", ".join(points.NAMES)
-    about = f"{names} (default: {cls.default_dataset})" if cls.observation == "points" else images
+    kind = OBSERVATIONS[cls.observation].data
+    about = f"{names} (default: {cls.default_dataset})" if kind is POINTS else images
     about += "" if named else f"; points: {names}"
     add = parser.add_argument
     add("--data", metavar="NAME", help=about)

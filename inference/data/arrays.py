@@ -13,44 +13,74 @@ TOLERANCE = 1e-3  # fraction of the scale by which floats may exceed it because 
 WHITES = (1, 16, 255, 1023, 4095, 16383, 65535)  # usual values of white, for advice only
 
 
-def to_tensors(
-    x: dict[str, np.ndarray], kind: str, name: str, dims: int | None = 2
-) -> tuple[dict[str, Tensor], int | None]:
-    """Converts the parts of a data set to tensors of the same shape and scale.
+Tensors = tuple[dict[str, Tensor], int | None]
+
+
+def read_images(x: dict[str, np.ndarray], name: str, dims: int | None = None) -> Tensors:
+    """Converts the parts of a data set of images to levels 0..255.
 
     Args:
-        x: arrays by part, such as `x_train` and `x_test`; the keys are for messages.
-        kind: the model's kind of observation. Of "points", arrays are (n, dims). Of "codes", they are
-            (n, height, width), whole numbers from 0 to 255. Otherwise they are images (n, height, width),
-            (n, height, width, channels) or (n, channels, height, width) with 1 or 3 channels.
+        x: arrays by part, such as `x_train` and `x_test`; the keys are for messages. They are images
+            (n, height, width), (n, height, width, channels) or (n, channels, height, width) with 1 or 3
+            channels.
         name: what messages call the data.
-        dims: the dimensions of a point; None allows any number.
+        dims: not used.
 
     Returns:
-        Tensors by part, uint8 (n, channels, height, width) or float32 (n, dims), and the scale of images
-        (see `image_scale`), or None.
+        Tensors by part, uint8 (n, channels, height, width), and the scale of the images (see `image_scale`).
 
     Raises:
         UserError: an array holds something else, or the parts do not fit together.
     """
-    for part, array in x.items():
-        _check_numbers(array, f"{name}: {part}")
-    scale = None
-    if kind == "points":
-        tensors = {part: _to_points(array, f"{name}: {part}", dims) for part, array in x.items()}
-    else:
-        axes = {part: _channel_axis(array.shape, f"{name}: {part}") for part, array in x.items()}
-        if kind == "codes":
-            _check_codes(x, name)
-        else:
-            scale = image_scale(x, name)
-        tensors = {
-            part: _to_levels(_channel_first(array, axes[part]), scale or 255) for part, array in x.items()
-        }
+    _check_numbers(x, name)
+    axes = {part: _channel_axis(array.shape, f"{name}: {part}") for part, array in x.items()}
+    scale = image_scale(x, name)
+    levels = {part: _to_levels(_channel_first(array, axes[part]), scale) for part, array in x.items()}
+    return _of_one_shape(levels, name, "images"), scale
+
+
+def read_codes(x: dict[str, np.ndarray], name: str, dims: int | None = None) -> Tensors:
+    """Converts the parts of a data set of codes, whole numbers from 0 to 255, (n, height, width).
+
+    Returns:
+        Tensors by part, uint8 (n, 1, height, width), and None.
+
+    Raises:
+        UserError: an array holds something else, or the parts do not fit together.
+    """
+    _check_numbers(x, name)
+    axes = {part: _channel_axis(array.shape, f"{name}: {part}") for part, array in x.items()}
+    _check_codes(x, name)
+    codes = {part: _to_levels(_channel_first(array, axes[part]), 255) for part, array in x.items()}
+    return _of_one_shape(codes, name, "images"), None
+
+
+def read_points(x: dict[str, np.ndarray], name: str, dims: int | None = None) -> Tensors:
+    """Converts the parts of a data set of points (n, d).
+
+    Args:
+        x: arrays by part; the keys are for messages.
+        name: what messages call the data.
+        dims: the dimensions of a point; None allows any number.
+
+    Returns:
+        Tensors by part, float32 (n, d), and None.
+
+    Raises:
+        UserError: an array holds something else, or the parts do not fit together.
+    """
+    _check_numbers(x, name)
+    points = {part: _to_points(array, f"{name}: {part}", dims) for part, array in x.items()}
+    return _of_one_shape(points, name, "points"), None
+
+
+def _of_one_shape(tensors: dict[str, Tensor], name: str, what: str) -> dict[str, Tensor]:
+    """Returns the parts. Raises UserError if they differ in shape."""
     if len({tensor.shape[1:] for tensor in tensors.values()}) > 1:
-        what = "points" if kind == "points" else "images"
-        raise UserError(f"{name}: {what} of {' and '.join(x)} differ in shape. Give them the same shape.")
-    return tensors, scale
+        raise UserError(
+            f"{name}: {what} of {' and '.join(tensors)} differ in shape. Give them the same shape."
+        )
+    return tensors
 
 
 def image_scale(x: dict[str, np.ndarray], name: str) -> int:
@@ -98,14 +128,16 @@ def image_scale(x: dict[str, np.ndarray], name: str) -> int:
     )
 
 
-def _check_numbers(x: np.ndarray, what: str) -> None:
-    """Raises UserError unless x holds finite numbers, at least one."""
-    if x.ndim == 0 or x.size == 0:
-        raise UserError(f"{what} has shape {x.shape}, so it is empty. Give at least one image or point.")
-    if x.dtype.kind not in "buif":
-        raise UserError(f"{what} has type {x.dtype}. Give an array of numbers.")
-    if x.dtype.kind == "f":
-        _refuse_where(~np.isfinite(x), f"{what} has {{}} that are not finite", "Replace or remove them.")
+def _check_numbers(parts: dict[str, np.ndarray], name: str) -> None:
+    """Raises UserError unless each part holds finite numbers, at least one."""
+    for part, x in parts.items():
+        what = f"{name}: {part}"
+        if x.ndim == 0 or x.size == 0:
+            raise UserError(f"{what} has shape {x.shape}, so it is empty. Give at least one image or point.")
+        if x.dtype.kind not in "buif":
+            raise UserError(f"{what} has type {x.dtype}. Give an array of numbers.")
+        if x.dtype.kind == "f":
+            _refuse_where(~np.isfinite(x), f"{what} has {{}} that are not finite", "Replace or remove them.")
 
 
 def _refuse_where(wrong: np.ndarray, complaint: str, advice: str) -> None:

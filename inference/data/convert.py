@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from inference.data.arrays import to_tensors
 from inference.data.dataset import Dataset
 from inference.data.labels import Header, read_labels
+from inference.data.observations import OBSERVATIONS
 from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
 
@@ -70,7 +70,8 @@ def as_dataset(
     parts = {part: _read(source, f"{name}: {part}") for part, source in sources.items()}
     x = {part: images for part, (images, _) in parts.items()}
     y = {f"labels of {part}": labels for part, (_, labels) in parts.items() if labels is not None}
-    tensors, scale = to_tensors(x, model.observation, name, dims=None)
+    kind = OBSERVATIONS[model.observation].data
+    tensors, scale = kind.read(x, name, None)
     headers = {part: Header(labels.shape, labels.dtype) for part, labels in y.items()}
     counts = {f"labels of {part}": len(images) for part, images in x.items()}
     labels, note = read_labels(name, y, headers, counts, bool({"y", "x_labelled"} & set(model.inputs)))
@@ -79,7 +80,7 @@ def as_dataset(
     x_train, y_train = tensors["train"], labels["labels of train"]
     x_test = tensors.get("validation", x_train[:0])
     y_test = labels.get("labels of validation", None if y_train is None else y_train[:0])
-    return Dataset(name, x_train, y_train, x_test, y_test, scale=scale)
+    return Dataset(name, x_train, y_train, x_test, y_test, scale=scale, kind=kind)
 
 
 def _read(source: Source, what: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from inference.data.observations import IMAGES, POINTS, DataKind
 from inference.errors import UserError
 
 SMALL_IMAGE_PIXELS = 16 * 16  # a model uses its `small_image_defaults` for images of at most so many pixels
@@ -29,6 +30,7 @@ class Dataset:
         y_valid: its labels, or None.
         scale: the value of white (1, 255 or 65535) in images of the user's own before their conversion to
             uint8, or None.
+        kind: what the data are; by default points if x_train is (n, d), and images otherwise.
     """
 
     name: str
@@ -40,11 +42,11 @@ class Dataset:
     x_valid: Tensor | None = None
     y_valid: Tensor | None = None
     scale: int | None = None
+    kind: DataKind = None  # type: ignore[assignment]
 
-    @property
-    def points(self) -> bool:
-        """Whether the data are points, not images."""
-        return self.x_train.dim() == 2
+    def __post_init__(self) -> None:
+        if self.kind is None:
+            object.__setattr__(self, "kind", POINTS if self.x_train.dim() == 2 else IMAGES)
 
     @property
     def shape(self) -> tuple[int, ...]:

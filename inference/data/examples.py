@@ -22,11 +22,9 @@ def example_inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
     dtype, classes = next(model.parameters()).dtype, model.classes
 
     def observations(n: int) -> Tensor:
-        if model.observation == "points":
-            return torch.randn(n, *model.shape, dtype=dtype)
+        kind = OBSERVATIONS[model.observation]
         below = model.codes if isinstance(model, CodePrior) else 256
-        levels = torch.randint(below, (n, *model.shape), dtype=torch.uint8)
-        return OBSERVATIONS[model.observation].train(levels).to(dtype)
+        return kind.train(kind.data.example(model.shape, n, below)).to(dtype)
 
     makers = {
         "x": lambda: observations(batch),

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from inference.backend.files import check_memory
-from inference.data.arrays import to_tensors
 from inference.data.dataset import Dataset
 from inference.data.labels import Header, read_labels
+from inference.data.observations import IMAGES, OBSERVATIONS, POINTS
 from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
 
@@ -36,16 +36,16 @@ def load(path: Path, model: type[LatentVariableModel] | None = None) -> tuple[Da
         FileNotFoundError: there is no such file.
         UserError: the file holds anything else. An array that is larger than the free memory is not read.
     """
-    kind = model.observation if model else "binary"
+    kind = OBSERVATIONS[model.observation].data if model else IMAGES
     needs_labels = bool(model and {"y", "x_labelled"} & set(model.inputs))
     arrays, headers = _read(path)
     x = {part: arrays.pop(part) for part in ("x_train", "x_test")}
-    tensors, scale = to_tensors(x, kind, str(path))
+    dims = model.example_shape[0] if model and kind is POINTS else None
+    tensors, scale = kind.read(x, str(path), dims)
     counts = {"y_train": len(tensors["x_train"]), "y_test": len(tensors["x_test"])}
     y, note = read_labels(str(path), arrays, headers, counts, needs_labels)
-    data = Dataset(
-        str(path.resolve()), tensors["x_train"], y["y_train"], tensors["x_test"], y["y_test"], scale=scale
-    )
+    parts = tensors["x_train"], y["y_train"], tensors["x_test"], y["y_test"]
+    data = Dataset(str(path.resolve()), *parts, scale=scale, kind=kind)
     lines = [f"{path}: images are read on a scale of 0 to {scale}"] if scale else []
     return data, "; ".join(lines + ([note] if note else [])) or None
 

@@ -1,11 +1,13 @@
 """How raw values of a data set become what a model observes."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from inference.data.arrays import read_codes, read_images, read_points
 
 
 def binarize(x: Tensor) -> Tensor:
@@ -62,10 +64,51 @@ def _centred_to_unit(x: Tensor) -> Tensor:
     return (x + 1) / 2
 
 
-class ObservationKind(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class DataKind:
+    """What a data set holds: images, points or codes.
+
+    Attributes:
+        name: of the kind, in the plural.
+        noun: one data point in words.
+        read: converts a user's arrays by part to tensors of one shape; returns them and the value of white in
+            the arrays, or None. It raises `UserError` if they hold something else.
+        example: returns n random raw values of a shape; discrete ones are below a number.
+        drawn: how `inference.plots` and the report draw data points: "images", "points", or None if they
+            cannot be drawn as they are.
+        samples: of the latents per data point in the evaluation after training.
+        default: how to name data of this kind on the command line, for messages.
+    """
+
+    name: str
+    noun: str
+    read: Callable[[dict[str, np.ndarray], str, int | None], tuple[dict[str, Tensor], int | None]]
+    example: Callable[[tuple[int, ...], int, int], Tensor]
+    drawn: str | None
+    samples: int
+    default: str
+
+
+def _integers(shape: tuple[int, ...], n: int, below: int) -> Tensor:
+    return torch.randint(below, (n, *shape), dtype=torch.uint8)
+
+
+def _normals(shape: tuple[int, ...], n: int, below: int) -> Tensor:
+    return torch.randn(n, *shape)
+
+
+IMAGES = DataKind("images", "image", read_images, _integers, "images", 10, "--data digits")
+POINTS = DataKind("points", "point", read_points, _normals, "points", 100, "--data smiley")
+# Codes are shown decoded: see `inference.training.code_prior`.
+CODES = DataKind("codes", "image", read_codes, _integers, None, 10, "--code-prior and --stage1-run")
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationKind:
     """How raw values of a data set become the observation x of a model, and back.
 
     Attributes:
+        data: what the data set holds.
         train: converts raw values to x in training; may sample noise from torch's generator.
         test: converts raw values to x in held-out data; its noise is fixed.
         levels: converts raw values to the range of x, without noise where the model accepts such values.
@@ -73,6 +116,7 @@ class ObservationKind(NamedTuple):
         label: describes x in results. The text before the colon names the kind.
     """
 
+    data: DataKind
     train: Callable[[Tensor], Tensor]
     test: Callable[[Tensor], Tensor]
     levels: Callable[[Tensor], Tensor]
@@ -81,17 +125,19 @@ class ObservationKind(NamedTuple):
 
 
 NOISE = "resampled in training, fixed in the test set by RandomState(0)"
+# Models name their kind in `observation`. To add one, put it here under a name of your own.
 OBSERVATIONS = {
-    "binary": ObservationKind(binarize, fixed_binarization, unit, _same, f"0 or 1: {NOISE}"),
-    "unit": ObservationKind(unit, unit, unit, _same, "0 to 1"),
-    "centred": ObservationKind(centred, centred, centred, _centred_to_unit, "-1 to 1"),
+    "binary": ObservationKind(IMAGES, binarize, fixed_binarization, unit, _same, f"0 or 1: {NOISE}"),
+    "unit": ObservationKind(IMAGES, unit, unit, unit, _same, "0 to 1"),
+    "centred": ObservationKind(IMAGES, centred, centred, centred, _centred_to_unit, "-1 to 1"),
     "dequantised": ObservationKind(
+        IMAGES,
         dequantize,
         fixed_dequantization,
         centred,
         _centred_to_unit,
         f"-1 to 1, with uniform noise of a level's width: {NOISE}",
     ),
-    "codes": ObservationKind(identity, identity, identity, _same, "codes as they are"),
-    "points": ObservationKind(identity, identity, identity, _same, "points as they are"),
+    "codes": ObservationKind(CODES, identity, identity, identity, _same, "codes as they are"),
+    "points": ObservationKind(POINTS, identity, identity, identity, _same, "points as they are"),
 }

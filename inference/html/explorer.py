@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from inference.data import observations
 from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
 from inference.data.observations import OBSERVATIONS
@@ -79,7 +80,8 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
     z, levels, labels = z[:n], levels[:n], None if labels is None else labels[:n]
     y = latents["y"].argmax(1) if "y" in latents else inputs.get("y")  # the label that the encoder of z used
     mean, directions, scales = principal(z.numpy())
-    points = model.observation == "points"
+    kind = OBSERVATIONS[model.observation]
+    points = kind.data.drawn == "points"
     return {
         "shape": model.shape,
         "classes": model.classes if model.has_label else 0,
@@ -93,7 +95,7 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
         "fractions": (scales**2 / max((scales**2).sum(), 1e-30))[:DIRECTIONS].tolist(),
         "prior": np.round((prior.numpy() - mean) @ directions[:2].T, 3).tolist(),
         "points": np.round(levels.numpy(), 3).tolist() if points else None,
-        "images": None if points else sheet(OBSERVATIONS[model.observation].shown(levels)),
+        "images": None if points else sheet(kind.shown(levels)),
     }
 
 
@@ -120,16 +122,17 @@ def export_decoder(model: LatentVariableModel) -> ExportedLayers | None:
     The input is z, followed by a one-hot y if the model has a label. The output is levels from 0 to 1 in the
     order of a canvas, or for points the mean and the logarithm of the scale.
     """
-    if model.observation == "codes" or not isinstance(getattr(model, "decoder", None), nn.Module):
+    kind = OBSERVATIONS[model.observation]
+    if not kind.data.drawn or not isinstance(getattr(model, "decoder", None), nn.Module):
         return None
     try:
         decoder = ExportedLayers(cast(nn.Module, model.decoder))
-        if model.observation != "points":
+        if kind.data.drawn == "images":
             if decoder.size == (1, 1):
                 decoder.to_map(*model.shape)
             if model.observation == "binary":
                 decoder.activate("sigmoid")
-            zero, one = OBSERVATIONS[model.observation].shown(torch.tensor([0.0, 1.0])).numpy()
+            zero, one = kind.shown(torch.tensor([0.0, 1.0])).numpy()
             if (zero, one) != (0, 1):
                 decoder.scale(np.array([one - zero]), np.array([zero]))
     except UnsupportedModule:
@@ -165,7 +168,7 @@ def pack_decoder(
         for layer, weight, bias in zip(layers, packed, biases, strict=True):
             layer.weight, layer.bias = unpack(weight), unpack(bias)[0]
         found = decoder(inputs.numpy())
-        if model.observation == "points":
+        if OBSERVATIONS[model.observation].data is observations.POINTS:
             d = model.shape[0]
             found = np.concatenate([found[:, :d], np.exp(found[:, d:]) * np.ones(d)], axis=1)
         if found.shape == expected.shape and np.abs(found - expected).max() < TOLERANCE / 2:
@@ -176,10 +179,11 @@ def pack_decoder(
 
 def torch_output(model: LatentVariableModel, z: Tensor, y: Tensor | None) -> np.ndarray:
     """Returns levels `(n, height * width * channels)`, or means and scales of points `(n, 2 d)`."""
-    if model.observation == "points":
+    kind = OBSERVATIONS[model.observation]
+    if kind.data is observations.POINTS:
         x: Any = model.generate(len(z), {"z": z}).nodes["x"]["fn"]
         return torch.cat([x.mean, x.stddev], dim=1).numpy()
-    levels = OBSERVATIONS[model.observation].shown(model.decode({"z": z}, y))
+    levels = kind.shown(model.decode({"z": z}, y))
     return levels.permute(0, 2, 3, 1).flatten(1).numpy()
 
 

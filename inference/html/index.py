@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from inference.backend.files import write_whole
+from inference.data.observations import OBSERVATIONS
 from inference.errors import UserError
 from inference.html.curves import thinned, title
 from inference.html.formatting import HEADLINES, brief, distinct, label, with_unit
@@ -40,7 +41,7 @@ class Row(NamedTuple):
     @property
     def what(self) -> str:
         """The name of one observation."""
-        return "point" if MODELS[self.run.config.model].observation == "points" else "image"
+        return OBSERVATIONS[MODELS[self.run.config.model].observation].data.noun
 
 
 def write(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from inference.data.observations import OBSERVATIONS, POINTS
 from inference.elbo.estimators import ESTIMATORS
 from inference.html.references import find_reference
 from inference.plots.labels import format_setting
@@ -135,7 +136,7 @@ def group_results(results: list[Results]) -> Iterator[tuple[str, dict[str, Colum
     coded = [result for result in results if has(result, "usage", "nats_per_code")]
     errors = [result for result in results if has(result, "mean_squared_error", "squared_error")]
     errors = [result for result in errors if result not in coded]
-    points = [result for result in results if observation(result) == "points"]
+    points = [result for result in results if OBSERVATIONS[observation(result)].data is POINTS]
     densities = [result for result in results if result not in [*binary, *errors, *coded, *points]]
     members = [binary, errors, densities, coded, points, results]
     for (title, columns), runs in zip(TABLES.items(), members, strict=True):

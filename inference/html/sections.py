@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from inference.data.dataset import Dataset
+from inference.data.observations import OBSERVATIONS
 from inference.html.formatting import count
 from inference.html.page import part
 from inference.html.pictures import embedded
@@ -53,7 +54,7 @@ class ReportData(NamedTuple):
     @property
     def what(self) -> str:
         """The name of one observation."""
-        return "point" if self.model.observation == "points" else "image"
+        return OBSERVATIONS[self.model.observation].data.noun
 
 
 def training(it: ReportData) -> Markup:

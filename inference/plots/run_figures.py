@@ -6,7 +6,7 @@ import torch
 
 from inference.data.batches import Batches
 from inference.data.held_out import HeldOut
-from inference.data.observations import OBSERVATIONS
+from inference.data.observations import OBSERVATIONS, POINTS
 from inference.plots import points
 from inference.plots.curves import draw_curves
 from inference.plots.images import (
@@ -32,17 +32,15 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
         run: the run that gets the figures and whose metrics the curves show.
     """
     run.figures.mkdir(exist_ok=True)
-    is_points = model.observation == "points"
-    what, dims = ("point", math.prod(model.shape)) if is_points else ("image", None)
-    draw_curves(run.metrics(), run.figures / "curves.png", what, dims)
+    kind = OBSERVATIONS[model.observation].data
+    dims = math.prod(model.shape) if kind is POINTS else None
+    draw_curves(run.metrics(), run.figures / "curves.png", kind.noun, dims)
     was_training = model.training
     model.eval()
     with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []):
         torch.manual_seed(0)
-        if is_points:
-            draw_points(model, batches, test, run)
-        elif model.observation != "codes":  # codes are shown decoded: see `inference.training.code_prior`
-            draw_images(model, batches, test, run)
+        if kind.drawn:
+            FIGURES[kind.drawn](model, batches, test, run)
     model.train(was_training)
 
 
@@ -74,7 +72,7 @@ def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run
 @torch.no_grad()
 def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
     """Draws samples next to the data, latents of the training points, and the density if it is tractable."""
-    levels = OBSERVATIONS["points"].levels
+    levels = OBSERVATIONS[model.observation].levels
     x, seen = levels(test.x), levels(batches.x)
     points.draw_samples(model, x, run.figures / "samples.png")
     points.draw_latents_of_data(model, seen, batches.y, run.figures / "latents.png")
@@ -82,3 +80,6 @@ def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, run
     log_p = model.log_likelihood(points.grid_points(box, 200).to(x))
     if log_p is not None:
         points.draw_density(log_p.unflatten(0, (200, 200)), box, run.figures / "density.png")
+
+
+FIGURES = {"images": draw_images, "points": draw_points}  # by `DataKind.drawn`

@@ -10,6 +10,7 @@ from inference.backend import distributed
 from inference.data.batches import Batches
 from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
+from inference.data.observations import OBSERVATIONS
 from inference.errors import TrainingDiverged, UserError
 from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.codes import active_units
@@ -25,7 +26,6 @@ from inference.training.progress import Progress, StopSignals
 from inference.training.setup import prepare
 from ppl_models.base import LatentVariableModel
 
-POINT_SAMPLES, IMAGE_SAMPLES = 100, 10  # of the latents per data point in the final evaluation
 LOCAL = ("command", "data_dir", "stage1_run", "format")  # keys of config.json that results.json leaves out
 
 
@@ -166,7 +166,7 @@ def final_results(session: Session, loop: Loop) -> dict[str, Any]:
         The content of results.json.
     """
     config, model = session.config, loop.evaluated_model
-    samples = POINT_SAMPLES if model.observation == "points" else IMAGE_SAMPLES
+    samples = OBSERVATIONS[model.observation].data.samples
     final = {name: evaluate_bounds(model, part, samples) for name, part in session.held_out.items()}
     settings = {key: value for key, value in config.to_json().items() if key not in LOCAL}
     settings = upgraded(settings) | {"data": data_name(config)}

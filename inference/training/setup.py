@@ -15,10 +15,12 @@ from inference.backend.files import GIB, check_memory
 from inference.data.batches import Batches
 from inference.data.dataset import Dataset
 from inference.data.labelled import choose_labelled
+from inference.data.observations import CODES, OBSERVATIONS
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
 from inference.rundir.config import TrainConfig, flag
 from inference.rundir.run_config import RunConfig
+from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
 MAX_TENSORS = 10_000  # of parameters: each costs a step some microseconds
@@ -83,17 +85,28 @@ def prepare_batches(
 def check_data(cls: type[LatentVariableModel], options: Mapping[str, Any], data: Dataset) -> None:
     """Raises UserError if a model cannot observe a data set."""
     name = cls.registered_name or cls.__name__
-    if data.points != (cls.observation == "points"):
-        kinds = ("points", f"try --data {cls.default_dataset}")
-        takes, advice = kinds if cls.observation == "points" else ("images", "try --data digits")
-        raise UserError(f"{name} observes {takes}, and {data.name} has none: {advice}")
-    if cls.observation == "codes" and int(data.x_train.max()) >= options["codes"]:  # uint8 has no 256
+    kind = OBSERVATIONS[cls.observation_of(data.shape)].data
+    if data.kind is not kind:
+        others = [model for model, each in MODELS.items() if observes(each, data)]
+        advice = f"choose {' or '.join([', '.join(others[:-1]), others[-1]] if others[1:] else others)}"
+        raise UserError(
+            f"{name} observes {kind.name}, and {data.name} has {data.kind.name}: try {kind.default}"
+            + (f", or {advice}" if others else "")
+        )
+    if (
+        "codes" in options and kind is CODES and int(data.x_train.max()) >= options["codes"]
+    ):  # uint8 has no 256
         raise UserError(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
     if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
         raise UserError(
             f"{data.name} has no labels, and {name} needs them: add y_train and y_test, one of "
             "0, 1, 2, ... per image, or choose another model"
         )
+
+
+def observes(cls: type[LatentVariableModel], data: Dataset) -> bool:
+    """Whether a model observes data of a kind."""
+    return OBSERVATIONS[cls.observation_of(data.shape)].data is data.kind
 
 
 def check_training(model: LatentVariableModel, config: TrainConfig) -> None:

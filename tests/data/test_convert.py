@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from inference.data import npz
 from inference.data.convert import as_dataset
 from inference.data.dataset import Dataset
+from inference.data.observations import POINTS
 from inference.errors import UserError
 from ppl_models import FSVAE, SSVAE, VAE, VAE2D, CodePixelCNN, LatentVariableModel
 
@@ -117,7 +118,7 @@ def test_without_validation_the_test_part_is_empty(model: Any) -> None:
 def test_points_and_codes() -> None:
     x = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
     data = as_dataset(x, x[:2], model=VAE2D)
-    assert data.points and data.shape == (3,) and torch.equal(data.x_train, x.detach().float())
+    assert data.kind is POINTS and data.shape == (3,) and torch.equal(data.x_train, x.detach().float())
     codes = LEVELS // 16
     data = as_dataset(codes, model=CodePixelCNN)
     assert data.scale is None and np.array_equal(data.x_train[:, 0].numpy(), codes)

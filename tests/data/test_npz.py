@@ -13,6 +13,7 @@ import torch
 from inference.data import npz
 from inference.data.dataset import Dataset
 from inference.data.load import find_dataset
+from inference.data.observations import POINTS
 from inference.errors import UserError
 from ppl_models import FSVAE, SSVAE, VAE, VAE2D, CodePixelCNN, Flow, LatentVariableModel
 
@@ -202,7 +203,7 @@ def test_another_layout_is_refused_with_its_remedy(shape: tuple[int, ...], tmp_p
 def test_points_are_read_as_they_are(model: type[LatentVariableModel], tmp_path: Path) -> None:
     x = np.random.RandomState(0).normal(0, 100, size=(9, 2))
     data, line = load(tmp_path, model, x_train=x, x_test=x[:1], y_train=np.arange(9) - 4, y_test=[-4])
-    assert data.points and data.shape == (2,) and line is None and data.scale is None
+    assert data.kind is POINTS and data.shape == (2,) and line is None and data.scale is None
     assert torch.equal(data.x_train, torch.from_numpy(x).float()) and data.y_test.tolist() == [-4]
     whole, _ = load(tmp_path, model, x_train=np.arange(6).reshape(3, 2), x_test=np.arange(2).reshape(1, 2))
     assert whole.x_train.tolist() == [[0, 1], [2, 3], [4, 5]]

@@ -19,6 +19,7 @@ from inference.data.dataset import Dataset
 from inference.data.examples import example_inputs
 from inference.data.held_out import HeldOut
 from inference.data.load import find_dataset
+from inference.data.observations import POINTS
 from inference.errors import UserError
 from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.codes import active_units
@@ -48,7 +49,7 @@ def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", MEANS)
 def test_the_normals_of_2024_are_the_course_s(name: str) -> None:
     data, _ = find_dataset(name, Path("nowhere"))
-    assert data.points and data.shape == (2,) and data.classes == 0
+    assert data.kind is POINTS and data.shape == (2,) and data.classes == 0
     assert (len(data.x_train), len(data.x_test)) == (10_000, 2_500)
     assert_close(data.x_train.mean(0), torch.tensor(MEANS[name]), rtol=0, atol=1e-4)
     assert torch.equal(data.x_test, data.x_train[:2_500])  # the course's own slip

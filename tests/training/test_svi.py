@@ -12,11 +12,11 @@ from inference import svi
 from inference.data.batches import Batches
 from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
+from inference.data.observations import IMAGES
 from inference.errors import UserError
 from inference.metrics.bounds import evaluate_bounds
 from inference.rundir.restore import restore
 from inference.training import loop
-from inference.training.session import IMAGE_SAMPLES
 from ppl_models import MODELS
 from tests.support import SSVAE, TINY, checkpoint, lines, same, timeless
 
@@ -166,7 +166,7 @@ def test_a_validation_part_is_kept_apart_and_measured(
     assert results["validation"].keys() == results["test"].keys()
     _, _, data, model = restore(tmp_path / "b")
     own = HeldOut(Dataset("own", data.x_train, None, data.x_valid, None), type(model), torch.device("cpu"))
-    assert len(own) == 18 and evaluate_bounds(model, own, IMAGE_SAMPLES) == results["validation"]
+    assert len(own) == 18 and evaluate_bounds(model, own, IMAGES.samples) == results["validation"]
 
 
 def test_a_half_written_line_does_not_stop_a_run_from_going_on(small_npz: Path, tmp_path: Path) -> None:

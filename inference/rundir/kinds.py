@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -97,4 +98,13 @@ INDICES = Kind(
 TEXTS = Kind(
     "an object of texts",
     lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),
+)
+STOPPING = re.compile(r"(?P<metric>[a-z][a-z0-9_]{0,99})(:(?P<patience>[1-9]\d{0,5}))?")
+METRIC = Kind(
+    "the name of a metric",
+    lambda value: isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9_]{0,99}", value) is not None,
+)
+EARLY_STOPPING = Kind(
+    "METRIC or METRIC:PATIENCE, the patience in evaluations",
+    lambda value: isinstance(value, str) and STOPPING.fullmatch(value) is not None,
 )

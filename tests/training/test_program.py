@@ -13,7 +13,7 @@ from torch import Tensor
 from inference.backend.device import fast_float32
 from inference.data.batches import Batches
 from inference.data.dataset import Dataset
-from inference.data.observations import binarize
+from inference.data.observations import OBSERVATIONS, binarize
 from inference.rundir.config import TrainConfig
 from inference.training import compiler
 from inference.training.callbacks import Callback
@@ -62,7 +62,7 @@ def data_for(model: LatentVariableModel, images: int = 23, bad: int | None = Non
     if isinstance(model, CodePrior):
         x = (x.int() % model.codes).to(torch.uint8)
     y = torch.arange(images) % 10
-    return Dataset("random", x, y, x[:0], y[:0])
+    return Dataset("random", x, y, x[:0], y[:0], kind=OBSERVATIONS[model.observation].data)
 
 
 class Ended(Callback):

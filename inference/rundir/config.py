@@ -13,6 +13,7 @@ from inference.data.dataset import SMALL_IMAGE_PIXELS
 from inference.elbo.estimators import ESTIMATORS
 from inference.errors import UserError
 from inference.rundir.kinds import (
+    CLIP,
     COUNT,
     EARLY_STOPPING,
     FRACTION,
@@ -24,7 +25,6 @@ from inference.rundir.kinds import (
     STOPPING,
     WHOLE,
     Kind,
-    is_number,
     one_of,
 )
 from ppl_models.base import LatentVariableModel
@@ -32,15 +32,6 @@ from ppl_models.base import LatentVariableModel
 MODES = ("eager", "graph", "inductor")  # of a training step, see inference.training.gradients
 MIN_STEPS = {"graph": 500, "inductor": 5_000}  # from which a mode pays off
 EVALUATIONS = 20  # in a run, if `eval_every` is not given
-# Smallest gradient norm to clip to. Adam divides by the root of its second moment plus 1e-8. With this norm
-# and a million parameters a gradient's elements are about 1e-9, and a step is still a tenth of the learning
-# rate; with a norm of 1e-11 it is 1e-6 of the rate, which float32 rounds away next to most weights.
-MIN_CLIP = 1e-6
-CLIP = Kind(
-    f"0, or a norm of at least {MIN_CLIP:g}",
-    lambda value: is_number(value) and (value == 0 or value >= MIN_CLIP),
-    float,
-)
 PATIENCE = 5  # evaluations, if --early-stopping names none
 WEIGHT_DECAY = 0.01  # of AdamW, as in torch
 
@@ -238,10 +229,10 @@ def _optimization(found: Mapping[str, Any]) -> dict[str, Any]:
         UserError: settings contradict each other.
     """
     decay, select, stopping = found["weight_decay"], found["select"], found["early_stopping"]
-    if decay and found["optimizer"] != "adamw":
+    if found["optimizer"] == "adamw":
+        decay = WEIGHT_DECAY if decay is None else decay
+    elif decay is not None:
         raise UserError(f"weight_decay is {decay:g}, and only adamw has one. Give --optimizer adamw.")
-    if decay is None and found["optimizer"] == "adamw":
-        decay = WEIGHT_DECAY
     named = stopping and stopping.partition(":")[0]
     if select and named and select != named:
         raise UserError(f"select is {select}, and early_stopping follows {named}. Give one metric.")

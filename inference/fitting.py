@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from inference.training.callbacks import Callback, History
 from inference.training.code_prior import sample_images
 from inference.training.loop import Loop
 from inference.training.progress import Progress, StopSignals, table
+from inference.training.selection import check_metric
 from inference.training.session import Session
 from inference.training.setup import check_training, prepare_batches
 from ppl_models.base import LatentVariableModel
@@ -88,6 +89,9 @@ def fit(
     """
     data = as_dataset(train, validation, model=type(model), name=IN_MEMORY)
     resolved = _resolved(model, data, config, settings)
+    if resolved.metric and not isinstance(train, Dataset):  # the user's validation data are not a test set
+        none = None if data.y_test is None else data.y_test[:0]
+        data = replace(data, x_valid=data.x_test, y_valid=data.y_test, x_test=data.x_test[:0], y_test=none)
     if run_dir is not None:
         return _fit_in_folder(model, data, resolved, callbacks, Path(run_dir), device, progress)
     return _fit_in_memory(model, data, resolved, callbacks, device, progress)
@@ -118,18 +122,21 @@ def _fit_in_memory(
 ) -> History:
     """`fit` without a run folder."""
     cls, where = type(model), choose_device(device)
+    if settings.log:
+        raise UserError(f"log={settings.log!r} writes into a run folder. Give run_dir.")
     batches, data = prepare_batches(cls, model.constructor_options, settings, data, where)
     model.to(where)
     try:
         check_training(model, settings)
     except ValueError as error:
         raise UserError(str(error)) from None
+    check_metric(settings, model, data, where)
     test = HeldOut(data, cls, where)
     held_out = ({"validation": test} if len(test) else {}) | test.others
     history, shown = History(), Progress(settings.steps, quiet=not progress)
     torch.manual_seed(settings.seed)
     with StopSignals() as asked, shown, fast_float32(where):
-        Loop(
+        loop = Loop(
             model,
             batches,
             held_out,
@@ -137,9 +144,12 @@ def _fit_in_memory(
             [history, shown, *callbacks],
             say=shown.say,
             stop=lambda: bool(asked),
-        ).run()
+        )
+        loop.run()
     if asked:
         raise KeyboardInterrupt
+    if settings.select:
+        model.load_state_dict(loop.selection.parameters)
     return history
 
 
@@ -211,18 +221,22 @@ def train_session(
         loop, recorder = session.train(started, [history, *callbacks], progress)
         again = f"python -m inference.svi --resume {shlex.quote(str(run.folder))}"
         again += f" --model {shlex.quote(MODEL_FILES[config.model])}" if config.model in MODEL_FILES else ""
-        if loop.step < config.steps:
+        if not loop.finished:
             unsaved = "" if recorder.saved else ", and only earlier steps are saved"
             say(f"stopped at step {loop.step} of {config.steps}{unsaved}. Continue with: {again}")
             return Outcome(130, history)
-        results = session.final_results(started, loop)
-        if distributed.rank():
-            return Outcome(0, history)
+        model, test = loop.final_model(), started.test
+        results = session.final_results(started, loop, model)
         if run.last_write_error:
             run.save_checkpoint(recorder.state)
+        if config.select:  # the checkpoint has the last parameters, from which --resume continues
+            started.model.load_state_dict(loop.selection.parameters)
+        if distributed.rank():
+            return Outcome(0, history)
         saved = not run.last_write_error and run.save(lambda: run.write("results.json", results))
+        if config.select:
+            say("the parameters are those of step {step}, the best by {metric}".format(**results["best"]))
         say(table(results["test"]))
-        model, test = loop.evaluated_model, started.test
         if not (saved and run.save(lambda: draw_all(model, started.batches, test, run))):
             print(
                 f"error: cannot write all results to {run.folder} ({run.last_write_error}). "

@@ -78,8 +78,8 @@ def _row(folder: Path, own: Path) -> Row:
     run = Run.open(own)
     if not run.config.shape:
         raise other_version(f"{own / 'config.json'} has no 'shape'", run.config)
-    metrics, path = run.read_metrics(), own / "results.json"
-    finished = os.path.lexists(path) and metrics and metrics[-1]["step"] >= run.config.steps
+    metrics = run.read_metrics()
+    finished = metrics and run.finished(metrics[-1]["step"])
     start = (own / "config.json").stat().st_mtime
     return Row(
         own.relative_to(folder).as_posix(),

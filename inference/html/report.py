@@ -115,7 +115,7 @@ def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = No
         raise UserError(f"{folder} has no metrics to report yet. Continue the run with --resume first.")
     model = _build(run)
     untrained = _load_parameters(run, model)
-    finished = (folder / "results.json").exists() and metrics[-1]["step"] >= config.steps
+    finished = run.finished(metrics[-1]["step"])
     if data is None:
         try:
             data = load_data(run, data_dir).padded(type(model).image_size)

@@ -13,7 +13,8 @@ from ppl_models import MODELS
 Results = dict[str, Any]  # the content of a results.json
 # Settings that a system's name shows if they differ from the default.
 NEUTRAL = {"schedule": "constant", "lr_warmup": 0, "kl_warmup": 0, "clip": 0.0, "ema": 0.0}
-NEUTRAL |= {"precision": "float32", "validation": 0.0}
+NEUTRAL |= {"precision": "float32", "validation": 0.0, "optimizer": "adam", "weight_decay": None}
+NEUTRAL |= {"accumulate": 1, "select": None, "early_stopping": None}
 
 
 class Column(NamedTuple):

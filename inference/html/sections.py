@@ -4,6 +4,7 @@ import inspect
 import re
 import shlex
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from inference.plots import graph
 from inference.plots.labels import format_setting
 from inference.rundir.config import defaults
 from inference.rundir.run import Run
+from inference.rundir.run_config import RunConfig
 from ppl_models.base import LatentVariableModel
 
 LETTER = 8.5 / 0.8  # points of a diagram per rem of the page: its 8.5 pt letters are 0.8 rem high
@@ -38,6 +40,9 @@ CAPTIONS = {
     "density": "Density of the model over the plane",
     "k_hat": "Histogram of the Pareto k-hat of the test images' importance weights",
 }
+
+
+OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW"}
 
 
 class ReportData(NamedTuple):
@@ -61,7 +66,8 @@ def training(it: ReportData) -> Markup:
     """Returns the data, the size of the model, the training settings, the machine and the duration."""
     config = it.run.config
     usual = defaults(type(it.model), tuple(config.shape)) | {"particles": 1}
-    keys = ("particles", "schedule", "lr_warmup", "kl_warmup", "clip", "ema", "precision", "validation")
+    keys = ["particles", "schedule", "lr_warmup", "kl_warmup", "clip", "ema", "precision", "validation"]
+    keys += ["weight_decay", "accumulate", "early_stopping"]
     settings = {"elbo": config.elbo}
     settings |= {key: value for key, value in config.values(*keys).items() if value != usual[key]}
     options = []
@@ -70,6 +76,8 @@ def training(it: ReportData) -> Markup:
         options.append(
             words if value == usual[key] else Markup("<b>{}</b> (default {})").format(words, default)
         )
+    results = it.results or {}
+    stopped = results.get("stopped_early")
     seconds = it.results["seconds"] if it.results else it.metrics[-1]["seconds"]
     device = it.results["device"] if it.results else config.device
     machine = [device, config.gpu, config.platform]
@@ -84,9 +92,11 @@ def training(it: ReportData) -> Markup:
             "model": Markup("<b>{}</b>, {}").format(config.model, parameters),
             "options": Markup("; ").join(options),
             "labelled images": config.labelled_file or "",
-            "training": f"{count(config.steps)} steps of {config.batch_size} {it.what}s, Adam with "
-            f"learning rate {format_setting(config.lr)}; "
+            "training": f"{count(config.steps)} steps of {config.batch_size} {it.what}s, "
+            f"{OPTIMIZERS[config.optimizer]} with learning rate {format_setting(config.lr)}; "
             + ", ".join(f"{key} {format_setting(value)}" for key, value in settings.items()),
+            "stopped early": f"after step {count(stopped)}" if stopped else "",
+            "parameters": _selected(config, results),
             "skipped steps": f"{skipped}, because the loss or the gradient was not finite" if skipped else "",
             "seed": str(config.seed),
             "time": f"{seconds:.1f} s on {', '.join(filter(None, machine))}",
@@ -95,6 +105,17 @@ def training(it: ReportData) -> Markup:
             "unavailable": it.missing,
         },
     )
+
+
+def _selected(config: RunConfig, results: Mapping[str, Any]) -> str:
+    """Returns which parameters the report is about, if the run selects them by a metric."""
+    if not config.select:
+        return ""
+    if "best" not in results:
+        return f"the best so far by {config.select} on the validation set"
+    best = results["best"]
+    at = f"of step {count(best['step'])}, the best by {best['metric']} on the validation set"
+    return f"{at} ({best['value']:.4f})"
 
 
 def _sizes(it: ReportData) -> str:

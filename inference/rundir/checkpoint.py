@@ -7,13 +7,17 @@ from typing import Any
 
 from inference.backend.files import unpack
 from inference.errors import UserError
-from inference.rundir.kinds import LIST, NOT_NEGATIVE, OBJECT, TEXT, WHOLE
+from inference.rundir.kinds import LIST, METRIC, NOT_NEGATIVE, NUMBER, OBJECT, TEXT, WHOLE
 from inference.rundir.run_config import RunConfig
 from inference.rundir.schema import check, other_version
 
 STATE = {  # of checkpoint.pt
     **{"model": TEXT, "config_digest": TEXT, "step": WHOLE, "seconds": NOT_NEGATIVE, "skipped": WHOLE},
     **{"consecutive_skips": WHOLE, "parameters": OBJECT, "optimizer": OBJECT, "generators": LIST},
+}
+SELECTION = {  # of `selection` in a run that follows a metric
+    **{"metric": METRIC, "step": WHOLE, "value": NUMBER, "waited": WHOLE},
+    **{"since_halving": WHOLE, "halvings": WHOLE},
 }
 STATE_BEFORE = {"decisive": "config_digest", "in_a_row": "consecutive_skips"}  # renamed by format 3
 
@@ -39,6 +43,8 @@ def load(path: Path, config: RunConfig) -> dict[str, Any]:
         if key not in state:
             raise other_version(f"{path} has no {key!r}", config)
         check(state, key, kind, path, key)
+    if config.metric:
+        _check_selection(state, path, config)
     if state["model"] != config.model:
         raise UserError(f"{path} is a checkpoint of {state['model']}, not of {config.model}. Resume its run.")
     if state["config_digest"] != config_digest(config):
@@ -53,9 +59,21 @@ def load(path: Path, config: RunConfig) -> dict[str, Any]:
     return state
 
 
+def _check_selection(state: dict[str, Any], path: Path, config: RunConfig) -> None:
+    """Raises UserError if the state of a run that follows a metric has no valid `selection`."""
+    found = state.get("selection")
+    if not isinstance(found, dict):
+        raise other_version(f"{path} has no 'selection'", config)
+    kinds = SELECTION | ({"parameters": OBJECT} if config.select else {})
+    for key, kind in kinds.items():
+        if key not in found:
+            raise other_version(f"{path}: selection has no {key!r}", config)
+        check(found, key, kind, path, f"selection.{key}")
+
+
 # What may differ when a run is resumed, by the names of every format.
 NOT_IN_DIGEST = {
-    *("data", "data_dir", "steps", "eval_every", "device", "from", "stage1_run"),
+    *("data", "data_dir", "steps", "eval_every", "device", "from", "stage1_run", "log"),
     *("command", "versions", "gpu", "platform", "threads", "processes", "commit", "format"),
 }
 
@@ -67,7 +85,14 @@ def config_digest(config: RunConfig) -> str:
 
 
 def evaluation_state(state: dict[str, Any]) -> dict[str, Any]:
-    """The parameters that evaluation uses: their moving average if there is one, or else the last ones."""
+    """The parameters that evaluation uses.
+
+    They are the best ones by the metric that the run selects by, if there is one; else the moving average if
+    there is one; else the last ones.
+    """
+    best = state.get("selection", {}).get("parameters")
+    if best is not None:
+        return best
     averaged = state.get("averaged")
     if averaged is None:
         return state["parameters"]

@@ -13,15 +13,18 @@ from inference.data.dataset import SMALL_IMAGE_PIXELS
 from inference.elbo.estimators import ESTIMATORS
 from inference.errors import UserError
 from inference.rundir.kinds import (
+    CLIP,
     COUNT,
+    EARLY_STOPPING,
     FRACTION,
+    METRIC,
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
     SIZE,
+    STOPPING,
     WHOLE,
     Kind,
-    is_number,
     one_of,
 )
 from ppl_models.base import LatentVariableModel
@@ -29,15 +32,8 @@ from ppl_models.base import LatentVariableModel
 MODES = ("eager", "graph", "inductor")  # of a training step, see inference.training.gradients
 MIN_STEPS = {"graph": 500, "inductor": 5_000}  # from which a mode pays off
 EVALUATIONS = 20  # in a run, if `eval_every` is not given
-# Smallest gradient norm to clip to. Adam divides by the root of its second moment plus 1e-8. With this norm
-# and a million parameters a gradient's elements are about 1e-9, and a step is still a tenth of the learning
-# rate; with a norm of 1e-11 it is 1e-6 of the rate, which float32 rounds away next to most weights.
-MIN_CLIP = 1e-6
-CLIP = Kind(
-    f"0, or a norm of at least {MIN_CLIP:g}",
-    lambda value: is_number(value) and (value == 0 or value >= MIN_CLIP),
-    float,
-)
+PATIENCE = 5  # evaluations, if --early-stopping names none
+WEIGHT_DECAY = 0.01  # of AdamW, as in torch
 
 
 def setting(kind: Kind, default: Any, about: str, metavar: str = "N", command_line: bool = True) -> Any:
@@ -70,9 +66,13 @@ class TrainConfig:
     Attributes:
         steps: training steps.
         batch_size: images or points per step.
-        lr: learning rate of Adam.
-        schedule: learning-rate schedule, "constant" (default) or "cosine", which decays to zero at the last
-            step.
+        lr: learning rate.
+        schedule: learning-rate schedule, "constant" (default); "cosine", which decays to zero at the last
+            step; or "plateau", which halves the rate after 2 evaluations without a better validation metric:
+            that of `select`, or else the negative ELBO.
+        optimizer: "adam" (default) or "adamw", which adds decoupled weight decay.
+        weight_decay: weight decay of AdamW (0.01).
+        accumulate: batches per step; the objective of the step is the mean of theirs (1).
         lr_warmup: steps over which the learning rate rises linearly from zero (0).
         kl_warmup: steps over which the model's KL weight beta rises linearly from zero (0).
         clip: maximum gradient norm over all parameters; 0 disables clipping (0).
@@ -85,17 +85,27 @@ class TrainConfig:
         particles: samples per image of an importance-weighted estimator.
         seed: seed of every random number (0).
         eval_every: steps between evaluations on held-out data (a twentieth of `steps`).
+        select: name of a metric of the validation data, by which the best parameters are kept and used.
+        early_stopping: "METRIC" or "METRIC:PATIENCE": stops training after PATIENCE evaluations without a
+            better value (5), and selects by the same metric. Evaluations in a warm-up do not count.
+        log: "tensorboard" writes event files into the run folder.
     """
 
     steps: int = setting(COUNT, 20_000, "training steps")
     batch_size: int = setting(COUNT, 97, "images or points per step")
-    lr: float = setting(POSITIVE, 1e-3, "learning rate of Adam", "RATE")
+    lr: float = setting(POSITIVE, 1e-3, "learning rate", "RATE")
     schedule: str = setting(
-        one_of(["constant", "cosine"]),
+        one_of(["constant", "cosine", "plateau"]),
         "constant",
-        "learning-rate schedule: constant, or cosine, which decays to zero at the last step",
+        "learning-rate schedule: constant; cosine, which decays to zero at the last step; or plateau, which "
+        "halves the rate after 2 evaluations without a better validation metric",
         "NAME",
     )
+    optimizer: str = setting(one_of(["adam", "adamw"]), "adam", "optimizer: adam, adamw", "NAME")
+    weight_decay: float = setting(
+        NOT_NEGATIVE, None, f"weight decay of adamw (default: {WEIGHT_DECAY})", "RATE"
+    )
+    accumulate: int = setting(COUNT, 1, "batches per step, whose mean is the objective of the step")
     lr_warmup: int = setting(WHOLE, 0, "steps over which the learning rate rises linearly from zero")
     kl_warmup: int = setting(WHOLE, 0, "steps over which beta rises linearly from zero")
     clip: float = setting(CLIP, 0.0, "maximum gradient norm over all parameters; 0 disables clipping", "NORM")
@@ -122,6 +132,20 @@ class TrainConfig:
     particles: int = setting(COUNT, None, "samples per image of an importance-weighted estimator", "K")
     seed: int = setting(SEED, 0, "seed of every random number")
     eval_every: int = setting(COUNT, None, "steps between evaluations on held-out data", command_line=False)
+    select: str = setting(
+        METRIC,
+        None,
+        "keep the parameters with the best value of this metric on the validation data",
+        "METRIC",
+    )
+    early_stopping: str = setting(
+        EARLY_STOPPING,
+        None,
+        "stop after PATIENCE evaluations without a better value on the validation data, and select by the "
+        f"same metric (default of PATIENCE: {PATIENCE})",
+        "METRIC[:PATIENCE]",
+    )
+    log: str = setting(one_of(["tensorboard"]), None, "also write the metrics for tensorboard", "NAME")
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -130,6 +154,19 @@ class TrainConfig:
                 spec.metadata["kind"].check(spec.name, value)
                 if spec.metadata["kind"].type is float:
                     object.__setattr__(self, spec.name, float(value))
+
+    @property
+    def metric(self) -> str:
+        """The metric of the validation data that training follows, or "" if it follows none."""
+        stopping = STOPPING.fullmatch(self.early_stopping or "")
+        default = "negative_elbo" if self.schedule == "plateau" else ""
+        return self.select or (stopping["metric"] if stopping else default)
+
+    @property
+    def patience(self) -> int:
+        """Evaluations without a better value after which training stops; 0 if it never does."""
+        stopping = STOPPING.fullmatch(self.early_stopping or "")
+        return int(stopping["patience"] or PATIENCE) if stopping else 0
 
     def resolved(self, model: type[LatentVariableModel], shape: tuple[int, ...]) -> "TrainConfig":
         """Replaces every None by the default for a model and data of a shape, and checks the combination.
@@ -169,7 +206,7 @@ class TrainConfig:
         found["eval_every"] = min(
             found["eval_every"] or max(found["steps"] // EVALUATIONS, 1), found["steps"]
         )
-        config = TrainConfig(**found)
+        config = TrainConfig(**found | _optimization(found))
         config.check_warmup()
         return config
 
@@ -183,6 +220,23 @@ class TrainConfig:
                     f"{flag(name)} {getattr(self, name)} does not end within {self.steps} steps. "
                     f"Give --steps {steps} or more, or a shorter {flag(name)}."
                 )
+
+
+def _optimization(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the weight decay and the metric to select by.
+
+    Raises:
+        UserError: settings contradict each other.
+    """
+    decay, select, stopping = found["weight_decay"], found["select"], found["early_stopping"]
+    if found["optimizer"] == "adamw":
+        decay = WEIGHT_DECAY if decay is None else decay
+    elif decay is not None:
+        raise UserError(f"weight_decay is {decay:g}, and only adamw has one. Give --optimizer adamw.")
+    named = stopping and stopping.partition(":")[0]
+    if select and named and select != named:
+        raise UserError(f"select is {select}, and early_stopping follows {named}. Give one metric.")
+    return {"weight_decay": decay, "select": select or named}
 
 
 def default_mode(steps: int) -> str:

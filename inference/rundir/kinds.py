@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -80,6 +81,15 @@ LIST = Kind("a list", lambda value: isinstance(value, list))
 NUMBER = Kind("a number", is_number, float)
 NOT_NEGATIVE = Kind("a number, zero or more", lambda value: is_number(value) and value >= 0, float)
 POSITIVE = Kind("a number above zero", lambda value: is_number(value) and value > 0, float)
+# Smallest gradient norm to clip to. Adam divides by the root of its second moment plus 1e-8. With this norm
+# and a million parameters a gradient's elements are about 1e-9, and a step is still a tenth of the learning
+# rate; with a norm of 1e-11 it is 1e-6 of the rate, which float32 rounds away next to most weights.
+MIN_CLIP = 1e-6
+CLIP = Kind(
+    f"0, or a norm of at least {MIN_CLIP:g}",
+    lambda value: is_number(value) and (value == 0 or value >= MIN_CLIP),
+    float,
+)
 FRACTION = Kind("a number from 0 to below 1", lambda value: is_number(value) and 0 <= value < 1, float)
 WHOLE = Kind("a whole number, zero or more", is_whole, int)
 COUNT = Kind("a whole number above zero", lambda value: is_whole(value, 1), int)
@@ -97,4 +107,13 @@ INDICES = Kind(
 TEXTS = Kind(
     "an object of texts",
     lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),
+)
+STOPPING = re.compile(r"(?P<metric>[a-z][a-z0-9_]{0,99})(:(?P<patience>[1-9]\d{0,5}))?")
+METRIC = Kind(
+    "the name of a metric",
+    lambda value: isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9_]{0,99}", value) is not None,
+)
+EARLY_STOPPING = Kind(
+    "METRIC or METRIC:PATIENCE, the patience in evaluations",
+    lambda value: isinstance(value, str) and STOPPING.fullmatch(value) is not None,
 )

@@ -27,7 +27,7 @@ class Run:
     |---|---|
     | config.json | everything that is needed to repeat the run; versions, commit, the folder's `format` |
     | metrics.jsonl | one line per measurement: step, split, seconds, terms in nats per image |
-    | checkpoint.pt | parameters, optimiser, RNG states and step, as plain data with a checksum |
+    | checkpoint.pt | last and best parameters, optimiser, RNG states, step: plain data with a checksum |
     | results.json | the metrics on the test set at the end |
     | figures/ | pictures |
     | lock | held by the one command that writes into the folder |
@@ -257,18 +257,25 @@ class Run:
         Raises:
             UserError: the run is not finished, or the file cannot be read.
         """
-        path, unfinished = (
-            self.folder / "results.json",
-            f"{self.folder} has no results.json yet. --resume it first.",
-        )
+        path = self.folder / "results.json"
         try:
-            content = read_regular(path, schema.MOST_JSON)
+            results = schema.results(read_regular(path, schema.MOST_JSON), path, self.config)
         except OSError:
-            raise UserError(unfinished) from None
-        results = schema.results(content, path, self.config)
-        if results["steps"] != self.config.steps:  # the run continues to more steps
-            raise UserError(unfinished)
+            results = None
+        if results is None or results["steps"] != self.config.steps:  # the run continues to more steps
+            raise UserError(f"{self.folder} has no results.json yet. --resume it first.")
         return results
+
+    def finished(self, step: int) -> bool:
+        """Whether a run whose last measurement is of a step has results: at its end, or stopped early."""
+        if not os.path.lexists(self.folder / "results.json"):
+            return False
+        if step >= self.config.steps or not self.config.early_stopping:
+            return step >= self.config.steps
+        try:
+            return self.results().get("stopped_early") == step
+        except UserError:  # the run continues to more steps
+            return False
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Reads the last saved state as data, not as code.

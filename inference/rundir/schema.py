@@ -16,6 +16,7 @@ from typing import Any
 from inference.elbo.estimators import ESTIMATORS
 from inference.errors import UserError
 from inference.rundir.config import TrainConfig
+from inference.rundir.kinds import METRIC as METRIC_NAME
 from inference.rundir.kinds import NOT_NEGATIVE, NUMBER, OBJECT, TEXT, WHOLE, Kind, one_of
 from inference.rundir.run_config import RENAMED, REQUIRED, RunConfig, upgraded
 from ppl_models import MODELS
@@ -40,7 +41,11 @@ RESULTS = {
     **dict.fromkeys(("steps", "seed", "skipped"), WHOLE),
     **{"seconds": NOT_NEGATIVE, "config": OBJECT, "test": OBJECT},
 }
-RESULTS_OPTIONAL = {"validation": OBJECT, "independent": OBJECT, "active_units": NUMBER, "exact": OBJECT}
+RESULTS_OPTIONAL = {
+    **{"validation": OBJECT, "independent": OBJECT, "active_units": NUMBER, "exact": OBJECT},
+    **{"best": OBJECT, "stopped_early": WHOLE},
+}
+BEST = {"metric": METRIC_NAME, "step": WHOLE, "value": NUMBER}
 EXACT = {"images": WHOLE, "how": TEXT, "test": OBJECT}
 METRIC = {"value": NUMBER, "se": NOT_NEGATIVE, "mc_se": NOT_NEGATIVE}
 METRICS_BEFORE = {"legible": "conditional_sample_accuracy"}  # renamed by format 3
@@ -80,10 +85,11 @@ def config(content: bytes, path: Path) -> RunConfig:
             f"--model FILE.py:CLASS, or call ppl_models.register. For a model of the suite: {_advice(found)}"
         )
     usual = {spec.name: spec.metadata["default"] for spec in fields(TrainConfig)}
+    older_writer = layout < 3 or any(usual[key] is not None for key in usual.keys() - found.keys())
     known = {key: value for key, value in found.items() if key in kinds}
     try:
         return _checked(
-            RunConfig(**{**usual, **known, "format": layout, "source": written if layout < 3 else None})
+            RunConfig(**{**usual, **known, "format": layout, "source": written if older_writer else None})
         )
     except UserError as error:
         raise other_version(f"{path} does not fit: {error!s:.300}", found) from None
@@ -160,11 +166,12 @@ def results(content: bytes, path: Path, config: RunConfig) -> dict[str, Any]:
         raise damaged(path, f"model is {found['model']!r:.50}, and config.json has {config.model}")
     for part in ("test", "validation", "independent"):
         _check_metrics(found.get(part, {}), path, part)
+    for part, keys in (("exact", EXACT), ("best", BEST)):
+        for key, kind in keys.items() if part in found else ():
+            if key not in found[part]:
+                raise other_version(f"{path}: {part} has no {key!r}", config)
+            check(found[part], key, kind, path, f"{part}.{key}")
     if "exact" in found:
-        for key, kind in EXACT.items():
-            if key not in found["exact"]:
-                raise other_version(f"{path}: exact has no {key!r}", config)
-            check(found["exact"], key, kind, path, f"exact.{key}")
         _check_metrics(found["exact"]["test"], path, "exact.test")
         _check_metrics(found["exact"].get("mean_field", {}), path, "exact.mean_field")
     return upgraded_results(found)

@@ -1,5 +1,6 @@
 """The training loop: steps, with log lines, evaluations and callbacks between them."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from inference.training.callbacks import Callback
 from inference.training.compiled_terms import CompiledTerms
 from inference.training.precision import bfloat16_networks
 from inference.training.schedules import KLWeight
+from inference.training.selection import Selection
 from inference.training.state import RandomState, generator_states, restore_state
 from inference.training.steps import Steps
 from ppl_models.base import LatentVariableModel
@@ -70,6 +72,7 @@ class Loop:
             self.loss, batches, config, self.kl_weight, self._precision(), self._why_not_finite, self.say
         )
         self.optimizer, self.average = self.steps.optimizer, self.steps.average
+        self.selection = Selection(config)
         values = sum(part.x.numel() for part in held_out.values()) * (config.steps // config.eval_every)
         compiles = config.compile == "inductor" and values >= MIN_VALUES and distributed.world_size() == 1
         self.terms = CompiledTerms(self.evaluated_model, say) if compiles else chunk_terms
@@ -91,8 +94,24 @@ class Loop:
         """The model that evaluation uses: the moving average of the parameters if there is one."""
         return cast(LatentVariableModel, self.average.module) if self.average else self.model
 
+    @property
+    def finished(self) -> bool:
+        """Whether training has reached its last step, or early stopping has ended it."""
+        return self.step >= self.config.steps or self.selection.exhausted
+
+    def final_model(self) -> LatentVariableModel:
+        """Returns the model that evaluation uses at the end: with the best parameters if some are selected.
+
+        It is a copy then: the state of training keeps the last parameters.
+        """
+        if not self.config.select:
+            return self.evaluated_model
+        model = copy.deepcopy(self.evaluated_model)
+        model.load_state_dict(self.selection.parameters)
+        return model
+
     def run(self) -> None:
-        """Trains until `config.steps`, or until a stop is requested.
+        """Trains until `config.steps`, until early stopping ends it, or until a stop is requested.
 
         Raises:
             TrainingDiverged: too many consecutive steps or an evaluation are not finite.
@@ -101,7 +120,7 @@ class Loop:
             if not self.resumed:
                 self.evaluate()
             stopped = distributed.any_process(self._should_stop())
-            while self.step < self.config.steps and not stopped:
+            while not self.finished and not stopped:
                 stopped = self._make_steps()
         for callback in self.callbacks:
             callback.on_train_end(self)
@@ -147,7 +166,7 @@ class Loop:
         """The finite terms of the bound on the batch of the next step."""
         self.kl_weight.set(self.step)
         random = RandomState(self.device)
-        metrics = batch_metrics(self.model, self.batches(self.step))
+        metrics = batch_metrics(self.model, self.batches(self.step * self.config.accumulate))
         random.restore()
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
@@ -181,8 +200,19 @@ class Loop:
                         raise TrainingDiverged(
                             f"{name} is {value} at step {self.step}. Lower the learning rate (--lr)"
                         )
+        self._select(found)
         for callback in self.callbacks:
             callback.on_evaluate(self, found)
+
+    def _select(self, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        """Updates what follows a metric of the validation data."""
+        self.selection.update(self.step, metrics, self.evaluated_model)
+        self.steps.lr_factor = self.selection.lr_factor
+        if self.selection.exhausted and self.step < self.config.steps:
+            self.say(
+                f"{self.config.metric} is not better than at step {self.selection.step} for "
+                f"{self.selection.waited} evaluations: training stops early, at step {self.step}"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed training needs to repeat the uninterrupted one bit for bit."""
@@ -190,6 +220,7 @@ class Loop:
         state |= {"consecutive_skips": self.consecutive_skips}
         state |= {"parameters": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         state |= {"generators": distributed.all_gather(generator_states(self.device))}
+        state |= {"selection": self.selection.state_dict()} if self.config.metric else {}
         return state | ({"averaged": self.average.state_dict()} if self.average else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -199,6 +230,8 @@ class Loop:
             UserError: the state does not fit the model.
         """
         restore_state(state, self.optimizer, self.average, self.device, self.config.seed)
+        self.selection.load_state_dict(state.get("selection", {}))
+        self.steps.lr_factor = self.selection.lr_factor
         self.step, self.skipped = state["step"], state["skipped"]
         self.consecutive_skips, self.resumed = state["consecutive_skips"], True
         self._seconds_before, self._started = state["seconds"], time.perf_counter()

@@ -27,13 +27,13 @@ class Program:
     """Runs training steps, each of which is one compiled program.
 
     A step indexes its batch, samples the noise of the observations, computes the objective and its gradients,
-    clips them, and updates the parameters by Adam and their moving average. It changes the tensors of the
-    model, of the optimiser and of the average in place.
+    clips them, and updates the parameters by Adam or AdamW and their moving average. It changes the tensors
+    of the model, of the optimiser and of the average in place.
 
     Args:
         loss: the loss.
         batches: the batches.
-        optimizer: Adam with betas 0.9 and 0.999; its state is created where it is missing.
+        optimizer: Adam or AdamW with betas 0.9 and 0.999; its state is created where it is missing.
         average: the moving average, or None.
         config: the settings.
         kl_weight: the KL weight.
@@ -103,19 +103,21 @@ class Program:
         """The inputs of a step."""
         return [*self.state, *self.data, self.scalars(step, 1)[0], index]
 
-    def scalars(self, step: int, count: int) -> Tensor:
-        """The numbers that change from step to step, (count, 2 + 2 * ages).
+    def scalars(self, step: int, count: int, lr_factor: float = 1.0) -> Tensor:
+        """The numbers that change from step to step, (count, 3 + 2 * ages).
 
-        They are the KL weight; the weight of the new value in the moving average; and, for each number of
-        updates that a parameter has had (the same for all, unless one had no gradient at first), Adam's step
-        size and the factor of the root of its second moment.
+        They are the KL weight; the weight of the new value in the moving average; the fraction of each
+        parameter that AdamW's weight decay removes; and, for each number of updates that a parameter has had
+        (the same for all, unless one had no gradient at first), Adam's step size and the factor of the root
+        of its second moment.
         """
         ages = sorted({int(self.optimizer.state[p]["step"]) for p in self.reached})
         averaged = int(self.average.n_averaged) if self.average else 0
         rows = []
         for i in range(count):
-            n, lr = averaged + i, learning_rate(step + i, self.config)
+            n, lr = averaged + i, lr_factor * learning_rate(step + i, self.config)
             row = [self.kl_weight.at(step + i), 1 - (ema_decay(n, self.config.ema) if n else 0.0)]
+            row += [lr * (self.config.weight_decay or 0.0)]
             for age in ages:
                 t = age + i + 1
                 row += [lr / (1 - BETA1**t), 1 / math.sqrt(1 - BETA2**t)]
@@ -126,7 +128,7 @@ class Program:
         """One step, as a function of tensors that `record` can record. Returns the objective."""
         state, scalars, index = list(given[: len(self.state)]), given[-2], given[-1]
         parts, held = self.parts(state), dict(zip([*self.parameters, *self.buffers], state, strict=False))
-        beta, weight, *adam = scalars.unbind()
+        beta, weight, decay, *adam = scalars.unbind()
         if self.config.kl_warmup:
             self.loss.model.kl_weight = beta
         batch = self.batches.select(index, *given[len(self.state) : -2])
@@ -141,7 +143,10 @@ class Program:
                 g = gradients[name] if scale is None else gradients[name] * scale
                 mean.copy_(torch.lerp(mean, g, 1 - BETA1))
                 square.copy_(BETA2 * square + (1 - BETA2) * g * g)
-                held[name].copy_(held[name] - size * mean / (square.sqrt() * factor + EPSILON))
+                value = held[name]
+                if self.config.optimizer == "adamw":
+                    value = value - decay * value
+                held[name].copy_(value - size * mean / (square.sqrt() * factor + EPSILON))
             for average, value in zip(parts["averages"], held.values(), strict=bool(self.averages)):
                 average.copy_(torch.lerp(average, value, weight) if average.is_floating_point() else value)
             parts["total"][0].add_(objective)
@@ -187,14 +192,16 @@ class Program:
         settings = (config.elbo, config.particles, config.clip, config.ema > 0, config.kl_warmup > 0)
         precision = (config.precision, str(self.index.device), self.batches.observation.__name__)
         inputs = [(value.shape, value.dtype, value.stride()) for value in given]
-        return repr((description(self.loss.model), settings, precision, inputs, self.names, self.ages))
+        model = description(self.loss.model)
+        return repr((model, settings, config.optimizer, precision, inputs, self.names, self.ages))
 
-    def block(self, step: int, count: int) -> bool:
+    def block(self, step: int, count: int, lr_factor: float = 1.0) -> bool:
         """Makes some steps, all of full batches.
 
         Args:
             step: the number of the first one.
             count: how many.
+            lr_factor: factor of the learning rate.
 
         Returns:
             Whether all objectives and gradients are finite. If not, nothing has changed except the RNG state.
@@ -203,7 +210,7 @@ class Program:
         began, before, run = time.perf_counter(), Snapshot(self.state), self.run
         self.total.zero_()
         fixed = [*self.state, *self.data]
-        rows = self.scalars(step, count).unbind()
+        rows = self.scalars(step, count, lr_factor).unbind()
         with torch.no_grad(), product_library(self.largest_product):
             for i, row in enumerate(rows):
                 run([*fixed, row, self.batches.index(step + i)])

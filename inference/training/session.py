@@ -24,6 +24,7 @@ from inference.training.callbacks import Callback, RunRecorder
 from inference.training.loop import Loop
 from inference.training.progress import Progress, StopSignals
 from inference.training.setup import prepare
+from inference.training.tensorboard import TensorBoard
 from ppl_models.base import LatentVariableModel
 
 LOCAL = ("command", "data_dir", "stage1_run", "format")  # keys of config.json that results.json leaves out
@@ -139,13 +140,14 @@ def train(
     """
     run, config = session.run, session.config
     recorder, shown = RunRecorder(run), Progress(config.steps, quiet=not progress or distributed.rank() > 0)
+    events = [TensorBoard(run.folder / "tensorboard")] if config.log and not distributed.rank() else []
     with StopSignals() as asked, shown:
         loop = Loop(
             session.model,
             session.batches,
             session.held_out,
             config,
-            [recorder, shown, *callbacks],
+            [recorder, shown, *events, *callbacks],
             say=shown.say,
             stop=lambda: bool(asked),
         )
@@ -159,13 +161,18 @@ def train(
     return loop, recorder
 
 
-def final_results(session: Session, loop: Loop) -> dict[str, Any]:
+def final_results(session: Session, loop: Loop, model: LatentVariableModel) -> dict[str, Any]:
     """Evaluates a trained model on all held-out data, with several samples of the latents per data point.
+
+    Args:
+        session: of the run.
+        loop: which has trained the model.
+        model: the model that evaluation uses, see `Loop.final_model`.
 
     Returns:
         The content of results.json.
     """
-    config, model = session.config, loop.evaluated_model
+    config = session.config
     samples = OBSERVATIONS[model.observation].data.samples
     final = {name: evaluate_bounds(model, part, samples) for name, part in session.held_out.items()}
     settings = {key: value for key, value in config.to_json().items() if key not in LOCAL}
@@ -173,5 +180,7 @@ def final_results(session: Session, loop: Loop) -> dict[str, Any]:
     results = {key: settings[key] for key in ("model", "data", "observation", "steps", "seed")}
     results |= {"seconds": loop.seconds, "device": str(loop.device), "skipped": loop.skipped}
     results |= {"config": settings, "test": {}, **final}
+    results |= {"best": loop.selection.best()} if config.select else {}
+    results |= {"stopped_early": loop.step} if loop.step < config.steps else {}
     units = active_units(model, session.test) if len(session.test) else None
     return results | ({} if units is None else {"active_units": units})

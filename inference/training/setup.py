@@ -20,6 +20,8 @@ from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
 from inference.rundir.config import TrainConfig, flag
 from inference.rundir.run_config import RunConfig
+from inference.training.selection import check_metric
+from inference.training.tensorboard import check_tensorboard
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
@@ -50,6 +52,9 @@ def prepare(
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot train {config.model}: {str(error).splitlines()[0]}") from None
+    check_metric(config, model, data, device)
+    if config.log:
+        check_tensorboard()
     return model, batches, data
 
 
@@ -149,7 +154,7 @@ def check_size(
     images = config.batch_size * config.particles
     what = f"a batch of {config.batch_size} with {config.particles} samples per image"
     check(images * math.prod(data.shape) * torch.get_default_dtype().itemsize, what)
-    copies = 5 if config.ema else 4  # the parameter, its gradient, Adam's two averages, its own average
+    copies = 4 + (config.ema > 0)  # the parameter, its gradient, Adam's two averages, its own average
     tensors = total = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:

@@ -42,12 +42,21 @@ class Made(NamedTuple):
     stopped: bool
 
 
+def make_optimizer(loss: Loss, config: TrainConfig) -> torch.optim.Adam:
+    """Returns Adam or AdamW over all parameters. Pyro's wrappers would create an optimiser per tensor."""
+    if config.optimizer == "adamw":
+        decay = config.weight_decay
+        return torch.optim.AdamW(loss.parameters(), lr=config.lr, weight_decay=decay, fused=True)
+    return torch.optim.Adam(loss.parameters(), lr=config.lr, fused=True)
+
+
 class Steps:
     """Makes training steps.
 
-    In one process, the mode "inductor" makes steps of full batches by `Program`, many per call. All other
-    steps compute the gradients by `Gradients` and update the parameters by torch's Adam. Both change the same
-    tensors.
+    In one process, the mode "inductor" makes steps of one full batch by `Program`, many per call. All other
+    steps compute the gradients by `Gradients` and update the parameters by torch's Adam or AdamW. Both change
+    the same tensors. With `accumulate` batches per step, step n has the batches from n * accumulate on. Each
+    mode then computes the gradients of one batch at a time, and torch makes the update.
 
     Args:
         loss: the loss.
@@ -59,8 +68,9 @@ class Steps:
         say: prints a line.
 
     Attributes:
-        optimizer: Adam, with its state.
+        optimizer: Adam or AdamW, with its state.
         average: the moving average of the parameters, or None.
+        lr_factor: factor of the learning rate, which a plateau of the validation metric lowers.
     """
 
     def __init__(
@@ -75,10 +85,10 @@ class Steps:
     ):
         self.loss, self.batches, self.config, self.kl_weight = loss, batches, config, kl_weight
         self.precision, self.describe, self.say = precision, describe, say
-        # One fused optimiser over all parameters: Pyro's wrappers would create one per tensor.
-        self.optimizer = torch.optim.Adam(loss.parameters(), lr=config.lr, fused=True)
+        self.optimizer = make_optimizer(loss, config)
+        self.lr_factor = 1.0
         self.average = make_ema(loss.model, config.ema)
-        whole = config.compile == "inductor" and distributed.world_size() == 1
+        whole = config.compile == "inductor" and distributed.world_size() == 1 and config.accumulate == 1
         mode = "eager" if whole else str(config.compile)
         self.gradients = Gradients(loss, mode, batches.images, precision, say)
         self.program: Program | None = None
@@ -116,18 +126,33 @@ class Steps:
         return Made(1, reason, stopped)
 
     def _gradients(self, step: int, stop: bool) -> tuple[Tensor, dict[str, Tensor], bool, bool]:
-        """Returns the objective, the batch, whether all is finite, and whether any process wants to stop."""
-        batch = self.batches(step)
+        """Returns the objective, the batch, whether all is finite, and whether any process wants to stop.
+
+        The objective and the gradients are the means over the batches of the step. If one of them is not
+        finite, they are those of that batch, which is returned.
+        """
         self.kl_weight.set(step)
-        objective, finite, stopped = self.gradients(batch, check=step == 0, stop=stop)
-        return objective, batch, finite, stopped
+        count, total = self.config.accumulate, torch.zeros(())
+        sums: dict[torch.nn.Parameter, Tensor] = {}
+        for number in range(step * count, (step + 1) * count):
+            batch = self.batches(number)
+            objective, finite, stopped = self.gradients(batch, check=step == 0, stop=stop)
+            if not finite or count == 1:
+                return objective, batch, finite, stopped
+            total = total.to(objective) + objective / count
+            for p in self.loss.parameters():
+                if p.grad is not None:
+                    sums[p], p.grad = sums.get(p, 0.0) + p.grad / count, None
+        for p, gradient in sums.items():
+            p.grad = gradient
+        return total, batch, True, stopped
 
     def _update(self, step: int) -> None:
         """Updates the parameters and their moving average by the gradients."""
         if self.config.clip:
             torch.nn.utils.clip_grad_norm_(self.loss.parameters(), self.config.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.config)
+            group["lr"] = self.lr_factor * learning_rate(step, self.config)
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.loss.model)
@@ -136,7 +161,7 @@ class Steps:
         """Makes steps by the program. If one is not finite, it is found by making them one at a time."""
         assert self.program is not None
         before = RandomState(self.batches.x.device)
-        if self.program.block(step, count):
+        if self.program.block(step, count, self.lr_factor):
             return Made(count, None, stop)
         if count > 1:
             before.restore()
@@ -206,7 +231,7 @@ class Steps:
         """
         program = self.program
         assert program is not None
-        program.block(step, 1)
+        program.block(step, 1, self.lr_factor)
         autocast = self.config.precision == "bfloat16"
         dtype = torch.bfloat16 if autocast else objective.dtype
         of_value, of_gradient = TOLERANCES[dtype]

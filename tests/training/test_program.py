@@ -13,12 +13,13 @@ from torch import Tensor
 from inference.backend.device import fast_float32
 from inference.data.batches import Batches
 from inference.data.dataset import Dataset
-from inference.data.observations import binarize
+from inference.data.observations import OBSERVATIONS, binarize
 from inference.rundir.config import TrainConfig
 from inference.training import compiler
 from inference.training.callbacks import Callback
 from inference.training.loop import Loop
 from inference.training.program import Program
+from inference.training.selection import Selection
 from inference.training.setup import prepare_batches
 from inference.training.steps import BLOCK_SECONDS
 from ppl_models import MODELS
@@ -62,7 +63,7 @@ def data_for(model: LatentVariableModel, images: int = 23, bad: int | None = Non
     if isinstance(model, CodePrior):
         x = (x.int() % model.codes).to(torch.uint8)
     y = torch.arange(images) % 10
-    return Dataset("random", x, y, x[:0], y[:0])
+    return Dataset("random", x, y, x[:0], y[:0], kind=OBSERVATIONS[model.observation].data)
 
 
 class Ended(Callback):
@@ -129,6 +130,74 @@ def test_a_block_is_as_many_eager_steps(name: str, float64: None, replayed: list
     assert replayed and whole.steps.program is not None
     # the first step, a block, the smaller last batch of the epoch, a block, and the logged step
     assert ended.at == [1, 4, 5, 7, 8]
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.3, "lr": 0.01},
+    "adamw with an average": {"optimizer": "adamw", "weight_decay": 0.3, "ema": 0.5, "clip": 0.1},
+    "plateau": {"schedule": "plateau", "eval_every": 2, "steps": 12},
+    "adamw on a plateau": {"schedule": "plateau", "eval_every": 2, "steps": 12, "optimizer": "adamw"},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
+def test_a_block_follows_the_optimizer_and_the_plateau(
+    settings: dict[str, Any], float64: None, replayed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Selection.update
+
+    def constant(self: Selection, step: int, metrics: Any, model: Any) -> None:
+        update(self, step, {"validation": {"negative_elbo": 1.0}}, model)
+
+    monkeypatch.setattr(Selection, "update", constant)
+    made = {}
+    for mode, given in (
+        ("eager", settings),
+        ("inductor", settings),
+        ("usual", {"steps": settings.get("steps", 8)}),
+    ):
+        torch.manual_seed(0)
+        made[mode] = train(build("vae"), mode if mode != "usual" else "eager", **given)[0]
+    assert made["inductor"].steps.program is not None
+    assert apart(made["inductor"], made["eager"]) < 1e-12
+    eager, usual = (
+        torch.cat([p.flatten() for p in made[mode].model.parameters()]) for mode in ("eager", "usual")
+    )
+    assert (eager - usual).norm() > 1e-4 * usual.norm()
+    # evaluations at 0, 2, 4, ...: halved at 4, 8 and 12
+    assert made["inductor"].steps.lr_factor == (1 / 8 if "schedule" in settings else 1)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_accumulated_batches_are_as_one_batch(mode: str, float64: None) -> None:
+    """For a model without noise. Each third step starts an epoch, in which a batch of 15 is three of 5."""
+    made = []
+    for settings in ({"batch_size": 15, "compile": "eager"}, {"batch_size": 5, "accumulate": 3}):
+        torch.manual_seed(0)
+        settings = {"compile": mode, "ema": 0.9, "clip": 0.01, "optimizer": "adamw", **settings}
+        made.append(train(build("flow"), settings.pop("compile"), images=45, **settings)[0])
+    assert apart(*made) < 1e-12
+    torch.manual_seed(0)
+    assert apart(train(build("flow"), "eager", images=45, ema=0.9)[0], made[0]) > 1e-3
+
+
+@needs_compiler
+def test_accumulated_batches_are_compiled_one_by_one(float64: None) -> None:
+    made = []
+    for mode in ("eager", "inductor"):
+        torch.manual_seed(0)
+        made.append(train(build("vae"), mode, images=45, accumulate=3)[0])
+    assert made[1].steps.program is None and made[1].steps.gradients.replay is not None
+    assert apart(*made) < 1e-12
+
+
+def test_a_step_with_one_batch_that_is_not_finite_is_skipped(float64: None) -> None:
+    said: list[str] = []
+    made = train(build("vae2d"), "eager", said.append, 28, images=45, accumulate=3, steps=9)[0]
+    assert made.skipped == 3 and len(said) == 1  # one batch of nine is bad, in each of three epochs
+    assert all(p.isfinite().all() for p in made.model.parameters())
+    counts = {value["step"].item() for value in made.optimizer.state.values()}
+    assert counts == {6.0}
 
 
 def test_what_the_settings_do_is_in_the_program(float64: None, replayed: list[int]) -> None:
@@ -217,7 +286,7 @@ def test_a_program_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch, flo
 
     def wrong(graph: Any, given: list[Tensor], path: Any) -> Any:
         def run(inputs: list[Tensor]) -> Any:
-            inputs[-2] = inputs[-2] * torch.tensor([1, 1, 1.5, 1])  # the step size
+            inputs[-2] = inputs[-2] * torch.tensor([1, 1, 1, 1.5, 1])  # the step size
             return graph(*inputs)
 
         return run
@@ -318,6 +387,7 @@ def test_the_key_of_the_cache_follows_settings_and_model() -> None:
         key(vae(), kl_warmup=3),
         key(vae(), elbo="trace"),
         key(vae(), precision="bfloat16"),
+        key(vae(), optimizer="adamw"),
         key(changed),
     ]
     assert len(set(keys)) == len(keys)

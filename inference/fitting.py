@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from inference.training.code_prior import sample_images
 from inference.training.loop import Loop
 from inference.training.progress import Progress, StopSignals, table
 from inference.training.session import Session
-from inference.training.setup import check_training, prepare_batches
+from inference.training.setup import check_training, check_values, prepare_batches
 from ppl_models.base import LatentVariableModel
 
 CODE_SAMPLES = 100  # images in the figure of a prior of codes
@@ -86,7 +86,7 @@ def fit(
         >>> history.metrics[-1]["step"]
         20
     """
-    data = as_dataset(train, validation, model=type(model), name=IN_MEMORY)
+    data = as_dataset(train, validation, model=model, name=IN_MEMORY)
     resolved = _resolved(model, data, config, settings)
     if run_dir is not None:
         return _fit_in_folder(model, data, resolved, callbacks, Path(run_dir), device, progress)
@@ -122,6 +122,7 @@ def _fit_in_memory(
     model.to(where)
     try:
         check_training(model, settings)
+        check_values(model, data)
     except ValueError as error:
         raise UserError(str(error)) from None
     test = HeldOut(data, cls, where)
@@ -169,6 +170,7 @@ def _fit_in_folder(
         shape=list(data.shape),
         classes=model.classes,
         scale=data.scale,
+        columns=asdict(data.columns) if data.columns else None,
         observation=OBSERVATIONS[model.observation].label,
         device=device,
     )

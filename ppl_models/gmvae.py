@@ -63,7 +63,7 @@ class GMVAE(LatentVariableModel):
         with pyro.plate("data", len(x)):
             with scale_kl(self.beta):
                 z = pyro.sample("z", MixtureOfNormals(*loc_scale(self.components)))
-            pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+            pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

@@ -44,7 +44,7 @@ class Bernoulli(nn.Module):
         super().__init__()
         self.shape = shape
 
-    def forward(self, h: Tensor) -> TorchDistribution:
+    def distribution(self, h: Tensor) -> TorchDistribution:
         """Returns p(x | h) with events of `shape` for h `(..., values)`."""
         return BernoulliImage(h, self.shape)
 
@@ -69,7 +69,7 @@ class DiagonalNormal(nn.Module):
         """The standard deviation of each dimension, see `bounded_scale`, `(d,)`."""
         return bounded_scale(self.log_scale)
 
-    def forward(self, h: Tensor) -> TorchDistribution:
+    def distribution(self, h: Tensor) -> TorchDistribution:
         """Returns p(x | h) for h `(..., d)`."""
         return Normal(h, self.scale).to_event(1)
 

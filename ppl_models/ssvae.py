@@ -83,7 +83,7 @@ class SSVAE(LatentVariableModel):
             y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(self.classes)))
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
             h = self.decoder(z, y)  # (classes, batch, pixels)
-            pyro.sample("x", self.likelihood(h), obs=x)
+            pyro.sample("x", self.likelihood.distribution(h), obs=x)
 
     def guide(self, x: Tensor, x_labelled: Tensor | None = None, y_labelled: Tensor | None = None) -> None:
         if self.gen_weight == 0:

@@ -57,7 +57,7 @@ class VAE(LatentVariableModel):
         with pyro.plate("data", len(x)):
             with scale_kl(self.beta):
                 z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
-            pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+            pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

@@ -54,15 +54,16 @@ def load(path: Path, label_column: str | None = None) -> Dataset:
         UserError: the file is not such a table. The message names row and column.
     """
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path)
+    rows = min(map(len, table.columns.values()), default=0)
+    if rows < LEAST:
+        raise UserError(f"{path} has {rows} rows. Give at least {LEAST}.")
     labels, names = _labels(table, label_column)
     columns = {key: cells for key, cells in table.columns.items() if key != label_column}
     if not columns:
         raise UserError(f"{path} has no column besides {label_column!r}. Add at least one numeric column.")
     values = np.stack([_numbers(table, key, cells) for key, cells in columns.items()], axis=1)
-    if len(values) < LEAST:
-        raise UserError(f"{path} has {len(values)} rows. Give at least {LEAST}.")
-    test = np.zeros(len(values), bool)
-    test[np.random.RandomState(0).permutation(len(values))[: len(values) // 5]] = True
+    test = np.zeros(rows, bool)
+    test[np.random.RandomState(0).permutation(rows)[: rows // 5]] = True
     loc, scale = _standardisation(table, list(columns), values, ~test)
     x = torch.from_numpy(((values - loc) / scale).astype(np.float32))
     if not x.isfinite().all():
@@ -121,7 +122,8 @@ def _read_text(path: Path) -> Table:
                 f"{path}: row {number} has {len(row)} cells, and the header has {len(header)}. "
                 "Give every row one cell per column."
             )
-    return Table(str(path), dict(zip(header, zip(*rows[1:], strict=True), strict=False)), 2)
+    cells = list(zip(*rows[1:], strict=True)) or [()] * len(header)
+    return Table(str(path), dict(zip(header, cells, strict=True)), 2)
 
 
 def _check_header(path: Path, header: list[str], delimiter: str) -> None:

@@ -32,7 +32,8 @@ def interpolate_runs(
         Images `(7 * pairs * runs, *shape)`, pair by pair and run by run, and the names of the rows of 7.
 
     Raises:
-        UserError: the runs have different data or no images, a model is conditional on a label, or a label is missing.
+        UserError: the runs have different data or no images, a model is conditional on a label, or a label is
+            missing.
     """
     restored = [restore(folder, data_dir) for folder in folders]
     rows, names = [], []

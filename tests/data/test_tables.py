@@ -15,8 +15,10 @@ from inference.data.dataset import Columns
 from inference.data.load import find_dataset, load_dataset
 from inference.data.tables import original_units
 from inference.errors import UserError
+from inference.rundir import schema
 from inference.rundir.restore import load_data, restore
 from inference.rundir.run import Run
+from inference.rundir.run_config import RunConfig
 from ppl_models import MODELS
 
 RANDOM = np.random.RandomState(1)
@@ -253,3 +255,21 @@ def test_a_binary_table_trains_with_bernoulli(tmp_path: Path) -> None:
     assert model.sample(20).unique().tolist() == [0.0, 1.0]
     every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
     assert model.log_likelihood(every).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_run_folders_without_the_new_keys_load_and_wrong_ones_are_refused(tmp_path: Path) -> None:
+    path, run = write(tmp_path, text()), tmp_path / "run"
+    options = ["--steps", "1", "--batch-size", "9", "--hidden", "8", "--run-dir", str(run)]
+    assert svi.main(["--model", "vae", "--data", str(path), *options]) == 0
+    written = json.loads((run / "config.json").read_text())
+
+    def config(**changes: object) -> RunConfig:
+        return schema.config(json.dumps(written | changes).encode(), run / "config.json")
+
+    assert config().columns == written["columns"] and config().label_column is None
+    del written["options"]["likelihood"], written["columns"]
+    assert config().options["likelihood"] == "auto" and config().columns is None
+    wrong = {"names": ["a"], "location": [0.0], "scale": [0.0], "labels": []}  # a scale of 0
+    for columns in (wrong, {**wrong, "scale": [1.0, 2.0]}, {**wrong, "names": [1], "scale": [1.0]}, [], {}):
+        with pytest.raises(UserError, match=r"config.json is damaged: columns is"):
+            config(columns=columns)

@@ -1,14 +1,17 @@
 """Models of vectors: bounds against Pyro, normalised densities, samples, and the limits of the likelihood."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from inference import evaluate, fit
 from inference.data.examples import example_inputs
 from inference.elbo.comparison import compare
 from inference.elbo.estimators import ESTIMATORS
+from inference.errors import UserError
 from ppl_models import MADE, MODELS, SSVAE, VAE, Flow
 from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import AutoregressiveVector
@@ -167,3 +170,19 @@ def test_labels_shift_the_samples_of_vectors(float64: None) -> None:
     means = model.sample(4_000, y=y, latents={"z": z}, noise=False)
     assert_close((samples - means).std(0), torch.full((D,), 0.3), rtol=0.06, atol=0)
     assert_close(samples.mean(0), means[0], rtol=0, atol=0.025)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "bernoulli"])
+def test_fit_and_evaluate_take_tensors_of_vectors(likelihood: str) -> None:
+    model = VAE((D,), z_dim=2, hidden=8, likelihood=likelihood)
+    x = (torch.randn(60, D) > 0.5).float() if likelihood == "bernoulli" else 0.1 * torch.randn(60, D) + 1
+    untrained = evaluate(model, x, particles=())["negative_elbo"].value
+    history = fit(
+        model, x, validation=x[:20], steps=60, batch_size=20, lr=1e-2, compile="eager", progress=False
+    )
+    assert history.metrics[-1]["step"] == 60
+    assert evaluate(model, x, particles=())["negative_elbo"].value < 0.9 * untrained
+    if likelihood == "bernoulli":
+        for call in (partial(evaluate, particles=()), partial(fit, steps=1, batch_size=5, progress=False)):
+            with pytest.raises(UserError, match=r"needs columns of 0 and 1 only, and column 3 of"):
+                call(model, torch.cat([x, torch.tensor([[0.0, 1.0, 0.0, 0.5, 0.0]])]))

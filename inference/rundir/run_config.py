@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from inference.data.observations import OBSERVATIONS, DataKind
 from inference.rundir.config import EVALUATIONS, TrainConfig, check_options
 from inference.rundir.kinds import (
     CLASSES,
@@ -84,6 +85,12 @@ class RunConfig(TrainConfig):
     def model_class(self) -> type[LatentVariableModel]:
         """The class of the model."""
         return MODELS[self.model]
+
+    @property
+    def data_kind(self) -> DataKind:
+        """The kind of the data."""
+        cls = self.model_class
+        return OBSERVATIONS[cls.observation_of(tuple(self.shape) or cls.example_shape)].data
 
     def values(self, *names: str) -> dict[str, Any]:
         """Returns some settings by name."""

@@ -13,6 +13,7 @@ from inference import svi
 from inference.data import tables
 from inference.data.dataset import Columns
 from inference.data.load import find_dataset, load_dataset
+from inference.data.observations import POINTS
 from inference.data.tables import original_units
 from inference.errors import UserError
 from inference.rundir import schema
@@ -216,6 +217,7 @@ def test_a_run_on_a_table_is_restored_resumed_and_drawn(tmp_path: Path) -> None:
     assert {"samples.png", "columns.png", "curves.png"} <= {each.name for each in (run / "figures").iterdir()}
     assert svi.main(["--resume", str(run), "--steps", "6"]) == 0
     assert torch.equal(load_data(Run.open(run)).x_test, data.x_test)
+    assert Run.open(run).config.data_kind is POINTS
     model = restore(run).model
     samples = original_units(model.sample(200, y=torch.zeros(200).long()), data.columns)
     assert (samples.mean(0) - torch.tensor(ROWS.mean(0))).abs().lt(5 * torch.tensor(ROWS.std(0))).all()

@@ -2,16 +2,20 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 from torch.testing import assert_close
 
 from inference import evaluate, fit
+from inference.data.dataset import Columns
 from inference.data.examples import example_inputs
 from inference.elbo.comparison import compare
 from inference.elbo.estimators import ESTIMATORS
 from inference.errors import UserError
+from inference.plots import points
 from ppl_models import MADE, MODELS, SSVAE, VAE, Flow
 from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import AutoregressiveVector
@@ -186,3 +190,25 @@ def test_fit_and_evaluate_take_tensors_of_vectors(likelihood: str) -> None:
         for call in (partial(evaluate, particles=()), partial(fit, steps=1, batch_size=5, progress=False)):
             with pytest.raises(UserError, match=r"needs columns of 0 and 1 only, and column 3 of"):
                 call(model, torch.cat([x, torch.tensor([[0.0, 1.0, 0.0, 0.5, 0.0]])]))
+
+
+@pytest.mark.parametrize("d", [1, 2, 14])
+def test_figures_of_vectors(d: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples on the first two principal components of the data, and histograms in the units of the table."""
+    model, x = VAE((d,), z_dim=2, hidden=8), torch.randn(40, d) * torch.arange(1, d + 1)
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(points, "_scatter", lambda axes, x, **style: shown.append(x))
+    points.draw_samples(model, x, tmp_path / "samples.png")
+    assert [part.shape for part in shown] == [(40, 2), (1_000, 2), (1_000, 2)]
+    if d > 2:
+        assert_close(shown[0].var(0), torch.linalg.eigvalsh(x.T.cov()).flip(0)[:2])
+    else:
+        assert torch.equal(shown[0], x.expand(-1, 2))
+    histograms: list[tuple] = []
+    monkeypatch.setattr(Axes, "hist", lambda self, values, bins, **style: histograms.append((values, bins)))
+    columns = Columns(tuple(f"column {i}" for i in range(d)), (100.0,) * d, (10.0,) * d)
+    points.draw_columns(model, x, columns, tmp_path / "columns.png")
+    assert len(histograms) == 2 * min(d, points.MAX_COLUMNS) and (tmp_path / "columns.png").exists()
+    data, bins = histograms[0]
+    assert_close(torch.tensor(data), 100 + 10 * x[:, 0].double())
+    assert bins[0] < data.min() and data.max() < bins[-1]

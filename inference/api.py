@@ -19,7 +19,7 @@ from inference.metrics.run_evaluation import why_no_importance_weights
 from inference.rundir.restore import no_larger_than, restore_model
 from inference.rundir.run import Run
 from inference.rundir.run_config import IN_MEMORY
-from inference.training.setup import check_data
+from inference.training.setup import check_data, check_values
 from ppl_models import from_saved
 from ppl_models.base import LatentVariableModel
 
@@ -71,8 +71,9 @@ def evaluate(
         UserError: the data cannot be used.
     """
     cls, where = type(model), choose_device(device)
-    found = data if isinstance(data, Dataset) else as_dataset(data, data, model=cls, name=IN_MEMORY)
+    found = data if isinstance(data, Dataset) else as_dataset(data, data, model=model, name=IN_MEMORY)
     check_data(cls, model.constructor_options, found)
+    check_values(model, found)
     before = next(model.parameters()).device
     test = HeldOut(found.padded(cls.image_size), cls, where)
     if not len(test):

@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from inference.training.loop import Loop
 from inference.training.progress import Progress, StopSignals, table
 from inference.training.selection import check_metric
 from inference.training.session import Session
-from inference.training.setup import check_training, prepare_batches
+from inference.training.setup import check_training, check_values, prepare_batches
 from ppl_models.base import LatentVariableModel
 
 CODE_SAMPLES = 100  # images in the figure of a prior of codes
@@ -87,7 +87,7 @@ def fit(
         >>> history.metrics[-1]["step"]
         20
     """
-    data = as_dataset(train, validation, model=type(model), name=IN_MEMORY)
+    data = as_dataset(train, validation, model=model, name=IN_MEMORY)
     resolved = _resolved(model, data, config, settings)
     if resolved.metric and not isinstance(train, Dataset):  # the user's validation data are not a test set
         none = None if data.y_test is None else data.y_test[:0]
@@ -128,6 +128,7 @@ def _fit_in_memory(
     model.to(where)
     try:
         check_training(model, settings)
+        check_values(model, data)
     except ValueError as error:
         raise UserError(str(error)) from None
     check_metric(settings, model, data, where)
@@ -179,6 +180,7 @@ def _fit_in_folder(
         shape=list(data.shape),
         classes=model.classes,
         scale=data.scale,
+        columns=asdict(data.columns) if data.columns else None,
         observation=OBSERVATIONS[model.observation].label,
         device=device,
     )

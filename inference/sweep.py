@@ -155,7 +155,8 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     given = points[0][1]
     asked.data_dir = getattr(given, "data_dir", None)
     cls = MODELS[asked.model]
-    data, line = find_dataset(getattr(given, "data", cls.default_dataset), asked.data_dir or DATA_DIR, cls)
+    source, column = getattr(given, "data", cls.default_dataset), getattr(given, "label_column", None)
+    data, line = find_dataset(source, asked.data_dir or DATA_DIR, cls, column)
     if line:
         print(line)
     named = ["--model", model_argument(asked.model)]

@@ -64,7 +64,10 @@ class LatentVariableModel(ProgramPair):
     estimators: ClassVar[tuple[str, ...]] = ("trace",)
     # How grey levels become x: "binary", sampled zeros and ones; "unit", 0 to 1; "centred", -1 to 1;
     # "dequantised", -1 to 1 with uniform noise of one level's width. "points" and "codes" are not images.
+    # "bits" are vectors of zeros and ones.
     observation: str = "binary"
+    # The kind of observation for vectors (d,), "points"; None: the model accepts only data of `observation`.
+    vector_observation: ClassVar[str | None] = None
     has_latents: ClassVar[bool] = True  # if not, the bound is the exact -log p(x) and the guide is empty
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, which `sample` accepts
     has_mean: ClassVar[bool] = True  # whether p(x | latents) has a mean; if not, `decode` samples x
@@ -183,11 +186,13 @@ class LatentVariableModel(ProgramPair):
     @classmethod
     def observation_of(cls, shape: tuple[int, ...]) -> str:
         """Returns the kind of observation for data of a shape; see `observation`."""
-        return cls.observation
+        return cls.vector_observation if cls.vector_observation and len(shape) == 1 else cls.observation
 
     @classmethod
     def padded(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of x for data of a shape; `example_shape` if it has another number of axes."""
+        """Returns the shape of x for data of a shape; `example_shape` if the model accepts no such shape."""
+        if cls.vector_observation and len(shape) == 1:
+            return tuple(shape)
         if len(shape) != len(cls.example_shape):
             return cls.example_shape
         return tuple(shape) if cls.image_size is None else (shape[0], cls.image_size, cls.image_size)

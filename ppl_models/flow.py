@@ -52,6 +52,8 @@ class Flow(LatentVariableModel):
     ):
         super().__init__(shape, classes)
         (d,) = shape
+        if d < 2:
+            raise ValueError("a flow transforms at least two dimensions, and the data have one.")
         self.loc, self.log_scale = nn.Parameter(torch.zeros(d)), nn.Parameter(torch.zeros(d))
         if kind == "coupling":
             self.layers = nn.ModuleList(SplineCoupling(d, hidden, BINS, BOUND) for _ in range(layers))

@@ -9,9 +9,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppl_models import densities
+from ppl_models import densities, likelihoods
 from ppl_models.base import LatentVariableModel
-from ppl_models.distributions import BernoulliImage, MixtureOfNormals
+from ppl_models.distributions import MixtureOfNormals
 from ppl_models.elbo_terms import KL, ELBOTerms, scale_kl
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
@@ -21,7 +21,8 @@ class GMVAE(LatentVariableModel):
     """p(x, z) = p(z) p(x | z);  q(z | x).
 
     p(z)     = 1/k sum_i N(z; loc_i, diag scale_i^2)    z (batch, z_dim); loc, scale (k, z_dim), learned
-    p(x | z) = Bernoulli(x; logits = decoder(z))        x (batch, *shape), zeros and ones
+    p(x | z) = Bernoulli(x; logits = decoder(z))        x (batch, *shape), zeros and ones; or, for vectors,
+               N(x; decoder(z), diag scale^2)           x (batch, d); scale (d,), learned
     q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_dim)
 
     -ELBO(x)  = -log p(x | z) + log q(z | x) - log p(z),    z ~ q(z | x)
@@ -35,6 +36,7 @@ class GMVAE(LatentVariableModel):
 
     estimators = ("trace", "iwae", "iwae_dreg")
     has_kl_weight = True
+    vector_observation = "points"
     small_image_defaults = {"hidden": 128, "components": 50, "steps": 5_000}
 
     def __init__(
@@ -46,19 +48,22 @@ class GMVAE(LatentVariableModel):
         hidden: Annotated[int, "width of the two hidden layers of each network"] = 300,
         components: Annotated[int, "equally weighted normals in the prior"] = 500,
         beta: Annotated[float, "weight of the KL term in the objective"] = 1.0,
+        likelihood: Annotated[likelihoods.Name, likelihoods.ABOUT] = "auto",
     ):
         super().__init__(shape, classes)
         pixels = math.prod(shape)
         self.z_dim, self.beta = z_dim, beta
         self.encoder = MLP(pixels, [hidden, hidden], 2 * z_dim)
         self.decoder = MLP(z_dim, [hidden, hidden], pixels)
+        self.likelihood = likelihoods.build(likelihood, self.shape)
+        self.observation = likelihoods.observation(likelihood, self.shape, self.observation)
         self.components = nn.Parameter(torch.randn(components, 2 * z_dim) / math.sqrt(components * z_dim))
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             with scale_kl(self.beta):
                 z = pyro.sample("z", MixtureOfNormals(*loc_scale(self.components)))
-            pyro.sample("x", BernoulliImage(self.decoder(z), self.shape), obs=x)
+            pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=x)
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -71,7 +76,7 @@ class GMVAE(LatentVariableModel):
         loc, scale = loc_scale(self.encoder(x))
         log_prior = densities.mixture_of_normals(z, *loc_scale(self.components))
         return ELBOTerms(
-            reconstruction=-densities.bernoulli(x, self.decoder(z)),
+            reconstruction=-self.likelihood.log_density(x, self.decoder(z)),
             kl_z=densities.normal(z, loc, scale) - log_prior,
             weights={"kl_z": self.beta},
         )

@@ -10,9 +10,8 @@ from pyro import poutine
 from torch import Tensor
 from torch.nn.functional import relu
 
-from ppl_models import densities
+from ppl_models import densities, likelihoods
 from ppl_models.base import LatentVariableModel
-from ppl_models.distributions import BernoulliImage
 from ppl_models.elbo_terms import KL, ELBOTerms
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
@@ -23,7 +22,8 @@ class SSVAE(LatentVariableModel):
 
     p(y)        = uniform over the classes               y (classes, 1, classes), all labels, one-hot
     p(z)        = N(z; 0, I)                             z (classes, batch, z_dim), one per label and image
-    p(x | y, z) = Bernoulli(x; logits = decoder(z, y))   x (batch, *shape), zeros and ones
+    p(x | y, z) = Bernoulli(x; logits = decoder(z, y))   x (batch, *shape), zeros and ones; or, for vectors,
+                  N(x; decoder(z, y), diag scale^2)      x (batch, d); scale (d,), learned
     q(y | x)    = Categorical(y; logits = classifier(x))
     q(z | x, y) = N(z; loc(x, y), diag scale(x, y)^2)    loc, scale (classes, batch, z_dim)
 
@@ -41,6 +41,7 @@ class SSVAE(LatentVariableModel):
     inputs = ("x", "x_labelled", "y_labelled")
     estimators = ("enum",)
     has_label = True
+    vector_observation = "points"
     defaults = {"steps": 30_000, "batch_size": 97, "lr": 1e-3}
     small_image_defaults = {"z_dim": 10, "hidden": 128, "steps": 5_000, "labels": 20, "class_weight": 10.0}
 
@@ -54,6 +55,7 @@ class SSVAE(LatentVariableModel):
         labels: Annotated[int, "total number of labelled images, equally many per class"] = 100,
         gen_weight: Annotated[float, "weight of the bound; 0 trains only the classifier"] = 1.0,
         class_weight: Annotated[float, "weight of the mean cross-entropy of the labelled images"] = 100.0,
+        likelihood: Annotated[likelihoods.Name, likelihoods.ABOUT] = "auto",
     ):
         super().__init__(shape, classes)
         if gen_weight == 0 and class_weight == 0:
@@ -66,6 +68,8 @@ class SSVAE(LatentVariableModel):
         self.classifier = MLP(pixels, [hidden, hidden], classes, activation=relu)
         self.encoder = MLP([pixels, classes], [hidden, hidden], 2 * z_dim)
         self.decoder = MLP([z_dim, classes], [hidden, hidden], pixels)
+        self.likelihood = likelihoods.build(likelihood, self.shape)
+        self.observation = likelihoods.observation(likelihood, self.shape, self.observation)
 
     def model(self, x: Tensor, x_labelled: Tensor | None = None, y_labelled: Tensor | None = None) -> None:
         if x_labelled is not None and self.class_weight > 0:
@@ -78,8 +82,8 @@ class SSVAE(LatentVariableModel):
         with pyro.plate("data", len(x)), poutine.scale(scale=self.gen_weight):
             y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(self.classes)))
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
-            logits = self.decoder(z, y)  # (classes, batch, pixels)
-            pyro.sample("x", BernoulliImage(logits, self.shape), obs=x)
+            h = self.decoder(z, y)  # (classes, batch, pixels)
+            pyro.sample("x", self.likelihood.distribution(h), obs=x)
 
     def guide(self, x: Tensor, x_labelled: Tensor | None = None, y_labelled: Tensor | None = None) -> None:
         if self.gen_weight == 0:
@@ -116,7 +120,7 @@ class SSVAE(LatentVariableModel):
                 else densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0)
             )
             terms = {
-                "reconstruction": (q * -densities.bernoulli(x, self.decoder(z, y))).sum(0),
+                "reconstruction": (q * -self.likelihood.log_density(x, self.decoder(z, y))).sum(0),
                 "kl_z": (q * kl_z).sum(0),
                 "kl_y": densities.kl_categorical_uniform(log_q),
             }

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +154,15 @@ def build_parser(name: str | None) -> Parser:
 
 
 def _add_data(parser: Parser, cls: type[LatentVariableModel], named: bool) -> None:
-    images = f"{', '.join(IMAGE_SETS)}, or a .npz file (default: mnist, else digits)"
+    images = f"{', '.join(IMAGE_SETS)}, or a file: .npz, .csv, .tsv, .parquet (default: mnist, else digits)"
     names = ", ".join(points.NAMES)
     kind = OBSERVATIONS[cls.observation].data
-    about = f"{names} (default: {cls.default_dataset})" if kind is POINTS else images
+    about = f"{names}, or a file (default: {cls.default_dataset})" if kind is POINTS else images
     about += "" if named else f"; points: {names}"
     add = parser.add_argument
     add("--data", metavar="NAME", help=about)
     add("--data-dir", type=Path, metavar="DIR", help=f"folder of named data sets (default: {DATA_DIR})")
+    add("--label-column", metavar="NAME", help="column of the labels in a .csv, .tsv or .parquet table")
     about = "fraction of the training set to hold out for validation, chosen by --seed"
     about += _default_of(cls)("validation") if named else ""
     add("--validation", type=FRACTION.parse, metavar="FRACTION", help=about)
@@ -253,6 +254,8 @@ def configuration(given: argparse.Namespace, data: Dataset) -> RunConfig:
         shape=list(data.shape),
         classes=data.classes,
         scale=data.scale,
+        columns=asdict(data.columns) if data.columns else None,
+        label_column=options.get("label_column"),
         observation=OBSERVATIONS[cls.observation_of(data.shape)].label,
         device=options.get("device", "auto"),
         validation=options.get("validation", usual["validation"]),

@@ -16,6 +16,23 @@ SMALL_IMAGE_PIXELS = 16 * 16  # a model uses its `small_image_defaults` for imag
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The columns of a table, and how they were standardised: x = (value - location) / scale.
+
+    Attributes:
+        names: of the columns, in order.
+        location: mean of each column in the training rows.
+        scale: standard deviation of each column in the training rows.
+        labels: names of the classes 0, 1, 2, ...; empty without labels.
+    """
+
+    names: tuple[str, ...]
+    location: tuple[float, ...]
+    scale: tuple[float, ...]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Images, points or codes to train and to test on, with labels if there are any.
 
@@ -30,6 +47,7 @@ class Dataset:
         y_valid: its labels, or None.
         scale: the value of white (1, 255 or 65535) in images of the user's own before their conversion to
             uint8, or None.
+        columns: the columns of a table, or None.
         kind: what the data are; by default points if x_train is (n, d), and images otherwise.
     """
 
@@ -42,6 +60,7 @@ class Dataset:
     x_valid: Tensor | None = None
     y_valid: Tensor | None = None
     scale: int | None = None
+    columns: Columns | None = None
     kind: DataKind = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -128,11 +147,15 @@ class Dataset:
         return replace(self, x_train=pad(self.x_train, edges), x_test=pad(self.x_test, edges), x_valid=valid)
 
     def checksum(self) -> str:
-        """Returns a digest of every pixel and label. Runs with the same digest saw the same data.
+        """Returns a digest of every value and label, and of the columns of a table.
+
+        Runs with the same digest saw the same data.
 
         Call it before `with_validation`, which moves images from one part to another.
         """
         digest = hashlib.sha256()
         for part in (self.x_train, self.y_train, self.x_test, self.y_test):
             digest.update(b"none" if part is None else part.numpy().tobytes())
+        if self.columns:
+            digest.update(repr(self.columns).encode())
         return digest.hexdigest()[:16]

@@ -24,7 +24,8 @@ def example_inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
     def observations(n: int) -> Tensor:
         kind = OBSERVATIONS[model.observation]
         below = model.codes if isinstance(model, CodePrior) else 256
-        return kind.train(kind.data.example(model.shape, n, below)).to(dtype)
+        example = kind.example or kind.data.example
+        return kind.train(example(model.shape, n, below)).to(dtype)
 
     makers = {
         "x": lambda: observations(batch),

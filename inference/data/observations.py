@@ -93,6 +93,10 @@ def _integers(shape: tuple[int, ...], n: int, below: int) -> Tensor:
     return torch.randint(below, (n, *shape), dtype=torch.uint8)
 
 
+def _bits(shape: tuple[int, ...], n: int, below: int) -> Tensor:
+    return torch.randint(2, (n, *shape)).to(torch.get_default_dtype())
+
+
 def _normals(shape: tuple[int, ...], n: int, below: int) -> Tensor:
     return torch.randn(n, *shape)
 
@@ -114,6 +118,8 @@ class ObservationKind:
         levels: converts raw values to the range of x, without noise where the model accepts such values.
         shown: converts x to the range 0..1 in which images are plotted; leaves points and codes as they are.
         label: describes x in results. The text before the colon names the kind.
+        example: returns random raw values as `DataKind.example` does; None: that of `data`.
+        values: the only values of x that the model accepts; None: any.
     """
 
     data: DataKind
@@ -122,6 +128,8 @@ class ObservationKind:
     levels: Callable[[Tensor], Tensor]
     shown: Callable[[Tensor], Tensor]
     label: str
+    example: Callable[[tuple[int, ...], int, int], Tensor] | None = None
+    values: tuple[float, ...] | None = None
 
 
 NOISE = "resampled in training, fixed in the test set by RandomState(0)"
@@ -140,4 +148,7 @@ OBSERVATIONS = {
     ),
     "codes": ObservationKind(CODES, identity, identity, identity, _same, "codes as they are"),
     "points": ObservationKind(POINTS, identity, identity, identity, _same, "points as they are"),
+    "bits": ObservationKind(
+        POINTS, identity, identity, identity, _same, "zeros and ones as they are", _bits, (0.0, 1.0)
+    ),
 }

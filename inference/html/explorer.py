@@ -123,6 +123,8 @@ def export_decoder(model: LatentVariableModel) -> ExportedLayers | None:
     order of a canvas, or for points the mean and the logarithm of the scale.
     """
     kind = OBSERVATIONS[model.observation]
+    if kind.data.drawn == "points" and model.shape != (2,):  # the page draws points in the plane
+        return None
     if not kind.data.drawn or not isinstance(getattr(model, "decoder", None), nn.Module):
         return None
     try:
@@ -170,6 +172,8 @@ def pack_decoder(
         found = decoder(inputs.numpy())
         if OBSERVATIONS[model.observation].data is observations.POINTS:
             d = model.shape[0]
+            if found.shape[1] not in (2 * d, d + 1):  # the scale is not an output of the decoder
+                return None
             found = np.concatenate([found[:, :d], np.exp(found[:, d:]) * np.ones(d)], axis=1)
         if found.shape == expected.shape and np.abs(found - expected).max() < TOLERANCE / 2:
             parts = zip(layers, packed, biases, strict=True)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from inference.backend.files import write_whole
-from inference.data.observations import OBSERVATIONS
 from inference.errors import UserError
 from inference.html.curves import thinned, title
 from inference.html.formatting import HEADLINES, brief, distinct, label, with_unit
@@ -41,7 +40,7 @@ class Row(NamedTuple):
     @property
     def what(self) -> str:
         """The name of one observation."""
-        return OBSERVATIONS[MODELS[self.run.config.model].observation].data.noun
+        return self.run.config.data_kind.noun
 
 
 def write(folder: Path) -> Path:

@@ -37,6 +37,7 @@ CAPTIONS = {
     "reconstructions": "Test images, each with its reconstruction to the right",
     "interpolations": "Decoded interpolations between the codes of two test images, one pair per row",
     "latents": "Latents, in two dimensions",
+    "columns": "Histograms of the columns: test data and samples, in the units of the table",
     "density": "Density of the model over the plane",
     "k_hat": "Histogram of the Pareto k-hat of the test images' importance weights",
 }
@@ -121,7 +122,9 @@ def _selected(config: RunConfig, results: Mapping[str, Any]) -> str:
 def _sizes(it: ReportData) -> str:
     """Returns the number and size of the observations, and the number of classes."""
     shape, classes, data = it.run.config.shape, it.run.config.classes, it.data
-    words = "points in the plane" if it.what == "point" else f"images of {'x'.join(map(str, shape))}"
+    words = f"images of {'x'.join(map(str, shape))}"
+    if it.what == "point":
+        words = "points in the plane" if shape == [2] else f"points of {shape[0]} dimensions"
     if data:
         sets = {"training": data.x_train, "test": data.x_test}
         held_out = {"validation": data.x_valid, "independent": data.x_independent}

@@ -11,13 +11,12 @@ from torch import Tensor
 from inference.backend.device import double_precision
 from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
-from inference.data.observations import OBSERVATIONS
 from inference.errors import UserError
 from inference.metrics.importance import importance_sample, sample_pool
 from inference.metrics.quadrature import quadrature
 from inference.rundir.run import Run
 from inference.rundir.run_config import RunConfig
-from ppl_models import MODELS, PPCA
+from ppl_models import PPCA
 from ppl_models.base import LatentVariableModel
 from ppl_models.densities import kl_multivariate_normals
 
@@ -162,7 +161,7 @@ def format_exact(config: RunConfig, exact: dict[str, Any]) -> str:
     test = exact["test"]
     names = {f"iwae_{m}": f"-IWAE-{m}" for m in PARTICLES} | {"negative_log_p": "-log p(x)"}
     names["iwae_1"] = "-ELBO"
-    what = OBSERVATIONS[MODELS[config.model].observation].data.noun
+    what = config.data_kind.noun
     n = exact["images"]
     lines = [f"{config.model} on {config.data}, {n} test {what}s, float64, nats per {what}"]
     for name, label in names.items():

@@ -29,9 +29,9 @@ def conditional_sample_accuracy(model: LatentVariableModel, data: Dataset) -> di
     Returns:
         `conditional_sample_accuracy`, and `classifier_accuracy` of the same classifier on the real test
         images, each a `value` and `se`, its binomial standard error. Empty if the model or the data have no
-        labels.
+        labels, or the data are not images.
     """
-    if not model.has_label or data.y_train is None or data.y_test is None:
+    if not model.has_label or data.y_train is None or data.y_test is None or data.kind.drawn != "images":
         return {}
     device, was_training = next(model.parameters()).device, model.training
     y = torch.arange(data.classes, device=device).repeat_interleave(PER_CLASS)

@@ -32,13 +32,16 @@ def interpolate_runs(
         Images `(7 * pairs * runs, *shape)`, pair by pair and run by run, and the names of the rows of 7.
 
     Raises:
-        UserError: the runs have different data, a model is conditional on a label, or a label is missing.
+        UserError: the runs have different data or no images, a model is conditional on a label, or a label is
+            missing.
     """
     restored = [restore(folder, data_dir) for folder in folders]
     rows, names = [], []
     for folder, (_, config, data, model) in zip(folders, restored, strict=True):
         if config.checksum != restored[0].config.checksum:
             raise UserError(f"{folder} has other data than {folders[0]}. Give runs on the same data.")
+        if data.kind.drawn != "images":
+            raise UserError(f"{folder} is a run on {data.kind.name}. Give runs on images.")
         if model.has_label:
             raise UserError(
                 f"{folder} is a run of {config.model}, which is conditional on a label. "

@@ -71,11 +71,18 @@ def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run
 
 @torch.no_grad()
 def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, run: Run) -> None:
-    """Draws samples next to the data, latents of the training points, and the density if it is tractable."""
+    """Draws samples next to the data, latents of the training points, the columns of a table, and p(x).
+
+    The density p(x) is drawn if it is tractable and the points are in the plane.
+    """
     levels = OBSERVATIONS[model.observation].levels
     x, seen = levels(test.x), levels(batches.x)
     points.draw_samples(model, x, run.figures / "samples.png")
     points.draw_latents_of_data(model, seen, batches.y, run.figures / "latents.png")
+    if test.data.columns:
+        points.draw_columns(model, x, test.data.columns, run.figures / "columns.png")
+    if model.shape != (2,):
+        return
     box = points.box_around(x)
     log_p = model.log_likelihood(points.grid_points(box, 200).to(x))
     if log_p is not None:

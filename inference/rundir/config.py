@@ -30,6 +30,7 @@ from inference.rundir.kinds import (
 from ppl_models.base import LatentVariableModel
 
 MODES = ("eager", "graph", "inductor")  # of a training step, see inference.training.gradients
+ADDED_OPTIONS = {"likelihood"}  # options of models that older run folders do not have
 MIN_STEPS = {"graph": 500, "inductor": 5_000}  # from which a mode pays off
 EVALUATIONS = 20  # in a run, if `eval_every` is not given
 PATIENCE = 5  # evaluations, if --early-stopping names none
@@ -265,12 +266,13 @@ def option_kind(annotation: Any) -> tuple[Kind, str]:
 
 
 def check_options(model: type[LatentVariableModel], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of a model with floats as floats.
+    """Returns the options of a model with floats as floats, and `ADDED_OPTIONS` with their defaults.
 
     Raises:
         UserError: an option is missing or unknown, or its value does not fit.
     """
     known = model.options()
+    options = {key: known[key].default for key in known.keys() & ADDED_OPTIONS} | dict(options)
     if options.keys() != known.keys():
         raise UserError(f"options of {name} are {', '.join(known)}, not {', '.join(options)}")
     found = {}

@@ -104,6 +104,18 @@ INDICES = Kind(
     "a list of whole numbers",
     lambda value: isinstance(value, list | tuple) and all(is_whole(index) for index in value),
 )
+COLUMNS = Kind(
+    "names, locations and scales of columns, equally many",
+    lambda value: (
+        isinstance(value, dict)
+        and value.keys() == {"names", "location", "scale", "labels"}
+        and all(isinstance(part, list | tuple) for part in value.values())
+        and len(value["names"]) == len(value["location"]) == len(value["scale"])
+        and all(isinstance(text, str) for text in (*value["names"], *value["labels"]))
+        and all(map(is_number, value["location"]))
+        and all(is_number(scale) and scale > 0 for scale in value["scale"])
+    ),
+)
 TEXTS = Kind(
     "an object of texts",
     lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from inference.data import tables
 from inference.data.dataset import Dataset
 from inference.data.load import find_dataset
 from inference.errors import UserError
@@ -102,9 +103,13 @@ def load_data(run: Run, data_dir: Path | None = None) -> Dataset:
             f"{run.folder} was trained on data in memory. In Python, call inference.load and evaluate."
         )
     file = Path(config.data)
-    if file.suffix.lower() == ".npz" and file.exists() and not file.is_file():  # a FIFO would block
+    if (
+        file.suffix.lower() in (".npz", *tables.SUFFIXES) and file.exists() and not file.is_file()
+    ):  # a FIFO would block
         raise UserError(f"{file} is not a regular file. Name the data set that the run used.")
-    data, _ = find_dataset(config.data, data_dir or Path(config.data_dir), config.model_class)
+    data, _ = find_dataset(
+        config.data, data_dir or Path(config.data_dir), config.model_class, config.label_column
+    )
     if data.checksum() != config.checksum:
         raise UserError(f"{config.data} is not the data that the run used. See --data-dir.")
     return data.with_validation(config.validation, config.seed)

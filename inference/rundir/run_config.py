@@ -5,8 +5,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from inference.data.observations import OBSERVATIONS, DataKind
 from inference.rundir.config import EVALUATIONS, TrainConfig, check_options
-from inference.rundir.kinds import CLASSES, FRACTION, INDICES, OBJECT, SHAPE, TEXT, TEXTS, WHOLE, or_none
+from inference.rundir.kinds import (
+    CLASSES,
+    COLUMNS,
+    FRACTION,
+    INDICES,
+    OBJECT,
+    SHAPE,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    or_none,
+)
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
@@ -24,6 +36,8 @@ class RunConfig(TrainConfig):
         shape: of an image or a point; empty in the oldest runs.
         classes: number of labels that differ.
         scale: value of white in an .npz file.
+        columns: names, means, standard deviations and names of classes of a table, as in `Dataset.columns`.
+        label_column: name of the labels' column in a table.
         observation: how raw values become observations, in words.
         device: "auto", "cpu" or "cuda".
         validation: fraction of the training set that is held out for validation.
@@ -46,6 +60,8 @@ class RunConfig(TrainConfig):
     shape: list[int] = field(default_factory=list, metadata={"kind": SHAPE})
     classes: int = field(default=0, metadata={"kind": CLASSES})
     scale: int | None = field(default=None, metadata={"kind": or_none(WHOLE)})
+    columns: dict[str, Any] | None = field(default=None, metadata={"kind": or_none(COLUMNS)})
+    label_column: str | None = field(default=None, metadata={"kind": or_none(TEXT)})
     validation: float = field(default=0.0, metadata={"kind": FRACTION})
     labelled: list[int] | None = field(default=None, metadata={"kind": INDICES})
     labelled_file: str | None = field(default=None, metadata={"kind": or_none(TEXT)})
@@ -69,6 +85,12 @@ class RunConfig(TrainConfig):
     def model_class(self) -> type[LatentVariableModel]:
         """The class of the model."""
         return MODELS[self.model]
+
+    @property
+    def data_kind(self) -> DataKind:
+        """The kind of the data."""
+        cls = self.model_class
+        return OBSERVATIONS[cls.observation_of(tuple(self.shape) or cls.example_shape)].data
 
     def values(self, *names: str) -> dict[str, Any]:
         """Returns some settings by name."""

@@ -48,6 +48,7 @@ def prepare(
         pyro.set_rng_seed(config.seed)
         model = (model or cls(data.shape, data.classes, **config.options)).to(device)
         check_training(model, config)
+        check_values(model, data)
     except UserError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
@@ -103,15 +104,32 @@ def check_data(cls: type[LatentVariableModel], options: Mapping[str, Any], data:
     ):  # uint8 has no 256
         raise UserError(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
     if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
+        advice = "add y_train and y_test, one of 0, 1, 2, ... per image"
+        advice = "name their column with --label-column" if data.columns else advice
         raise UserError(
-            f"{data.name} has no labels, and {name} needs them: add y_train and y_test, one of "
-            "0, 1, 2, ... per image, or choose another model"
+            f"{data.name} has no labels, and {name} needs them: {advice}, or choose another model"
         )
 
 
 def observes(cls: type[LatentVariableModel], data: Dataset) -> bool:
     """Whether a model observes data of a kind."""
     return OBSERVATIONS[cls.observation_of(data.shape)].data is data.kind
+
+
+def check_values(model: LatentVariableModel, data: Dataset) -> None:
+    """Raises UserError if the data have values that the model's kind of observation does not have."""
+    values = OBSERVATIONS[model.observation].values
+    if values is None:
+        return
+    for x in (data.x_train, data.x_test):
+        wrong = ~torch.isin(x, torch.tensor(values))
+        if wrong.any():
+            column = int(wrong.any(0).nonzero()[0])
+            where = repr(data.columns.names[column]) if data.columns else column
+            raise UserError(
+                f"--likelihood bernoulli needs columns of {values[0]:g} and {values[1]:g} only, and column "
+                f"{where} of {data.name} has other values: choose --likelihood normal"
+            )
 
 
 def check_training(model: LatentVariableModel, config: TrainConfig) -> None:

@@ -1,6 +1,6 @@
 """Distributions that Pyro lacks, and faster versions of some that it has."""
 
-from ppl_models.distributions.autoregressive import AutoregressiveImage
+from ppl_models.distributions.autoregressive import AutoregressiveImage, AutoregressiveVector
 from ppl_models.distributions.autoregressive_grid import AutoregressiveGrid
 from ppl_models.distributions.autoregressive_map import AutoregressiveMap
 from ppl_models.distributions.bernoulli import BernoulliImage
@@ -14,6 +14,7 @@ __all__ = [
     "AutoregressiveGrid",
     "AutoregressiveImage",
     "AutoregressiveMap",
+    "AutoregressiveVector",
     "BernoulliImage",
     "LogisticMixtureImage",
     "MixtureOfNormals",

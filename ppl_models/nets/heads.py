@@ -4,6 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+# The standard deviations of a Normal likelihood are at least this. Without a bound the density of a column
+# with repeated values has no maximum. Columns are standardised, so that it is a hundredth of their own.
+MIN_SCALE = 0.01
+
 
 def loc_scale(h: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     """Splits an output into a mean and a standard deviation sqrt(softplus(.) + 1e-8).
@@ -25,3 +29,8 @@ def loc_log_scale(h: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     """Splits an output into a mean and a standard deviation exp(.), with the shapes of `loc_scale`."""
     loc, log_scale = h.chunk(2, dim=dim)
     return loc, log_scale.exp()
+
+
+def bounded_scale(log_scale: Tensor) -> Tensor:
+    """Returns standard deviations exp(log_scale) + `MIN_SCALE`, of the same shape."""
+    return MIN_SCALE + log_scale.exp()

@@ -22,18 +22,24 @@ class MaskedMLP(nn.Module):
     state without degrees is from an older version, which sampled them with seed 0: loading samples the same.
 
     Args:
-        n: the number of inputs and of outputs.
+        n: the number of inputs.
         hidden: the widths of the hidden layers.
         random_order: whether the ordering is random; otherwise it is that of the inputs.
         masks: the number of sets of masks.
+        outputs: the number k of outputs per input. The k n outputs are k vectors of n.
     """
 
-    def __init__(self, n: int, hidden: Sequence[int], random_order: bool = False, masks: int = 1):
+    def __init__(
+        self, n: int, hidden: Sequence[int], random_order: bool = False, masks: int = 1, outputs: int = 1
+    ):
         super().__init__()
-        self.widths, self.random_order, self.masks = [n, *hidden], random_order, masks
+        self.widths, self.random_order = [n, *hidden], random_order
+        self.masks, self.outputs = masks, outputs
         for layer, degrees in enumerate(self._sample_degrees()):
             self.register_buffer(f"units_{layer}", degrees)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise([*self.widths, n]))
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b) for a, b in itertools.pairwise([*self.widths, n * outputs])
+        )
         for index in range(masks):
             for layer, mask in enumerate(self._masks(index)):
                 self.register_buffer(f"mask_{index}_{layer}", mask, persistent=False)
@@ -67,14 +73,14 @@ class MaskedMLP(nn.Module):
     def degrees(self, index: int = 0) -> list[Tensor]:
         """Returns the degrees of the inputs, hidden units and outputs in one set, `(width,)` per layer."""
         degrees = [self.get_buffer(f"units_{layer}")[index] for layer in range(len(self.widths))]
-        return [*degrees, degrees[0]]
+        return [*degrees, degrees[0].repeat(self.outputs)]
 
     def connections(self, index: int = 0) -> list[Tensor]:
         """Returns one set of masks, zeros and ones, `(out, in)` per layer."""
         return [self.get_buffer(f"mask_{index}_{layer}") for layer in range(len(self.widths))]
 
     def forward(self, x: Tensor, index: int = 0) -> Tensor:
-        """Maps `(..., n)` to `(..., n)` with one set of masks, in the dtype of x, also under autocast."""
+        """Maps `(..., n)` to `(..., outputs * n)` with one set of masks, in the dtype of x."""
         h = x
         for i, (module, mask) in enumerate(zip(self.layers, self.connections(index), strict=True)):
             layer = cast(nn.Linear, module)

@@ -271,8 +271,8 @@ def test_a_single_array_is_refused_with_the_way_to_an_npz(name: str, tmp_path: P
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text("1,2\n")
-    for name in ("x.csv", "."):
+    (tmp_path / "x.dat").write_text("1,2\n")
+    for name in ("x.dat", "."):
         with pytest.raises(UserError, match=r"is not an \.npz file.*numpy\.savez"):
             find_dataset(str(tmp_path / name), tmp_path)
     with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:

@@ -190,7 +190,7 @@ def typical_mistakes(paths: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
         ["--model", "vqvae", "--data", "digits", "--elbo", "iwae"],
         ["--model", "ppca", "--data", "digits", "--z-dim", "65"],
         ["--model", "vae2d", "--data", "digits"],
-        ["--model", "vae", "--data", "smiley"],
+        ["--model", "conv_vae", "--data", "smiley"],
         ["--model", "flow", "--hidden", "1000000000"],
         ["--model", "made", "--data", "digits", "--layers", "1000000000"],
         ["--model", "code_pixelcnn", "--data", "digits", "--codes", "3"],

@@ -236,10 +236,10 @@ def test_a_flow_leaves_its_density(tmp_path: Path) -> None:
 
 
 def test_points_are_no_images(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="vae2d observes points, and digits has none: try --data gauss"):
+    with pytest.raises(UserError, match="vae2d observes points, and digits has images: try --data smiley"):
         svi.main(["--model", "vae2d", "--data", "digits", "--run-dir", str(tmp_path / "x")])
-    with pytest.raises(UserError, match="vae observes images, and smiley has none: try --data digits"):
-        svi.main(["--model", "vae", "--data", "smiley", "--run-dir", str(tmp_path / "x")])
+    with pytest.raises(UserError, match="conv_vae observes images, and smiley has points: try --data digits"):
+        svi.main(["--model", "conv_vae", "--data", "smiley", "--run-dir", str(tmp_path / "x")])
     assert list(tmp_path.iterdir()) == []
 
 

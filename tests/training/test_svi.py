@@ -39,6 +39,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(
         "labels": 6,
         "gen_weight": 1.0,
         "class_weight": 10.0,
+        "likelihood": "auto",
     }
     assert {"versions", "commit", "labelled", "checksum", "command"} <= config.keys()
     assert len(config["labelled"]) == 6

@@ -86,7 +86,7 @@ def fit(
         >>> history.metrics[-1]["step"]
         20
     """
-    data = as_dataset(train, validation, model=type(model), name=IN_MEMORY)
+    data = as_dataset(train, validation, model=model, name=IN_MEMORY)
     resolved = _resolved(model, data, config, settings)
     if run_dir is not None:
         return _fit_in_folder(model, data, resolved, callbacks, Path(run_dir), device, progress)
@@ -169,6 +169,7 @@ def _fit_in_folder(
         shape=list(data.shape),
         classes=model.classes,
         scale=data.scale,
+        class_names=data.names,
         observation=OBSERVATIONS[model.observation].label,
         device=device,
     )

@@ -95,7 +95,9 @@ def new_run(given: argparse.Namespace, arguments: list[str]) -> tuple[RunConfig,
     """Returns the configuration and the data of a new run."""
     cls, named = MODELS[given.model], getattr(given, "data", MODELS[given.model].default_dataset)
     with distributed.local_main_first():
-        data, line = find_dataset(named, getattr(given, "data_dir", DATA_DIR), cls)
+        data, line = find_dataset(
+            named, getattr(given, "data_dir", DATA_DIR), cls, getattr(given, "image_size", None)
+        )
     if line:
         print(line)
     config = configuration(given, data)

@@ -155,7 +155,8 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     given = points[0][1]
     asked.data_dir = getattr(given, "data_dir", None)
     cls = MODELS[asked.model]
-    data, line = find_dataset(getattr(given, "data", cls.default_dataset), asked.data_dir or DATA_DIR, cls)
+    named, size = getattr(given, "data", cls.default_dataset), getattr(given, "image_size", None)
+    data, line = find_dataset(named, asked.data_dir or DATA_DIR, cls, size)
     if line:
         print(line)
     named = ["--model", model_argument(asked.model)]

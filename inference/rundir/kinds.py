@@ -94,6 +94,10 @@ INDICES = Kind(
     "a list of whole numbers",
     lambda value: isinstance(value, list | tuple) and all(is_whole(index) for index in value),
 )
+NAMES = Kind(
+    "a list of texts",
+    lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
+)
 TEXTS = Kind(
     "an object of texts",
     lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),

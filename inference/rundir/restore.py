@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,10 +102,11 @@ def load_data(run: Run, data_dir: Path | None = None) -> Dataset:
         raise UserError(
             f"{run.folder} was trained on data in memory. In Python, call inference.load and evaluate."
         )
-    file = Path(config.data)
-    if file.suffix.lower() == ".npz" and file.exists() and not file.is_file():  # a FIFO would block
-        raise UserError(f"{file} is not a regular file. Name the data set that the run used.")
-    data, _ = find_dataset(config.data, data_dir or Path(config.data_dir), config.model_class)
+    data, _ = find_dataset(
+        config.data, data_dir or Path(config.data_dir), config.model_class, config.image_size
+    )
+    if not config.classes:  # an older version did not use labels that this one reads
+        data = replace(data, y_train=None, y_test=None, class_names=None)
     if data.checksum() != config.checksum:
         raise UserError(f"{config.data} is not the data that the run used. See --data-dir.")
     return data.with_validation(config.validation, config.seed)

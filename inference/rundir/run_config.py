@@ -6,7 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from inference.rundir.config import EVALUATIONS, TrainConfig, check_options
-from inference.rundir.kinds import CLASSES, FRACTION, INDICES, OBJECT, SHAPE, TEXT, TEXTS, WHOLE, or_none
+from inference.rundir.kinds import (
+    CLASSES,
+    FRACTION,
+    INDICES,
+    NAMES,
+    OBJECT,
+    SHAPE,
+    SIZE,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    or_none,
+)
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
@@ -23,7 +35,9 @@ class RunConfig(TrainConfig):
         checksum: digest of every pixel and label.
         shape: of an image or a point; empty in the oldest runs.
         classes: number of labels that differ.
-        scale: value of white in an .npz file.
+        scale: value of white in an .npz or .npy file.
+        image_size: height and width to which the images of a folder are resized and cropped.
+        class_names: labels of the classes 0, 1, 2, ..., if they are not these numbers.
         observation: how raw values become observations, in words.
         device: "auto", "cpu" or "cuda".
         validation: fraction of the training set that is held out for validation.
@@ -46,6 +60,8 @@ class RunConfig(TrainConfig):
     shape: list[int] = field(default_factory=list, metadata={"kind": SHAPE})
     classes: int = field(default=0, metadata={"kind": CLASSES})
     scale: int | None = field(default=None, metadata={"kind": or_none(WHOLE)})
+    image_size: int | None = field(default=None, metadata={"kind": or_none(SIZE)})
+    class_names: list[str] | None = field(default=None, metadata={"kind": or_none(NAMES)})
     validation: float = field(default=0.0, metadata={"kind": FRACTION})
     labelled: list[int] | None = field(default=None, metadata={"kind": INDICES})
     labelled_file: str | None = field(default=None, metadata={"kind": or_none(TEXT)})

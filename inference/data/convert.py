@@ -38,9 +38,9 @@ def as_dataset(
     What x may hold depends on the model's kind of observation, by the same rules as in an .npz file: images
     (n, height, width), (n, channels, height, width) or (n, height, width, channels), on a scale of 0..1,
     0..255 or 0..65535, the same in both parts (see `arrays.image_scale`); points (n, d); or codes
-    (n, height, width). Labels y are whole numbers or text, (n,), which are mapped to classes in sorted order;
-    if `model` is a model that exists, whole numbers below its number of classes are classes already. A model
-    without a label as input ignores labels that do not fit, with a warning.
+    (n, height, width). Labels y are whole numbers or text, (n,), mapped to classes in sorted order; whole
+    numbers below the number of classes of a model instance stay the same. A model without a label as input
+    ignores labels that do not fit, with a warning.
 
     Args:
         train: the training data. A `Dataset` of the suite is returned as it is.
@@ -75,9 +75,8 @@ def as_dataset(
     tensors, scale = kind.read(x, name, None)
     headers = {part: Header(labels.shape, labels.dtype) for part, labels in y.items()}
     counts = {f"labels of {part}": len(images) for part, images in x.items()}
-    cls = model if isinstance(model, type) else type(model)
     classes = 0 if isinstance(model, type) else model.classes
-    labels = read_labels(name, y, headers, counts, needs_labels(cls), classes)
+    labels = read_labels(name, y, headers, counts, needs_labels(model), classes)
     if labels.note and labels.names is None:
         warnings.warn(labels.note, stacklevel=2)
     x_train, y_train = tensors["train"], labels.y["labels of train"]

@@ -15,7 +15,7 @@ from ppl_models.base import LatentVariableModel
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 PARTS = ("train", "test")
-VALIDATION = ("val", "valid", "validation", "dev")  # folders next to `train` or `test` that are no classes
+VALIDATION = ("val", "valid", "validation", "dev")  # folders next to `train` or `test` that are not classes
 
 
 class Found(NamedTuple):
@@ -38,10 +38,9 @@ def load(
     """Reads the images of a folder.
 
     Subfolders are classes, numbered in the order of their names, or of their numbers if all names are whole
-    numbers; a class may have subfolders of its own.
-    Images directly in the folder have no labels. If there are both `train` and `test`, each of them is such a
-    folder. Otherwise `split.train_and_test` splits the images. Hidden files are not read, nor are files with
-    other endings than `SUFFIXES`. Links are refused.
+    numbers; a class may have subfolders of its own. Images directly in the folder have no labels. If there
+    are both `train` and `test`, each of them is such a folder. Otherwise `split.train_and_test` splits the
+    images. Hidden files are not read, nor are files with other endings than `SUFFIXES`. Links are refused.
 
     Args:
         folder: the folder.
@@ -71,7 +70,7 @@ def load(
     else:
         train, test = train_and_test(len(files), str(folder))
     x, note = decode_all(folder, files, image_size)
-    numbers = all(name.isdecimal() and name == str(int(name)) for name in names)
+    numbers = all(name.isdecimal() and len(name) < 18 and name == str(int(name)) for name in names)
     own = np.array(names, dtype=int if numbers else str)
     y = {part: own[i.numpy()] for part, i in (("train", train), ("test", test)) if names}
     headers = {part: Header(labels.shape, labels.dtype) for part, labels in y.items()}
@@ -83,11 +82,12 @@ def load(
         class_names=labels.names,
     )
     others = sum(part.others for part in found)
-    notes = [f"{others} files that are not PNG, JPEG or WebP are not read"] if others else []
+    notes = [f"{folder}: {len(files)} images of {'x'.join(map(str, data.shape))}"]
+    notes += [f"{others} files that are not PNG, JPEG or WebP are not read"] if others else []
     notes += [note] if note else []
     notes += [f"a tenth is the test set, {len(test)} of {len(files)}"] if len(parts) == 1 else []
     notes += [labels.note] if labels.note else []
-    return data, f"{folder}: {len(files)} images of {'x'.join(map(str, data.shape))}; " + "; ".join(notes)
+    return data, "; ".join(notes)
 
 
 def _parts(folder: Path) -> list[Path]:

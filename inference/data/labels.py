@@ -148,6 +148,6 @@ def listed(names: Sequence[int | str]) -> str:
     return ", ".join(words)
 
 
-def needs_labels(model: type[LatentVariableModel] | None) -> bool:
+def needs_labels(model: LatentVariableModel | type[LatentVariableModel] | None) -> bool:
     """Whether a model takes labels as input."""
     return model is not None and bool({"y", "x_labelled"} & set(model.inputs))

@@ -68,6 +68,8 @@ def test_numbers_as_names_are_the_labels(tmp_path: Path) -> None:
         numbered(tmp_path / "all" / str(k), 20, 20 * k)
     data, _ = load(tmp_path / "all")
     assert data.class_names is None and [i // 20 for i in which(data.x_test)] == data.y_test.tolist()
+    numbered(tmp_path / "long" / ("9" * 30), 2)
+    assert load(tmp_path / "long")[0].class_names == ("9" * 30,)
     numbered(tmp_path / "padded" / "01", 2)
     numbered(tmp_path / "padded" / "1", 2)
     assert load(tmp_path / "padded")[0].class_names == ("01", "1")

@@ -9,6 +9,7 @@ from inference.backend.files import load_plain, read_regular
 from inference.data.convert import as_dataset
 from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
+from inference.data.labels import needs_labels
 from inference.data.observations import OBSERVATIONS
 from inference.elbo.comparison import Comparison
 from inference.elbo.comparison import compare as compare_bounds
@@ -72,6 +73,8 @@ def evaluate(
     """
     cls, where = type(model), choose_device(device)
     found = data if isinstance(data, Dataset) else as_dataset(data, data, model=model, name=IN_MEMORY)
+    if not isinstance(data, Dataset) and found.class_names and needs_labels(cls):
+        raise UserError(f"the labels are not class numbers 0 to {model.classes - 1}. Give such numbers.")
     check_data(cls, model.constructor_options, found)
     check_values(model, found)
     before = next(model.parameters()).device

@@ -96,7 +96,11 @@ def new_run(given: argparse.Namespace, arguments: list[str]) -> tuple[RunConfig,
     cls, named = MODELS[given.model], getattr(given, "data", MODELS[given.model].default_dataset)
     with distributed.local_main_first():
         data, line = find_dataset(
-            named, getattr(given, "data_dir", DATA_DIR), cls, getattr(given, "label_column", None)
+            named,
+            getattr(given, "data_dir", DATA_DIR),
+            cls,
+            label_column=getattr(given, "label_column", None),
+            image_size=getattr(given, "image_size", None),
         )
     if line:
         print(line)

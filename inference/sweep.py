@@ -155,8 +155,10 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     given = points[0][1]
     asked.data_dir = getattr(given, "data_dir", None)
     cls = MODELS[asked.model]
-    source, column = getattr(given, "data", cls.default_dataset), getattr(given, "label_column", None)
-    data, line = find_dataset(source, asked.data_dir or DATA_DIR, cls, column)
+    named, column = getattr(given, "data", cls.default_dataset), getattr(given, "label_column", None)
+    size = getattr(given, "image_size", None)
+    folder = asked.data_dir or DATA_DIR
+    data, line = find_dataset(named, folder, cls, label_column=column, image_size=size)
     if line:
         print(line)
     named = ["--model", model_argument(asked.model)]

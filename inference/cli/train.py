@@ -16,7 +16,7 @@ from inference.data.observations import OBSERVATIONS, POINTS
 from inference.elbo.estimators import ESTIMATORS
 from inference.errors import UserError, unknown
 from inference.rundir.config import TrainConfig, as_text, defaults, flag, option_kind
-from inference.rundir.kinds import FRACTION
+from inference.rundir.kinds import FRACTION, SIZE
 from inference.rundir.run_config import RunConfig
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
@@ -154,7 +154,10 @@ def build_parser(name: str | None) -> Parser:
 
 
 def _add_data(parser: Parser, cls: type[LatentVariableModel], named: bool) -> None:
-    images = f"{', '.join(IMAGE_SETS)}, or a file: .npz, .csv, .tsv, .parquet (default: mnist, else digits)"
+    images = (
+        f"{', '.join(IMAGE_SETS)}, torchvision:NAME, a file (.npz, .npy, .csv, .tsv, .parquet), or a folder "
+    )
+    images += "of images (default: mnist, else digits)"
     names = ", ".join(points.NAMES)
     kind = OBSERVATIONS[cls.observation].data
     about = f"{names}, or a file (default: {cls.default_dataset})" if kind is POINTS else images
@@ -163,6 +166,8 @@ def _add_data(parser: Parser, cls: type[LatentVariableModel], named: bool) -> No
     add("--data", metavar="NAME", help=about)
     add("--data-dir", type=Path, metavar="DIR", help=f"folder of named data sets (default: {DATA_DIR})")
     add("--label-column", metavar="NAME", help="column of the labels in a .csv, .tsv or .parquet table")
+    about = "height and width to which the images of a folder are resized and cropped"
+    add("--image-size", type=SIZE.parse, metavar="N", help=about)
     about = "fraction of the training set to hold out for validation, chosen by --seed"
     about += _default_of(cls)("validation") if named else ""
     add("--validation", type=FRACTION.parse, metavar="FRACTION", help=about)
@@ -256,6 +261,8 @@ def configuration(given: argparse.Namespace, data: Dataset) -> RunConfig:
         scale=data.scale,
         columns=asdict(data.columns) if data.columns else None,
         label_column=options.get("label_column"),
+        image_size=options.get("image_size"),
+        class_names=data.names,
         observation=OBSERVATIONS[cls.observation_of(data.shape)].label,
         device=options.get("device", "auto"),
         validation=options.get("validation", usual["validation"]),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import data as torch_data
 
 from inference.data.dataset import Dataset
-from inference.data.labels import Header, read_labels
+from inference.data.labels import Header, needs_labels, read_labels
 from inference.data.observations import OBSERVATIONS
 from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
@@ -38,8 +38,9 @@ def as_dataset(
     What x may hold depends on the model's kind of observation, by the same rules as in an .npz file: images
     (n, height, width), (n, channels, height, width) or (n, height, width, channels), on a scale of 0..1,
     0..255 or 0..65535, the same in both parts (see `arrays.image_scale`); points (n, d); or codes
-    (n, height, width). Labels y are whole numbers, (n,). A model without a label as input ignores labels that
-    do not fit, with a warning.
+    (n, height, width). Labels y are whole numbers or text, (n,), mapped to classes in sorted order; whole
+    numbers below the number of classes of a model instance stay the same. A model without a label as input
+    ignores labels that do not fit, with a warning.
 
     Args:
         train: the training data. A `Dataset` of the suite is returned as it is.
@@ -74,13 +75,14 @@ def as_dataset(
     tensors, scale = kind.read(x, name, None)
     headers = {part: Header(labels.shape, labels.dtype) for part, labels in y.items()}
     counts = {f"labels of {part}": len(images) for part, images in x.items()}
-    labels, note = read_labels(name, y, headers, counts, bool({"y", "x_labelled"} & set(model.inputs)))
-    if note:
-        warnings.warn(note, stacklevel=2)
-    x_train, y_train = tensors["train"], labels["labels of train"]
+    classes = 0 if isinstance(model, type) else model.classes
+    labels = read_labels(name, y, headers, counts, needs_labels(model), classes)
+    if labels.note and labels.names is None:
+        warnings.warn(labels.note, stacklevel=2)
+    x_train, y_train = tensors["train"], labels.y["labels of train"]
     x_test = tensors.get("validation", x_train[:0])
-    y_test = labels.get("labels of validation", None if y_train is None else y_train[:0])
-    return Dataset(name, x_train, y_train, x_test, y_test, scale=scale, kind=kind)
+    y_test = labels.y.get("labels of validation", None if y_train is None else y_train[:0])
+    return Dataset(name, x_train, y_train, x_test, y_test, scale=scale, class_names=labels.names, kind=kind)
 
 
 def _read(source: Source, what: str) -> tuple[np.ndarray, np.ndarray | None]:

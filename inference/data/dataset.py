@@ -23,13 +23,11 @@ class Columns:
         names: of the columns, in order.
         location: mean of each column in the training rows.
         scale: standard deviation of each column in the training rows.
-        labels: names of the classes 0, 1, 2, ...; empty without labels.
     """
 
     names: tuple[str, ...]
     location: tuple[float, ...]
     scale: tuple[float, ...]
-    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,9 @@ class Dataset:
     """Images, points or codes to train and to test on, with labels if there are any.
 
     Attributes:
-        name: a name that `load.find_dataset` knows, or the path of a file.
+        name: a name that `load.find_dataset` knows, or the path of a file or folder.
         x_train: images or codes (n, channels, height, width), uint8, or points (n, d), float32.
-        y_train: labels (n,), int64, or None.
+        y_train: class numbers (n,), int64, from 0 to classes - 1, or None.
         x_test: test data like `x_train`.
         y_test: labels like `y_train`.
         x_independent: more test data, for a course whose test set repeats training data, or None.
@@ -48,6 +46,7 @@ class Dataset:
         scale: the value of white (1, 255 or 65535) in images of the user's own before their conversion to
             uint8, or None.
         columns: the columns of a table, or None.
+        class_names: the user's label of each class, sorted; None if labels are the class numbers themselves.
         kind: what the data are; by default points if x_train is (n, d), and images otherwise.
     """
 
@@ -61,6 +60,7 @@ class Dataset:
     y_valid: Tensor | None = None
     scale: int | None = None
     columns: Columns | None = None
+    class_names: tuple[int | str, ...] | None = None
     kind: DataKind = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -75,22 +75,25 @@ class Dataset:
     @property
     def classes(self) -> int:
         """The number of different labels in all parts; 0 without labels."""
-        return len(self._distinct_labels())
-
-    def _distinct_labels(self) -> Tensor:
-        """Returns the labels that occur in any part, sorted, (classes,)."""
+        if self.y_train is None:
+            return 0
         labels = [y for y in (self.y_train, self.y_valid, self.y_test) if y is not None]
-        return torch.cat(labels).unique() if self.y_train is not None else torch.empty(0)
+        return len(torch.cat(labels).unique())
 
-    def numbered(self) -> "Dataset":
-        """Returns the data set with labels renumbered 0, 1, 2, ..., in the order of the original labels."""
-        distinct = self._distinct_labels()
+    @property
+    def names(self) -> list[str] | None:
+        """The names of the classes as text; None if they are the class numbers."""
+        return None if self.class_names is None else list(map(str, self.class_names))
 
-        def number(y: Tensor | None) -> Tensor | None:
-            return None if y is None or self.y_train is None else torch.searchsorted(distinct, y)
+    def own_labels(self, y: Tensor) -> Tensor:
+        """Returns the user's labels of class numbers if these labels are numbers, else the class numbers.
 
-        y_train, y_test, y_valid = map(number, (self.y_train, self.y_test, self.y_valid))
-        return replace(self, y_train=y_train, y_test=y_test, y_valid=y_valid)
+        Args:
+            y: class numbers, (n,).
+        """
+        if not self.class_names or isinstance(self.class_names[0], str):
+            return y
+        return torch.tensor(self.class_names)[y]
 
     def with_validation(self, fraction: float, seed: int) -> "Dataset":
         """Returns the data set with a random part of the training set as validation part.
@@ -154,8 +157,11 @@ class Dataset:
         Call it before `with_validation`, which moves images from one part to another.
         """
         digest = hashlib.sha256()
-        for part in (self.x_train, self.y_train, self.x_test, self.y_test):
-            digest.update(b"none" if part is None else part.numpy().tobytes())
+        for x, y in ((self.x_train, self.y_train), (self.x_test, self.y_test)):
+            digest.update(x.numpy().tobytes())
+            digest.update(b"none" if y is None else self.own_labels(y).numpy().tobytes())
+        if self.class_names and isinstance(self.class_names[0], str):
+            digest.update("\0".join(map(str, self.class_names)).encode())
         if self.columns:
             digest.update(repr(self.columns).encode())
         return digest.hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""Loading a data set by name or from a file."""
+"""Loading a data set by name, from a file or from a folder."""
 
 from pathlib import Path
 
-from inference.data import digits, npz, points, tables, torchvision_sets
+from inference.data import digits, image_folder, npz, points, tables, torchvision_others, torchvision_sets
 from inference.data.dataset import Dataset
 from inference.errors import UserError, unknown
 from ppl_models.base import LatentVariableModel
@@ -10,14 +10,22 @@ from ppl_models.base import LatentVariableModel
 IMAGE_SETS = (*torchvision_sets.SIZES, "digits")
 
 
-def load_dataset(name: str, data_dir: str | Path = "data", label_column: str | None = None) -> Dataset:
-    """Loads a data set by name or from a file.
+def load_dataset(
+    name: str,
+    data_dir: str | Path = "data",
+    *,
+    label_column: str | None = None,
+    image_size: int | None = None,
+) -> Dataset:
+    """Loads a data set by name, from a file or from a folder.
 
     Args:
-        name: "digits", "mnist", "fashion-mnist", "svhn", "svhn-extra", "cifar10", a name of two-dimensional
-            points such as "smiley", or the path of an .npz file or of a .csv, .tsv or .parquet table.
+        name: "digits", "mnist", "fashion-mnist", "svhn", "svhn-extra", "cifar10", another set of torchvision
+            such as "torchvision:KMNIST", a name of two-dimensional points such as "smiley", the path of an
+            .npz or .npy file or of a .csv, .tsv or .parquet table, or a folder of images.
         data_dir: the folder that holds the files of named data sets, or into which they are downloaded.
         label_column: name of the labels' column in a table.
+        image_size: height and width to which the images of a folder are resized and cropped.
 
     Raises:
         UserError: the name is unknown, or the data cannot be read or downloaded.
@@ -27,23 +35,27 @@ def load_dataset(name: str, data_dir: str | Path = "data", label_column: str | N
         >>> load_dataset("digits").x_train.shape
         torch.Size([1297, 1, 8, 8])
     """
-    return find_dataset(name, Path(data_dir), label_column=label_column)[0]
+    return find_dataset(name, Path(data_dir), label_column=label_column, image_size=image_size)[0]
 
 
 def find_dataset(
     name: str | None,
     data_dir: Path,
     model: type[LatentVariableModel] | None = None,
+    *,
     label_column: str | None = None,
+    image_size: int | None = None,
 ) -> tuple[Dataset, str | None]:
     """Loads the data set that a command line names, or the default one.
 
     Args:
-        name: a name of `IMAGE_SETS` or `points.NAMES`, or the path of an .npz file or a table. None means
-            MNIST, or digits if MNIST is neither in `data_dir` nor can be downloaded.
+        name: a name of `IMAGE_SETS` or `points.NAMES`, torchvision:NAME, or the path of an .npz or .npy file,
+            of a table, or of a folder of images. None means MNIST, or digits if MNIST is neither in
+            `data_dir` nor can be downloaded.
         data_dir: the folder that holds the files of named data sets.
-        model: the class that the data are for. It decides how an .npz file is read (see `npz.load`).
+        model: the class that the data are for. It decides how a file is read (see `npz.load`).
         label_column: name of the labels' column in a table.
+        image_size: height and width to which the images of a folder are resized and cropped.
 
     Returns:
         The data set, and one line for the user, or None.
@@ -51,28 +63,43 @@ def find_dataset(
     Raises:
         UserError: the name is not known, or the data cannot be read or downloaded.
     """
-    path = Path(name or "")
-    if path.suffix.lower() in tables.SUFFIXES:
-        return tables.load(path, label_column), None
-    if label_column is not None:
+    known, path = name in points.NAMES or name in IMAGE_SETS, Path(name or "")
+    is_table = path.suffix.lower() in tables.SUFFIXES
+    if label_column is not None and not is_table:
         raise UserError("--label-column names a column of a table. Give --data FILE.csv, or leave it out.")
+    is_folder = name is not None and not known and path.is_dir()
+    if image_size is not None and not is_folder:
+        raise UserError("--image-size applies to a folder of images. Leave it out.")
     if name is None:
         return _load_default(data_dir)
+    if is_folder:
+        return image_folder.load(path, image_size, model)
+    if is_table:
+        return tables.load(path, label_column), None
+    line = f"{name} is the data set of this name. For the folder, give ./{name}." if path.is_dir() else None
     if path.suffix.lower() in (".npz", ".npy"):
         try:
             return npz.load(path, model)
         except FileNotFoundError:
-            known = ", ".join(IMAGE_SETS)
-            raise UserError(f"no file {path}. Give the path of an .npz file, or one of {known}.") from None
+            sets = ", ".join(IMAGE_SETS)
+            raise UserError(
+                f"no file {path}. Give the path of an .npz or .npy file, or one of {sets}."
+            ) from None
     if name in points.NAMES:
-        return points.load(name), None
+        return points.load(name), line
     if name == "digits":
-        return digits.load(), None
+        return digits.load(), line
     if name in torchvision_sets.SIZES:
-        return torchvision_sets.load(name, data_dir), None
+        return torchvision_sets.load(name, data_dir), line
+    if name.startswith(torchvision_others.PREFIX):
+        return torchvision_others.load(name, data_dir)
     if path.exists():
-        raise UserError(f"{name} is not an .npz file. Save the images as arrays, with {npz.SPLIT}.")
-    raise unknown("data", name, [*IMAGE_SETS, *points.NAMES, "path/to/file.npz", "path/to/file.csv"])
+        raise UserError(
+            f"{name} is neither an .npz or .npy file nor a table nor a folder of images. Save the images as "
+            f"arrays, with {npz.SPLIT}."
+        )
+    others = ["torchvision:NAME", "path/to/file.npz", "path/to/file.csv", "path/to/folder"]
+    raise unknown("data", name, [*IMAGE_SETS, *points.NAMES, *others])
 
 
 def _load_default(data_dir: Path) -> tuple[Dataset, str | None]:

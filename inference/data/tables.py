@@ -76,7 +76,8 @@ def load(path: Path, label_column: str | None = None) -> Dataset:
         None if y is None else y[~held_out],
         x[held_out],
         None if y is None else y[held_out],
-        columns=Columns(tuple(columns), tuple(loc.tolist()), tuple(scale.tolist()), tuple(names)),
+        columns=Columns(tuple(columns), tuple(loc.tolist()), tuple(scale.tolist())),
+        class_names=names,
     )
 
 
@@ -171,13 +172,13 @@ def _read_parquet(path: Path) -> Table:
     return Table(str(path), {name: found.column(name).to_pylist() for name in names}, 1)
 
 
-def _labels(table: Table, column: str | None) -> tuple[np.ndarray | None, list[str]]:
-    """Returns the labels as 0, 1, 2, ..., (n,), and the names of the classes in this order.
+def _labels(table: Table, column: str | None) -> tuple[np.ndarray | None, tuple[int | str, ...] | None]:
+    """Returns the labels as class numbers 0, 1, 2, ..., (n,), and `Dataset.class_names`.
 
     Labels that are all whole numbers are sorted as numbers, others as text.
     """
     if column is None:
-        return None, []
+        return None, None
     if column not in table.columns:
         raise UserError(
             f"{table.name} has no column {column!r}. Give --label-column one of {', '.join(table.columns)}."
@@ -196,9 +197,10 @@ def _labels(table: Table, column: str | None) -> tuple[np.ndarray | None, list[s
                 f"{table.name}: row {number} has the label {value} in column {column!r}. "
                 "Labels are whole numbers or texts."
             )
+    values = [value if isinstance(value, str) else int(value) for value in values]
     places = {value: place for place, value in enumerate(sorted(set(values)))}
-    names = [value if isinstance(value, str) else str(int(value)) for value in places]
-    return np.array([places[value] for value in values], np.int64), names
+    numbered = list(places) == list(range(len(places)))
+    return np.array([places[value] for value in values], np.int64), None if numbered else tuple(places)
 
 
 def _is_missing(cell: Any) -> bool:

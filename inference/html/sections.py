@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from inference.data.dataset import Dataset
+from inference.data.labels import listed
 from inference.data.observations import OBSERVATIONS
 from inference.html.formatting import count
 from inference.html.page import part
@@ -131,7 +132,11 @@ def _sizes(it: ReportData) -> str:
         sets |= {name: x for name, x in held_out.items() if x is not None}
         counts = [f"{count(len(x))} {name}" for name, x in sets.items()]
         words = f"{', '.join(counts)} {words}"
-    return words + (f", {classes} classes" if classes else "")
+    names = it.run.config.class_names
+    words += f", {classes} classes" if classes else ""
+    words += f" ({listed(names)})" if names else ""
+    size = it.run.config.image_size
+    return words + (f", resized and cropped to {size}x{size}" if size else "")
 
 
 def diagram(it: ReportData) -> Markup:

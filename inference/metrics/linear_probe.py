@@ -30,7 +30,6 @@ def probe(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, floa
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    data = data.numbered()
     if data.y_train is None or data.y_test is None or data.classes < 2 or "y" in model.inputs:
         return {}
     test, metrics = codes_of_levels(model, data.x_test), {}

@@ -77,7 +77,7 @@ def interpolate(model: LatentVariableModel, data: Dataset, pair: tuple[int, int]
     """
     if data.y_train is None:
         raise UserError(f"{data.name} has no labels to choose images by. Give runs on labelled data.")
-    generator, labels = np.random.RandomState(seed), data.y_train.numpy()
+    generator, labels = np.random.RandomState(seed), data.own_labels(data.y_train).numpy()
     ends = []
     for label in pair:
         members = np.flatnonzero(labels == label)

@@ -108,13 +108,17 @@ COLUMNS = Kind(
     "names, locations and scales of columns, equally many",
     lambda value: (
         isinstance(value, dict)
-        and value.keys() == {"names", "location", "scale", "labels"}
+        and value.keys() == {"names", "location", "scale"}
         and all(isinstance(part, list | tuple) for part in value.values())
         and len(value["names"]) == len(value["location"]) == len(value["scale"])
-        and all(isinstance(text, str) for text in (*value["names"], *value["labels"]))
+        and all(isinstance(text, str) for text in value["names"])
         and all(map(is_number, value["location"]))
         and all(is_number(scale) and scale > 0 for scale in value["scale"])
     ),
+)
+NAMES = Kind(
+    "a list of texts",
+    lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),
 )
 TEXTS = Kind(
     "an object of texts",

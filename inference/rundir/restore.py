@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,8 +109,14 @@ def load_data(run: Run, data_dir: Path | None = None) -> Dataset:
     ):  # a FIFO would block
         raise UserError(f"{file} is not a regular file. Name the data set that the run used.")
     data, _ = find_dataset(
-        config.data, data_dir or Path(config.data_dir), config.model_class, config.label_column
+        config.data,
+        data_dir or Path(config.data_dir),
+        config.model_class,
+        label_column=config.label_column,
+        image_size=config.image_size,
     )
+    if not config.classes:  # an older version did not use labels that this one reads
+        data = replace(data, y_train=None, y_test=None, class_names=None)
     if data.checksum() != config.checksum:
         raise UserError(f"{config.data} is not the data that the run used. See --data-dir.")
     return data.with_validation(config.validation, config.seed)

@@ -12,8 +12,10 @@ from inference.rundir.kinds import (
     COLUMNS,
     FRACTION,
     INDICES,
+    NAMES,
     OBJECT,
     SHAPE,
+    SIZE,
     TEXT,
     TEXTS,
     WHOLE,
@@ -35,9 +37,11 @@ class RunConfig(TrainConfig):
         checksum: digest of every pixel and label.
         shape: of an image or a point; empty in the oldest runs.
         classes: number of labels that differ.
-        scale: value of white in an .npz file.
-        columns: names, means, standard deviations and names of classes of a table, as in `Dataset.columns`.
+        scale: value of white in an .npz or .npy file.
+        columns: names, means and standard deviations of a table's columns, as in `Dataset.columns`.
         label_column: name of the labels' column in a table.
+        image_size: height and width to which the images of a folder are resized and cropped.
+        class_names: labels of the classes 0, 1, 2, ..., if they are not these numbers.
         observation: how raw values become observations, in words.
         device: "auto", "cpu" or "cuda".
         validation: fraction of the training set that is held out for validation.
@@ -62,6 +66,8 @@ class RunConfig(TrainConfig):
     scale: int | None = field(default=None, metadata={"kind": or_none(WHOLE)})
     columns: dict[str, Any] | None = field(default=None, metadata={"kind": or_none(COLUMNS)})
     label_column: str | None = field(default=None, metadata={"kind": or_none(TEXT)})
+    image_size: int | None = field(default=None, metadata={"kind": or_none(SIZE)})
+    class_names: list[str] | None = field(default=None, metadata={"kind": or_none(NAMES)})
     validation: float = field(default=0.0, metadata={"kind": FRACTION})
     labelled: list[int] | None = field(default=None, metadata={"kind": INDICES})
     labelled_file: str | None = field(default=None, metadata={"kind": or_none(TEXT)})

@@ -151,7 +151,7 @@ def test_a_loader_is_read_once() -> None:
 
 def test_labels_that_do_not_fit_are_left_out_with_a_warning() -> None:
     for train, validation, reason in (
-        ((LEVELS, Y / 2), None, "values that are not whole numbers"),
+        ((LEVELS, Y / 2), None, "label 0.5 at index 1 .and 1 more. is not a whole"),
         ((LEVELS, Y), LEVELS, "has no labels of validation"),
         ((LEVELS, Y[:5]), None, r"shape \(5,\), not \(7,\)"),
     ):

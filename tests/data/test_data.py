@@ -14,7 +14,7 @@ from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
 from inference.data.labelled import choose_labelled, read_indices
 from inference.data.load import find_dataset
-from inference.data.observations import OBSERVATIONS, binarize, fixed_binarization
+from inference.data.observations import CODES, OBSERVATIONS, binarize, fixed_binarization
 from inference.errors import UserError
 from inference.training.setup import check_data
 from ppl_models import MODELS, SSVAE, VAE, VAE2D
@@ -240,7 +240,7 @@ def test_the_course_s_labelled_images_are_ten_of_each_class(mnist_dir: Path) -> 
 
 def test_codes_up_to_255_are_fewer_than_256() -> None:
     x = torch.full((3, 1, 2, 2), 255, dtype=torch.uint8)
-    codes = Dataset("codes", x, None, x[:0], None)
+    codes = Dataset("codes", x, None, x[:0], None, kind=CODES)
     check_data(MODELS["code_pixelcnn"], {"codes": 256}, codes)
     with pytest.raises(UserError, match="has code 255: give --codes more than that"):
         check_data(MODELS["code_pixelcnn"], {"codes": 255}, codes)

@@ -98,19 +98,19 @@ def test_tabs_and_quoted_names(tmp_path: Path) -> None:
     ("labels", "names"),
     [
         (KINDS, ("a", "b", "c")),
-        (np.array([10, 9, -1])[np.arange(50) % 3], ("-1", "9", "10")),  # as numbers, not as text
-        (np.array(["10.0", "9.0", "-1.0"])[np.arange(50) % 3], ("-1", "9", "10")),
-        (np.array([2**60, 2**60 + 1, 3])[np.arange(50) % 3], ("3", str(2**60), str(2**60 + 1))),
+        (np.array([10, 9, -1])[np.arange(50) % 3], (-1, 9, 10)),  # as numbers, not as text
+        (np.array(["10.0", "9.0", "-1.0"])[np.arange(50) % 3], (-1, 9, 10)),
+        (np.array([2**60, 2**60 + 1, 3])[np.arange(50) % 3], (3, 2**60, 2**60 + 1)),
     ],
 )
 def test_labels_are_numbered_in_sorted_order(labels: np.ndarray, names: tuple, tmp_path: Path) -> None:
     data = load_dataset(str(write(tmp_path, labelled(labels))), label_column="kind")
-    assert data.columns is not None and data.columns.labels == names and data.classes == 3
+    assert data.columns is not None and data.class_names == names and data.classes == 3
     assert data.columns.names == ("big", "small")
     train = np.sort(np.random.RandomState(0).permutation(50)[10:])
     assert data.y_train is not None and data.y_train.dtype == torch.int64
     written = [str(label).removesuffix(".0") for label in labels[train]]
-    assert [names[label] for label in data.y_train.tolist()] == written
+    assert [str(names[label]) for label in data.y_train.tolist()] == written
 
 
 def test_zeros_and_ones_are_not_standardised(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_run_on_a_table_is_restored_resumed_and_drawn(tmp_path: Path) -> None:
     assert svi.main([*start, "--run-dir", str(run)]) == 0
     config = json.loads((run / "config.json").read_text())
     data = tables.load(path, "kind")
-    assert config["columns"]["names"] == ["big", "small"] and config["columns"]["labels"] == ["a", "b", "c"]
+    assert config["columns"]["names"] == ["big", "small"] and config["class_names"] == ["a", "b", "c"]
     assert Columns(**{key: tuple(value) for key, value in config["columns"].items()}) == data.columns
     assert (config["label_column"], config["shape"], config["classes"]) == ("kind", [2], 3)
     assert {"samples.png", "columns.png", "curves.png"} <= {each.name for each in (run / "figures").iterdir()}
@@ -271,7 +271,7 @@ def test_run_folders_without_the_new_keys_load_and_wrong_ones_are_refused(tmp_pa
     assert config().columns == written["columns"] and config().label_column is None
     del written["options"]["likelihood"], written["columns"]
     assert config().options["likelihood"] == "auto" and config().columns is None
-    wrong = {"names": ["a"], "location": [0.0], "scale": [0.0], "labels": []}  # a scale of 0
+    wrong = {"names": ["a"], "location": [0.0], "scale": [0.0]}  # a scale of 0
     for columns in (wrong, {**wrong, "scale": [1.0, 2.0]}, {**wrong, "names": [1], "scale": [1.0]}, [], {}):
         with pytest.raises(UserError, match=r"config.json is damaged: columns is"):
             config(columns=columns)

@@ -260,4 +260,4 @@ def test_the_explorer_decodes_large_images(size: tuple[int, int]) -> None:
     found = explorer.contents(Dataset("noise", x, None, x, None), model)
     assert found is not None and tuple(found["shape"]) == (3, *size)
     z = torch.from_numpy(explorer.unpack(found["z"]))
-    assert_close(z, model.encode(2 * x / 255 - 1)["z"], rtol=1e-3, atol=1e-3)  # of all images, in order
+    assert_close(z, model.encode(x.float() / 127.5 - 1)["z"], rtol=1e-3, atol=1e-3)  # of all images, in order

@@ -78,7 +78,7 @@ def evaluate(
     check_data(cls, model.constructor_options, found)
     check_values(model, found)
     before = next(model.parameters()).device
-    test = HeldOut(found.padded(cls.image_size), cls, where)
+    test = HeldOut(found.padded(cls), cls, where)
     if not len(test):
         raise UserError("the data set has no test part. Give the data to evaluate on.")
     samples = samples or OBSERVATIONS[model.observation].data.samples

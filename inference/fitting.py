@@ -105,8 +105,12 @@ def _resolved(
     for name in settings.keys() - known:
         raise UserError(f"unknown setting {name!r}. TrainConfig has {', '.join(sorted(known))}.")
     given = {name: getattr(config, name) for name in known if config and getattr(config, name) is not None}
-    resolved = TrainConfig(**given | settings).resolved(cls, cls.padded(data.shape))
-    if cls.padded(data.shape) != model.shape:
+    try:
+        shape = cls.padded(data.shape)
+    except ValueError as error:
+        raise UserError(f"the data are {error}") from None
+    resolved = TrainConfig(**given | settings).resolved(cls, shape)
+    if shape != model.shape:
         raise UserError(f"the data have shape {data.shape}, and the model is built for {model.shape}.")
     return resolved
 

@@ -33,7 +33,7 @@ class AE(LatentVariableModel):
     """
 
     estimators = ("trace",)
-    observation, image_size = "unit", 28
+    observation, smallest_size, size_divisor = "unit", 28, None
     defaults = {"steps": 9_380, "batch_size": 64, "lr": 1e-3}  # 10 epochs of MNIST
     small_image_defaults = {"steps": 1_000}
 

@@ -21,9 +21,9 @@ RECEPTIVE_FIELD, WIDTH = 4, 64  # of the flows' PixelCNNs: four masked layers of
 class AFVAE(GatedVAE):
     """p(x, z) = p(z) p(x | z);  q(z | x).
 
-    p(z)     = N(f(z); 0, I) |det df/dz|                z (batch, z_channels, 8, 8), f a chain of flows
+    p(z)     = N(f(z); 0, I) |det df/dz|                z (batch, z_channels, h, w), f a chain of flows
     p(x | z) = N(x; loc(z), diag scale(z)^2)            x (batch, *shape), a loc and a scale per value
-    q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_channels, 8, 8)
+    q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_channels, h, w)
 
     -ELBO(x) = -log p(x | z) - log N(e; 0, I) - log|det de/dz| + log q(z | x),    z ~ q(z | x), e = f(z)
     bits_per_dim = -ELBO(x) / (D log 2) + log2(128)     D values per image
@@ -44,7 +44,7 @@ class AFVAE(GatedVAE):
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        z_channels: Annotated[int, "channels of the latent map of 8 x 8"] = 16,
+        z_channels: Annotated[int, "channels of the latent map"] = 16,
         flows: Annotated[int, "number of flows in the prior; every other one runs in the reverse order"] = 2,
     ):
         super().__init__(shape, classes, z_channels=z_channels)

@@ -76,7 +76,10 @@ class LatentVariableModel(ProgramPair):
     code_priors: ClassVar[tuple[str, ...]] = ()  # models `code_NAME` that can learn a prior on its codes
     default_dataset: ClassVar[str | None] = None  # the default data set; None: MNIST, or else digits
     example_shape: ClassVar[tuple[int, ...]] = (1, 28, 28)  # the shape of examples without a data set
-    image_size: ClassVar[int | None] = None  # zero-pads images to this height and width; None: no padding
+    # Images that are smaller in height and width are zero-padded to this size; None: no padding.
+    smallest_size: ClassVar[int | None] = None
+    # Height and width of larger images are multiples of this number; None: there are no larger images.
+    size_divisor: ClassVar[int | None] = 1
     interpolation_pairs: ClassVar[int] = 10  # pairs of test images in the interpolation figure
     defaults: ClassVar[dict[str, Any]] = {"steps": 20_000, "batch_size": 97, "lr": 1e-3}
     small_image_defaults: ClassVar[dict[str, Any]] = {}  # overrides for images of at most 16 x 16
@@ -88,6 +91,7 @@ class LatentVariableModel(ProgramPair):
     def __init__(self, shape: tuple[int, ...], classes: int = 0):
         super().__init__(shape, classes)
         self.observation = self.observation_of(self.shape)
+        self.check_image_size(self.shape)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -190,12 +194,39 @@ class LatentVariableModel(ProgramPair):
 
     @classmethod
     def padded(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the shape of x for data of a shape; `example_shape` if the model accepts no such shape."""
+        """Returns the shape of x for data of a shape; `example_shape` if the model accepts no such shape.
+
+        Raises:
+            ValueError: The networks do not take images of this size.
+        """
         if cls.vector_observation and len(shape) == 1:
             return tuple(shape)
         if len(shape) != len(cls.example_shape):
             return cls.example_shape
-        return tuple(shape) if cls.image_size is None else (shape[0], cls.image_size, cls.image_size)
+        if cls.smallest_size is not None and max(shape[1:]) <= cls.smallest_size:
+            return (shape[0], cls.smallest_size, cls.smallest_size)
+        cls.check_image_size(shape)
+        return tuple(shape)
+
+    @classmethod
+    def check_image_size(cls, shape: tuple[int, ...]) -> None:
+        """Raises ValueError, which names the nearest sizes, if the networks do not take images of a shape."""
+        divisor, smallest = cls.size_divisor, cls.smallest_size
+        if len(shape) != 3 or divisor == 1:
+            return
+        name, (height, width) = cls.registered_name or cls.__name__, shape[1:]
+        if divisor is None:
+            if (height, width) == (smallest, smallest):
+                return
+            needs, nearest = f"a height and width of {smallest}", [(smallest, smallest)]
+        else:
+            if min(height, width) > 0 and height % divisor == width % divisor == 0:
+                return
+            needs = f"height and width divisible by {divisor}"
+            rounded = [(side // divisor * divisor, -(-side // divisor) * divisor) for side in (height, width)]
+            nearest = [size for size in zip(*rounded, strict=True) if min(size) > 0]
+        sizes = " or ".join(f"{height}x{width}" for height, width in nearest)
+        raise ValueError(f"images of {height}x{width}: {name} needs {needs}: resize to {sizes}")
 
     @classmethod
     def options(cls) -> dict[str, inspect.Parameter]:

@@ -37,7 +37,7 @@ class BetaVAE(LatentVariableModel):
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
     has_kl_weight = True
-    observation, image_size = "unit", 28
+    observation, smallest_size, size_divisor = "unit", 28, None
     defaults = {"steps": 18_760, "batch_size": 64, "lr": 1e-3}  # 20 epochs of MNIST
     small_image_defaults = {"steps": 1_000}
 

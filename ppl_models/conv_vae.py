@@ -1,4 +1,4 @@
-"""Convolutional variational auto-encoder for images of 32 x 32 pixels."""
+"""Convolutional variational auto-encoder for images of 32 x 32 pixels and larger."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ppl_models import densities
 from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import NormalImage
 from ppl_models.elbo_terms import KL, ELBOTerms
-from ppl_models.nets.conv import ImageDecoder32, ImageEncoder32
+from ppl_models.nets.conv import EighthDecoder, EighthEncoder
 from ppl_models.nets.heads import loc_log_scale
 
 SCALE = math.sqrt(0.5)  # -log N(x; m, SCALE^2) = (x - m)^2 + log(pi) / 2
@@ -29,13 +29,14 @@ class ConvVAE(LatentVariableModel):
              = squared error + D/2 log pi + KL          D values per image
 
     The courses omit the constant and call the rest -ELBO: the metric `squared_error_and_kl`. Images smaller
-    than 32 x 32 are zero-padded, and the model includes the padding.
+    than 32 x 32 are zero-padded, and the model includes the padding. Height and width of larger images are
+    multiples of 8: the layers have the same strides, and the linear layers take the map that results.
 
     Networks and sizes of Berkeley's CS294-158 (2024, question 2a) and of CSDS 600 (question 4).
     """
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
-    observation, image_size = "centred", 32
+    observation, smallest_size, size_divisor = "centred", 32, 8
     defaults = {"steps": 4_690, "batch_size": 128, "lr": 1e-3}  # 10 epochs of MNIST
     small_image_defaults = {"steps": 500}
 
@@ -48,8 +49,8 @@ class ConvVAE(LatentVariableModel):
     ):
         super().__init__(shape, classes)
         self.z_dim = z_dim
-        self.encoder = ImageEncoder32(shape[0], 2 * z_dim)
-        self.decoder = ImageDecoder32(z_dim, shape[0])
+        self.encoder = EighthEncoder(shape, 2 * z_dim)
+        self.decoder = EighthDecoder(z_dim, shape)
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 from ppl_models import densities
 from ppl_models.base import LatentVariableModel
 from ppl_models.elbo_terms import KL, ELBOTerms
-from ppl_models.nets.gated import GatedDecoder, GatedEncoder
+from ppl_models.nets.gated import STRIDE, GatedDecoder, GatedEncoder
 from ppl_models.nets.heads import loc_scale
 
 LEVEL_WIDTH = 1 / 128  # the width of each of the 256 levels from -1 to 1
@@ -22,12 +22,15 @@ MIN_SCALE = LEVEL_WIDTH / 4  # lower limit of the decoder's scales
 class GatedVAE(LatentVariableModel):
     """p(x, z) = p(z) p(x | z);  q(z | x).
 
-    p(z)     = N(z; 0, I)                               z (batch, z_channels, 8, 8)
+    p(z)     = N(z; 0, I)                               z (batch, z_channels, h, w)
     p(x | z) = N(x; loc(z), diag scale(z)^2)            x (batch, *shape), a loc and a scale per value
-    q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_channels, 8, 8)
+    q(z | x) = N(z; loc(x), diag scale(x)^2)            loc, scale (batch, z_channels, h, w)
 
     -ELBO(x) = -log p(x | z) + KL(q(z | x) || p(z)),    z ~ q(z | x)
     bits_per_dim = -ELBO(x) / (D log 2) + log2(128)     D values per image
+
+    h and w are a quarter of the image's height and width: the map of an image of 32 x 32 is 8 x 8. Smaller
+    images are zero-padded; height and width of larger ones are multiples of 4.
 
     x is a level from 0 to 255 plus uniform noise of one level's width, rescaled to [-1, 1], where a level is
     1/128 wide. The bound is on a density. By Jensen's inequality `bits_per_dim` bounds the bits of the levels
@@ -41,7 +44,7 @@ class GatedVAE(LatentVariableModel):
     """
 
     estimators: ClassVar[tuple[str, ...]] = ("mean_field", "trace", "iwae", "iwae_dreg")
-    observation, image_size = "dequantised", 32
+    observation, smallest_size, size_divisor = "dequantised", 32, STRIDE
     interpolation_pairs = 5
     defaults = {
         **{"steps": 3_000, "batch_size": 64, "lr": 2e-3, "lr_warmup": 200, "schedule": "cosine"},
@@ -54,10 +57,10 @@ class GatedVAE(LatentVariableModel):
         shape: tuple[int, ...],
         classes: int = 0,
         *,
-        z_channels: Annotated[int, "channels of the latent map of 8 x 8"] = 16,
+        z_channels: Annotated[int, "channels of the latent map"] = 16,
     ):
         super().__init__(shape, classes)
-        self.z_shape = (z_channels, 8, 8)
+        self.z_shape = (z_channels, shape[1] // STRIDE, shape[2] // STRIDE)
         self.encoder = GatedEncoder(shape[0], 2 * z_channels)
         self.decoder = GatedDecoder(z_channels, 2 * shape[0])
 

@@ -13,22 +13,25 @@ from ppl_models.conv_vae import SCALE
 from ppl_models.distributions import NormalImage
 from ppl_models.elbo_terms import KL, ELBOTerms, scale_kl
 from ppl_models.nets.heads import loc_log_scale
-from ppl_models.nets.hierarchy import MapDecoder, MapEncoder, MapPrior
+from ppl_models.nets.hierarchy import STRIDE, MapDecoder, MapEncoder, MapPrior
 
-Z_CHANNELS = 12  # of a latent map of 2 x 2
+Z_CHANNELS = 12  # of a latent map
 
 
 class HVAE(LatentVariableModel):
     """p(x, z1, z2) = p(z1) p(z2 | z1) p(x | z2);  q(z1, z2 | x) = q(z1 | x) q(z2 | x, z1).
 
-    p(z1)         = N(z1; 0, I)                             z1 (batch, 12, 2, 2)
-    p(z2 | z1)    = N(z2; prior(z1), I)                     z2 (batch, 12, 2, 2)
+    p(z1)         = N(z1; 0, I)                             z1 (batch, 12, h, w)
+    p(z2 | z1)    = N(z2; prior(z1), I)                     z2 (batch, 12, h, w)
     p(x | z2)     = N(x; decoder(z2), I / 2)                x (batch, *shape), levels from -1 to 1
     q(z1 | x)     = N(z1; loc1(x), diag scale1(x)^2)
     q(z2 | x, z1) = N(z2; prior(z1) + loc2(x, z1), diag scale2(x, z1)^2)
 
     -ELBO(x)  = -log p(x | z2) + KL(q(z1 | x) || p(z1)) + KL(q(z2 | x, z1) || p(z2 | z1)),    z1, z2 ~ q
     objective = -log p(x | z2) + beta (KL(q(z1 | x) || p(z1)) + KL(q(z2 | x, z1) || p(z2 | z1)))
+
+    h and w are a sixteenth of the image's height and width: the maps of an image of 32 x 32 are 2 x 2.
+    Smaller images are zero-padded; height and width of larger ones are multiples of 16.
 
     The guide of z2 is a residual normal: loc2 is the difference from the prior's mean. So prior(z1) cancels
     in the second KL term, 1/2 sum(loc2^2 + scale2^2 - log scale2^2 - 1) given the sampled z1. The decoder
@@ -42,7 +45,7 @@ class HVAE(LatentVariableModel):
 
     estimators = ("mean_field", "trace", "iwae")
     has_kl_weight = True
-    observation, image_size = "centred", 32
+    observation, smallest_size, size_divisor = "centred", 32, STRIDE
     defaults = {"steps": 12_000, "batch_size": 128, "lr": 1e-3, "kl_warmup": 1_500}
     small_image_defaults = {"steps": 500, "kl_warmup": 100}
 
@@ -55,6 +58,7 @@ class HVAE(LatentVariableModel):
     ):
         super().__init__(shape, classes)
         self.beta = beta
+        self.z_shape = (Z_CHANNELS, shape[1] // STRIDE, shape[2] // STRIDE)
         self.encoder1, self.encoder2 = (MapEncoder(shape[0], Z_CHANNELS, 2 * Z_CHANNELS) for _ in range(2))
         self.prior_net = MapPrior(Z_CHANNELS)
         self.decoder = MapDecoder(Z_CHANNELS, shape[0])
@@ -62,7 +66,7 @@ class HVAE(LatentVariableModel):
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             with scale_kl(self.beta):
-                z1 = pyro.sample("z1", dist.Normal(x.new_zeros(Z_CHANNELS, 2, 2), 1.0).to_event(3))
+                z1 = pyro.sample("z1", dist.Normal(x.new_zeros(self.z_shape), 1.0).to_event(3))
                 z2 = pyro.sample("z2", dist.Normal(self.prior_net(z1), 1.0).to_event(3))
             pyro.sample("x", NormalImage(self.decoder(z2), SCALE), obs=x)
 

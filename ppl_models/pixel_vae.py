@@ -46,7 +46,7 @@ class PixelVAE(LatentVariableModel):
     """
 
     estimators = ("mean_field", "trace", "iwae", "iwae_dreg")
-    has_mean = False
+    has_mean, size_divisor = False, 4
     defaults = {
         **{"steps": 10_000, "batch_size": 64, "lr": 2e-3, "lr_warmup": 200, "schedule": "cosine"},
         "ema": 0.999,
@@ -64,10 +64,6 @@ class PixelVAE(LatentVariableModel):
         free_bits: Annotated[float, "KL term in nats below which it is not reduced further"] = 0.0,
     ):
         super().__init__(shape, classes)
-        if shape[1] % 4 or shape[2] % 4:
-            raise ValueError(
-                f"Images of {shape[1]}x{shape[2]} have a side that is not a multiple of 4. Pad or crop them."
-            )
         channels = shape[0]
         self.z_dim, self.free_bits, self.colour = z_dim, free_bits, self.observation == "centred"
         out = num_outputs(channels, COMPONENTS) if self.colour else channels

@@ -16,20 +16,21 @@ from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import NormalImage, UniformCodes
 from ppl_models.elbo_terms import KL, ELBOTerms
 from ppl_models.nets.codebook import Codebook
-from ppl_models.nets.residual import WIDTH, ResidualDecoder, ResidualEncoder
-
-GRID = (8, 8)
+from ppl_models.nets.residual import STRIDE, WIDTH, ResidualDecoder, ResidualEncoder
 
 
 class VQVAE(LatentVariableModel):
     """p(x, z) = p(z) p(x | z);  q(z | x).
 
-    p(z)     = prod_i 1 / codes                         z (batch, 256, 8, 8), an entry at each position i
+    p(z)     = prod_i 1 / codes                         z (batch, 256, h, w), an entry at each position i
     p(x | z) = N(x; decoder(z), I / (2 pi))             x (batch, *shape), levels from -1 to 1
     q(z | x) = Delta(z; the entry nearest to e(x) at each position)
 
-    -ELBO(x)  = -log p(x | z) + 64 log codes,           z ~ q(z | x)
+    -ELBO(x)  = -log p(x | z) + h w log codes,          z ~ q(z | x)
     objective = -ELBO / (pi D) + mean (c - sg e)^2 + commitment mean (sg c - e)^2    D values per image
+
+    h and w are a quarter of the image's height and width: the map of an image of 32 x 32 is 8 x 8. Smaller
+    images are zero-padded; height and width of larger ones are multiples of 4.
 
     -ELBO is the bound for a discrete latent with a deterministic posterior. Divided by pi D, it is the mean
     squared error plus a constant. The other two terms are penalties: means over the nearest entries c and the
@@ -46,7 +47,7 @@ class VQVAE(LatentVariableModel):
     """
 
     estimators = ("trace",)
-    observation, image_size = "centred", 32
+    observation, smallest_size, size_divisor = "centred", 32, STRIDE
     has_codebook = True
     code_priors = ("pixelcnn", "transformer")
     defaults = {"steps": 4_000, "batch_size": 128, "lr": 1e-3, "clip": 1.0}
@@ -66,13 +67,14 @@ class VQVAE(LatentVariableModel):
         super().__init__(shape, classes)
         if codes > 256:
             raise ValueError(f"{codes} codes do not fit in one byte each. Use at most 256.")
+        self.grid = (shape[1] // STRIDE, shape[2] // STRIDE)
         self.weight, self.commitment = 1 / (math.pi * math.prod(shape)), commitment
         self.encoder, self.decoder = ResidualEncoder(shape[0]), ResidualDecoder(shape[0])
         self.codebook = Codebook(codes, WIDTH, codebook == "average")
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)), poutine.scale(scale=self.weight):
-            z = pyro.sample("z", UniformCodes(self.codebook, GRID))
+            z = pyro.sample("z", UniformCodes(self.codebook, self.grid))
             pyro.sample("x", NormalImage(self.decoder(z), SCALE), obs=x)
 
     def guide(self, x: Tensor) -> None:
@@ -103,7 +105,7 @@ class VQVAE(LatentVariableModel):
         squares, distances = ((x - mean) ** 2).mean((-1, -2, -3)), ((c - e) ** 2).mean((-1, -2, -3))
         return ELBOTerms(
             reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), SCALE),
-            kl_z=z.new_full(z.shape[:-3], math.prod(GRID) * math.log(len(self.codebook.entries))),
+            kl_z=z.new_full(z.shape[:-3], math.prod(self.grid) * math.log(len(self.codebook.entries))),
             weights={
                 **{"reconstruction": self.weight, "kl_z": self.weight},
                 **{"commitment": self.commitment, "codebook": 1.0},
@@ -124,10 +126,10 @@ class VQVAE(LatentVariableModel):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
-        """Returns the indices of the nearest entries for images `(batch, *shape)`, `(batch, 8, 8)`."""
+        """Returns the indices of the nearest entries for images `(batch, *shape)`, `(batch, h, w)`."""
         return self.codebook.nearest(self.encoder(x))
 
     @torch.no_grad()
     def decode_codes(self, index: Tensor) -> Tensor:
-        """Returns the mean images `(batch, *shape)` of codes `(batch, 8, 8)`."""
+        """Returns the mean images `(batch, *shape)` of codes `(batch, h, w)`."""
         return self.decode({"z": self.codebook.lookup(index)})

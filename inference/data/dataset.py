@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from inference.data.observations import IMAGES, POINTS, DataKind
 from inference.errors import UserError
+from ppl_models.base import LatentVariableModel
 
 SMALL_IMAGE_PIXELS = 16 * 16  # a model uses its `small_image_defaults` for images of at most so many pixels
 
@@ -127,25 +128,21 @@ class Dataset:
             y_valid=None if y is None else y[chosen],
         )
 
-    def padded(self, side: int | None) -> "Dataset":
-        """Returns the data set with images zero-padded on all sides to side x side.
-
-        Args:
-            side: the height and width of the result; None means no padding.
+    def padded(self, model: type[LatentVariableModel]) -> "Dataset":
+        """Returns the data set with images zero-padded on all sides to the smallest size that a model takes.
 
         Raises:
-            UserError: the images are larger.
+            UserError: the model does not take images of this size.
         """
-        if side is None:
+        try:
+            shape = model.padded(self.shape)
+        except ValueError as error:
+            raise UserError(f"{self.name} has {error}") from None
+        if shape == self.shape or len(self.shape) != 3:
             return self
-        height, width = self.shape[1:]
-        if max(height, width) > side:
-            raise UserError(
-                f"{self.name} has images of {height}x{width}, the model takes at most {side}x{side}. "
-                "Choose another model, or make the images smaller."
-            )
-        left, top = (side - width) // 2, (side - height) // 2
-        edges = (left, side - width - left, top, side - height - top)
+        more_rows, more_columns = shape[1] - self.shape[1], shape[2] - self.shape[2]
+        left, top = more_columns // 2, more_rows // 2
+        edges = (left, more_columns - left, top, more_rows - top)
         valid = None if self.x_valid is None else pad(self.x_valid, edges)
         return replace(self, x_train=pad(self.x_train, edges), x_test=pad(self.x_test, edges), x_valid=valid)
 

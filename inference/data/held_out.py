@@ -1,5 +1,6 @@
 """Held-out data, on which a model is evaluated."""
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from inference.data.dataset import Dataset
 from inference.data.observations import OBSERVATIONS
 from ppl_models.base import LatentVariableModel
+
+PIXELS = 32 * 32  # of an image up to which chunks have their full size
 
 
 class HeldOut:
@@ -45,6 +48,10 @@ class HeldOut:
             for name, (x, y) in parts.items()
             if x is not None
         }
+
+    def chunk_size(self, size: int) -> int:
+        """Returns `size`, or fewer if images are larger than 32 x 32, whose maps need more memory."""
+        return max(size * PIXELS // max(math.prod(self.data.shape[1:]), PIXELS), 1)
 
     def chunks(self, size: int) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor | None]]:
         """Yields consecutive chunks of at most `size` images.

@@ -25,12 +25,13 @@ from inference.html.export_layers import ExportedLayers, UnsupportedModule
 from inference.html.page import TEMPLATES, read
 from ppl_models.base import LatentVariableModel
 
-POINTS = 1_000  # test images whose codes are shown
+POINTS = 1_000  # test images whose codes are shown, if they are at most 64 x 64; fewer of larger images
 MAX_VALUES = 250_000  # of all codes in total: fewer codes are shown if each is long
 PRIOR = 300  # samples of p(z) that are shown
 DIRECTIONS = 10  # principal directions: two for the plane, and a slider for each of the others
 MAX_WEIGHTS = 3_000_000  # of a decoder that is embedded
-MAX_PRODUCTS = 30_000_000  # multiplications of a decoder that runs thirty times per second
+MAX_PRODUCTS = 400_000_000  # multiplications of a decoder: a page makes about a billion per second
+MAX_COMPARED = 1_000_000_000  # multiplications per kind of code when the page and torch are compared
 TOLERANCE = 1e-2  # difference between the page and torch, in levels from 0 to 1 or in coordinates of a point
 BITS = range(8, 17)  # of a weight
 MAX_COORDINATE = 1e12  # of a code
@@ -65,15 +66,17 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
     first = HeldOut(
         replace(data, x_test=data.x_test[:POINTS], y_test=y_test), type(model), torch.device("cpu")
     )
-    inputs, levels, labels = next(first.chunks(POINTS))
-    latents = model.encode(**inputs)
+    n = min(first.chunk_size(4 * POINTS), POINTS)
+    inputs, levels, labels = next(first.chunks(n))
+    latents = _encode(model, inputs, first.chunk_size(POINTS))
     z = latents.pop("z", torch.empty(0))
     if latents.keys() - {"y"} or z.dim() != 2 or min(z.shape) < 2:
         return None
     prior = model.prior(PRIOR)["z"]
     if not (z.abs().max() < MAX_COORDINATE and prior.abs().max() < MAX_COORDINATE):  # true for NaN as well
         return None
-    layers = pack_decoder(decoder, model, torch.cat([z[:50], 2 * z[:50], prior[:50]]))
+    compared = max(min(50, MAX_COMPARED // decoder.products), 1)
+    layers = pack_decoder(decoder, model, torch.cat([z[:compared], 2 * z[:compared], prior[:compared]]))
     if layers is None:
         return None
     n = min(len(z), MAX_VALUES // z.shape[1])
@@ -97,6 +100,13 @@ def contents(data: Dataset, model: LatentVariableModel) -> dict[str, Any] | None
         "points": np.round(levels.numpy(), 3).tolist() if points else None,
         "images": None if points else sheet(kind.shown(levels)),
     }
+
+
+def _encode(model: LatentVariableModel, inputs: dict[str, Tensor], size: int) -> dict[str, Tensor]:
+    """Returns `model.encode(**inputs)`, computed for `size` images at a time."""
+    parts = [value.split(size) for value in inputs.values()]
+    codes = [model.encode(**dict(zip(inputs, part, strict=True))) for part in zip(*parts, strict=True)]
+    return {name: torch.cat([each[name] for each in codes]) for name in codes[0]}
 
 
 def principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -140,8 +150,7 @@ def export_decoder(model: LatentVariableModel) -> ExportedLayers | None:
     except UnsupportedModule:
         return None
     weights = sum(layer.weight.size for layer in decoder.layers)
-    products = sum(layer.products for layer in decoder.layers)
-    return decoder if weights <= MAX_WEIGHTS and products <= MAX_PRODUCTS else None
+    return decoder if weights <= MAX_WEIGHTS and decoder.products <= MAX_PRODUCTS else None
 
 
 def pack_decoder(

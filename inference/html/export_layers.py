@@ -106,6 +106,11 @@ class ExportedLayers:
             x = layer(x)
         return x
 
+    @property
+    def products(self) -> int:
+        """The number of multiplications per example."""
+        return sum(layer.products for layer in self.layers)
+
     def activate(self, name: str, slope: float = 0.0) -> None:
         """Appends an activation to the last layer."""
         last = self._last()

@@ -118,7 +118,7 @@ def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = No
     finished = run.finished(metrics[-1]["step"])
     if data is None:
         try:
-            data = load_data(run, data_dir).padded(type(model).image_size)
+            data = load_data(run, data_dir).padded(type(model))
         except UserError as error:
             missing = str(error)
     results = run.results() if finished else None
@@ -128,8 +128,8 @@ def gather(folder: Path, data_dir: Path | None = None, data: Dataset | None = No
 def _build(run: Run) -> LatentVariableModel:
     """Returns the untrained model of a run. Raises UserError if its configuration does not fit."""
     config, cls = run.config, MODELS[run.config.model]
-    shape = cls.padded(tuple(config.shape))
     try:
+        shape = cls.padded(tuple(config.shape))
         y = torch.arange(config.classes) if config.classes else None
         empty = Dataset("", torch.empty(0, *shape), y, torch.empty(0), None)
         check_size(cls, empty, config, torch.device("cpu"))

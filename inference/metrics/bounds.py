@@ -12,7 +12,7 @@ from inference.data.held_out import HeldOut
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents
 
-CHUNK = 500  # images at a time
+CHUNK = 500  # images of at most 32 x 32 at a time
 
 
 class Terms(NamedTuple):
@@ -84,7 +84,7 @@ def evaluate_bounds(
     counts = None  # how often each entry of a codebook is chosen
     devices = [test.x.device] if test.x.is_cuda else []
     with torch.random.fork_rng(devices), pyro.validation_enabled(False):
-        for number, (inputs, without_noise, y) in enumerate(test.chunks(CHUNK)):
+        for number, (inputs, without_noise, y) in enumerate(test.chunks(test.chunk_size(CHUNK))):
             if number % distributed.world_size() != distributed.rank():
                 continue
             torch.manual_seed(number)

@@ -55,6 +55,8 @@ def active_units(model: LatentVariableModel, test: HeldOut) -> int | None:
     """
     was_training = model.training
     model.eval()
-    z = torch.cat([flat_codes(model, **inputs | {"x": x}) for inputs, x, _ in test.chunks(CHUNK)])
+    z = torch.cat(
+        [flat_codes(model, **inputs | {"x": x}) for inputs, x, _ in test.chunks(test.chunk_size(CHUNK))]
+    )
     model.train(was_training)
     return int((z.var(0) > ACTIVE).sum()) if z.shape[1] and len(z) > 1 else None

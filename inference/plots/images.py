@@ -99,7 +99,8 @@ def draw_latents_by_label(model: LatentVariableModel, test: HeldOut, path: Path)
     from matplotlib import colormaps  # imported late: these take a second
     from sklearn.decomposition import PCA
 
-    z = torch.cat([codes(model, **inputs) for inputs, _, _ in test.chunks(1_000)]).cpu().numpy()
+    chunks = test.chunks(test.chunk_size(1_000))
+    z = torch.cat([codes(model, **inputs) for inputs, _, _ in chunks]).cpu().numpy()
     if z.shape[1] < 2 or (z == z[0]).all():
         return
     title, axis = "latent means of the test set", "z"

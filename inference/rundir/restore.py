@@ -41,7 +41,7 @@ def restore(folder: Path, data_dir: Path | None = None) -> Restored:
     """
     run = Run.open(folder)
     model = restore_model(run)
-    data = load_data(run, data_dir).padded(run.config.model_class.image_size)
+    data = load_data(run, data_dir).padded(run.config.model_class)
     return Restored(run, run.config, data, model)
 
 

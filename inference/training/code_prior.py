@@ -18,7 +18,7 @@ from inference.rundir.run import Run
 from ppl_models import VQVAE
 from ppl_models.base import LatentVariableModel
 
-CHUNK = 500  # images encoded at a time
+CHUNK = 500  # images of at most 32 x 32 encoded at a time
 
 
 def write_codes(folder: Path, data_dir: Path | None = None, device: str = "auto") -> tuple[Path, int]:
@@ -86,7 +86,8 @@ def _first_stage(folder: Path, data_dir: Path | None) -> tuple[Run, Dataset, VQV
 
 
 def _codes(model: VQVAE, data: Dataset, x: Tensor) -> np.ndarray:
-    """The codes of raw images, (n, 8, 8), uint8."""
+    """The codes of raw images, (n, height, width), uint8."""
     levels = Dataset(data.name, data.x_train, None, x, None)
-    chunks = HeldOut(levels, type(model), next(model.parameters()).device).chunks(CHUNK)
+    images = HeldOut(levels, type(model), next(model.parameters()).device)
+    chunks = images.chunks(images.chunk_size(CHUNK))
     return torch.cat([model.codes(**inputs).to(torch.uint8).cpu() for inputs, _, _ in chunks]).numpy()

@@ -81,7 +81,7 @@ def prepare_batches(
         UserError: the data do not suit the model, or there are fewer than a batch needs.
     """
     check_data(cls, options, data)
-    data = data.padded(cls.image_size)
+    data = data.padded(cls)
     chosen = torch.empty(0, dtype=torch.long)
     if "x_labelled" in cls.inputs:
         chosen = choose_labelled(data, options["labels"], config.seed, indices)

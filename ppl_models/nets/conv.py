@@ -78,31 +78,35 @@ class ImageDecoder28(BatchedSequential):
         )
 
 
-class ImageEncoder32(BatchedSequential):
-    """Maps `(..., channels, 32, 32)` to `(..., out)`: sides 32, 32, 16, 8, 4, then a linear layer.
+class EighthEncoder(BatchedSequential):
+    """Maps `(..., channels, height, width)` to `(..., out)`; height and width are multiples of 8.
 
-    The encoder of Berkeley's CS294-158 and of CSDS 600, with ReLU and without normalisation.
+    The encoder of Berkeley's CS294-158 and of CSDS 600, with ReLU and without normalisation: sides 32, 32,
+    16, 8, 4, then a linear layer. Larger images have the same layers and larger maps.
     """
 
     event_dim = 3
 
-    def __init__(self, channels: int, out: int):
+    def __init__(self, shape: tuple[int, ...], out: int):
+        channels, height, width = shape
         super().__init__(
             *(nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()),
             *(nn.Conv2d(64, 128, 3, stride=2, padding=1), nn.ReLU()),
             *(nn.Conv2d(128, 256, 3, stride=2, padding=1), nn.ReLU()),
             nn.Flatten(),
-            nn.Linear(256 * 4 * 4, out),
+            nn.Linear(256 * (height // 8) * (width // 8), out),
         )
 
 
-class ImageDecoder32(BatchedSequential):
-    """Maps `(..., z_dim)` to `(..., channels, 32, 32)`, without a final activation."""
+class EighthDecoder(BatchedSequential):
+    """Maps `(..., z_dim)` to `(..., channels, height, width)`, without a final activation."""
 
-    def __init__(self, z_dim: int, channels: int):
+    def __init__(self, z_dim: int, shape: tuple[int, ...]):
+        channels, *sides = shape
+        small = (128, *(side // 8 for side in sides))
         super().__init__(
-            *(nn.Linear(z_dim, 128 * 4 * 4), nn.ReLU(), ToImage(128, 4, 4)),
+            *(nn.Linear(z_dim, math.prod(small)), nn.ReLU(), ToImage(*small)),
             *(nn.ConvTranspose2d(128, 128, 4, stride=2, padding=1), nn.ReLU()),
             *(nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1), nn.ReLU()),
             *(nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), nn.ReLU()),

@@ -1,6 +1,6 @@
-"""The gated residual networks of Berkeley's CS294-158 (2019): images of 32 x 32, latent maps of 8 x 8.
+"""The gated residual networks of Berkeley's CS294-158 (2019), from images to latent maps.
 
-All accept any leading dimensions: images `(..., channels, 32, 32)`, codes `(..., z_channels, 8, 8)`.
+A map has a quarter of the image's height and width: 8 x 8 for 32 x 32. All accept any leading dimensions.
 """
 
 from torch import Tensor, nn
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from ppl_models.nets.activations import gate
 from ppl_models.nets.conv import BatchedSequential
 
+STRIDE = 4  # from the image to a map
 CHANNELS, BLOCKS = 64, 5  # of the residual stack
 
 
 class GatedBlock(nn.Sequential):
-    """Returns h + a sigmoid(b), where a and b are the halves of a two-layer network of h, `(n, 64, 8, 8)`."""
+    """Returns h + a sigmoid(b), where a and b are the halves of a two-layer network of h, `(n, 64, ...)`."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -30,7 +31,7 @@ def residual_stack() -> list[nn.Module]:
 
 
 class GatedEncoder(BatchedSequential):
-    """Maps `(..., channels, 32, 32)` to `(..., out, 8, 8)`."""
+    """Maps `(..., channels, 4 h, 4 w)` to `(..., out, h, w)`."""
 
     event_dim = 3
 
@@ -45,7 +46,7 @@ class GatedEncoder(BatchedSequential):
 
 
 class GatedDecoder(BatchedSequential):
-    """Maps `(..., z_channels, 8, 8)` to `(..., out, 32, 32)`, without a final activation."""
+    """Maps `(..., z_channels, h, w)` to `(..., out, 4 h, 4 w)`, without a final activation."""
 
     event_dim = 3
 

@@ -1,12 +1,15 @@
-"""The networks of the hierarchical VAE of Berkeley's CS294-158, whose latents are maps of 2 x 2.
+"""The networks of the hierarchical VAE of Berkeley's CS294-158, whose latents are maps.
 
-All accept any leading dimensions: images `(..., channels, 32, 32)`, codes `(..., z_channels, 2, 2)`.
+A map has a sixteenth of the image's height and width: 2 x 2 for 32 x 32. All accept any leading dimensions:
+images `(..., channels, height, width)`, codes `(..., z_channels, height / 16, width / 16)`.
 """
 
 import torch
 from torch import Tensor, nn
 
 from ppl_models.nets.conv import BatchedSequential
+
+STRIDE = 16  # from the image to a map
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -17,10 +20,10 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class MapEncoder(BatchedSequential):
-    """Maps an image `(..., channels, 32, 32)` and a code `(..., z_channels, 2, 2)` to `(..., out, 2, 2)`.
+    """Maps an image `(..., channels, h, w)` and a code `(..., z_channels, h / 16, w / 16)` to a map.
 
-    The code is upsampled to 32 x 32 and concatenated to the image as channels. The leading dimensions must
-    broadcast. Without a code its channels are zero.
+    The code is upsampled to h x w and concatenated to the image as channels. The leading dimensions must
+    broadcast. Without a code its channels are zero. The map is `(..., out, h / 16, w / 16)`.
     """
 
     event_dim = 3
@@ -38,15 +41,15 @@ class MapEncoder(BatchedSequential):
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
         if code is None:
-            code = x.new_zeros(self.z_channels, 2, 2)
-        upsampled = code.repeat_interleave(16, dim=-1).repeat_interleave(16, dim=-2)
+            code = x.new_zeros(self.z_channels, x.shape[-2] // STRIDE, x.shape[-1] // STRIDE)
+        upsampled = code.repeat_interleave(STRIDE, dim=-1).repeat_interleave(STRIDE, dim=-2)
         lead = torch.broadcast_shapes(x.shape[:-3], code.shape[:-3])
         both = [part.expand(*lead, *part.shape[-3:]) for part in (x, upsampled)]
         return super().forward(torch.cat(both, dim=-3))
 
 
 class MapPrior(BatchedSequential):
-    """Maps a code to the prior mean of the next level's code, `(..., z_channels, 2, 2)` both."""
+    """Maps a code to the prior mean of the next level's code, `(..., z_channels, h, w)` both."""
 
     event_dim = 3
 
@@ -59,7 +62,7 @@ class MapPrior(BatchedSequential):
 
 
 class MapDecoder(BatchedSequential):
-    """Maps a code `(..., z_channels, 2, 2)` to `(..., channels, 32, 32)`, without a final activation."""
+    """Maps a code `(..., z_channels, h, w)` to `(..., channels, 16 h, 16 w)`, without a final activation."""
 
     event_dim = 3
 

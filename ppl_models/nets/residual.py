@@ -1,6 +1,6 @@
-"""The networks of Berkeley's VQ-VAE: images of 32 x 32, maps of 8 x 8, pre-activation residual blocks.
+"""The networks of Berkeley's VQ-VAE: from images to maps and back, with pre-activation residual blocks.
 
-All accept any leading dimensions.
+A map has a quarter of the image's height and width: 8 x 8 for 32 x 32. All accept any leading dimensions.
 """
 
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ppl_models.nets.conv import BatchedSequential
 
 WIDTH = 256  # channels of the maps
+STRIDE = 4  # from the image to a map
 
 
 class ResidualBlock(nn.Sequential):
@@ -24,7 +25,7 @@ class ResidualBlock(nn.Sequential):
 
 
 class ResidualEncoder(BatchedSequential):
-    """Maps `(..., channels, 32, 32)` to `(..., WIDTH, 8, 8)`."""
+    """Maps `(..., channels, 4 h, 4 w)` to `(..., WIDTH, h, w)`."""
 
     event_dim = 3
 
@@ -37,7 +38,7 @@ class ResidualEncoder(BatchedSequential):
 
 
 class ResidualDecoder(BatchedSequential):
-    """Maps `(..., WIDTH, 8, 8)` to `(..., channels, 32, 32)`, without a final activation."""
+    """Maps `(..., WIDTH, h, w)` to `(..., channels, 4 h, 4 w)`, without a final activation."""
 
     event_dim = 3
 

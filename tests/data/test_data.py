@@ -101,12 +101,15 @@ def test_a_single_image_left_over_joins_the_batch_before(small_npz: Path) -> Non
 def test_padding_is_zeros_on_all_sides() -> None:
     x = torch.full((2, 1, 4, 5), 7, dtype=torch.uint8)
     small = Dataset("small", x, None, x[:1], None)
-    padded = small.padded(8)
+    padded = small.padded(type("Eight", (VAE,), {"smallest_size": 8}))
     assert padded.shape == (1, 8, 8) and padded.x_test.shape == (1, 1, 8, 8)
     assert torch.equal(padded.x_train[:, :, 2:6, 1:6], x) and padded.x_train.sum() == x.sum()
-    assert small.padded(None) is small
-    with pytest.raises(UserError, match="images of 4x5, the model takes at most 3x3"):
-        small.padded(3)
+    assert small.padded(VAE) is small
+    three = type("Three", (VAE,), {"smallest_size": 3, "size_divisor": None})
+    with pytest.raises(
+        UserError, match="small has images of 4x5: Three needs a height and width of 3: resize to 3x3"
+    ):
+        small.padded(three)
 
 
 def numbered(n: int) -> Dataset:
@@ -159,7 +162,7 @@ def test_classes_are_those_of_the_whole() -> None:
 def test_validation_images_are_held_out_as_test_images_are() -> None:
     digits, _ = find_dataset("digits", Path("nowhere"))
     assert HeldOut(digits, SSVAE, CPU).others == {}
-    parts = digits.with_validation(0.1, 0).padded(10)
+    parts = digits.with_validation(0.1, 0).padded(type("Ten", (VAE,), {"smallest_size": 10}))
     test = HeldOut(parts, SSVAE, CPU)
     (name, valid), *rest = test.others.items()
     assert (name, rest, len(test), len(valid)) == ("validation", [], 500, 130) and not valid.others

@@ -75,7 +75,7 @@ def test_rows_of_an_interpolation(small_npz: Path, tmp_path: Path, monkeypatch: 
     assert torch.equal(rows[0, [0, -1]], rows[1, [0, -1]])  # the same two images for both models
     assert not torch.equal(rows[0, 1:-1], rows[1, 1:-1])
     data, _ = find_dataset(str(small_npz), tmp_path)
-    of_label = data.padded(28).x_train[data.y_train == 2] / 255
+    of_label = data.padded(MODELS["ae"]).x_train[data.y_train == 2] / 255
     assert any(torch.equal(rows[0, -1], image) for image in of_label)
     model = restore(Path(runs[0]))[3]
     torch.testing.assert_close(

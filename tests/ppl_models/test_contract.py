@@ -248,7 +248,7 @@ def test_steps_of_fit_are_steps_of_svi(
     """The first step, the one that is captured, and two that are replayed with other images and noise."""
     cls, device = MODELS[name], torch.device("cpu")
     data, _ = find_dataset("smiley" if cls.observation == "points" else "digits", tmp_path)
-    data = replace(data, x_test=data.x_test[:2], y_test=data.y_test[:2]).padded(cls.image_size)
+    data = replace(data, x_test=data.x_test[:2], y_test=data.y_test[:2]).padded(cls)
     if cls.observation == "codes":  # as many as the narrow model has
         data = replace(data, x_train=data.x_train % 32, x_test=data.x_test % 32)
     labels = choose_labelled(data, 20 if data.classes == 10 else 3, seed=0)

@@ -73,5 +73,8 @@ def test_colours_are_levels_and_bits_are_of_them() -> None:
     assert_close(report["bits_per_dim"], report["negative_elbo"] / (96 * math.log(2)))
     levels = (model.sample(2) + 1) * 255 / 2
     assert_close(levels, levels.round(), rtol=0, atol=1e-3)
-    with pytest.raises(ValueError, match="Images of 8x6 have a side that is not a multiple of 4"):
+    with pytest.raises(
+        ValueError,
+        match="images of 8x6: pixel_vae needs height and width divisible by 4: resize to 8x4 or 8x8",
+    ):
         PixelVAE((1, 8, 6))

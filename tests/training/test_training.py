@@ -155,7 +155,7 @@ def test_fit_trains_in_training_mode_and_leaves_the_model_as_it_was(tmp_path: Pa
     """Batch norm learns from the first step on, whatever mode the model is in, and nothing stays changed."""
     data, _ = find_dataset("digits", tmp_path)
     cls, cpu = MODELS["ae"], torch.device("cpu")
-    data = data.padded(cls.image_size)
+    data = data.padded(cls)
     config = TrainConfig(steps=2, eval_every=2, compile="eager").resolved(cls, data.shape)
     batches = Batches(data, cls, 20, 0, torch.empty(0, dtype=torch.long), cpu)
     model = cls(data.shape).eval()

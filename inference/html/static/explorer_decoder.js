@@ -54,19 +54,24 @@ function explorerDecoder(layers) {
 
   function run(layer, x) {
     const { weight, bias, into, routes, activation, slope, out } = layer, width = bias.length;
+    const rows = new Int32Array(into), values = new Float64Array(into);
     for (let i = 0; i < out.length; i += width) out.set(bias, i);
     for (let r = 0; r < routes.length; r += 3) {
       const from = routes[r] * into, to = routes[r + 1] * width, tap = routes[r + 2] * into * width;
-      let i = 0, row = tap;
-      for (; i + 3 < into; i += 4, row += 4 * width) { // four at a time, because reading and writing `out` is slow
-        const a = x[from + i], b = x[from + i + 1], c = x[from + i + 2], d = x[from + i + 3];
-        if (a === 0 && b === 0 && c === 0 && d === 0) continue; // frequent after a ReLU
-        const second = row + width, third = second + width, fourth = third + width;
+      let n = 0, k = 0;
+      for (let i = 0; i < into; i++) // zeros are frequent after a ReLU
+        if (x[from + i] !== 0) {
+          rows[n] = tap + i * width;
+          values[n++] = x[from + i];
+        }
+      for (; k + 3 < n; k += 4) { // four at a time, because reading and writing `out` is slow
+        const a = values[k], b = values[k + 1], c = values[k + 2], d = values[k + 3];
+        const first = rows[k], second = rows[k + 1], third = rows[k + 2], fourth = rows[k + 3];
         for (let o = 0; o < width; o++)
-          out[to + o] += a * weight[row + o] + b * weight[second + o] + c * weight[third + o] + d * weight[fourth + o];
+          out[to + o] += a * weight[first + o] + b * weight[second + o] + c * weight[third + o] + d * weight[fourth + o];
       }
-      for (; i < into; i++, row += width)
-        for (let o = 0; o < width; o++) out[to + o] += x[from + i] * weight[row + o];
+      for (; k < n; k++)
+        for (let o = 0; o < width; o++) out[to + o] += values[k] * weight[rows[k] + o];
     }
     for (let i = 0; i < out.length; i++) out[i] = activation(out[i], slope);
     return out;

@@ -182,7 +182,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*No such file"):
         tables.load(tmp_path / "none.csv")
     with pytest.raises(UserError, match=r"--label-column names a column of a table"):
-        find_dataset("digits", tmp_path, None, "kind")
+        find_dataset("digits", tmp_path, label_column="kind")
 
 
 def test_parquet_without_pyarrow_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

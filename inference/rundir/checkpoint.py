@@ -43,7 +43,7 @@ def load(path: Path, config: RunConfig) -> dict[str, Any]:
         if key not in state:
             raise other_version(f"{path} has no {key!r}", config)
         check(state, key, kind, path, key)
-    if config.metric:
+    if config.metric or "selection" in state:
         _check_selection(state, path, config)
     if state["model"] != config.model:
         raise UserError(f"{path} is a checkpoint of {state['model']}, not of {config.model}. Resume its run.")
@@ -60,11 +60,11 @@ def load(path: Path, config: RunConfig) -> dict[str, Any]:
 
 
 def _check_selection(state: dict[str, Any], path: Path, config: RunConfig) -> None:
-    """Raises UserError if the state of a run that follows a metric has no valid `selection`."""
+    """Raises UserError if the state has no valid `selection`."""
     found = state.get("selection")
     if not isinstance(found, dict):
         raise other_version(f"{path} has no 'selection'", config)
-    kinds = SELECTION | ({"parameters": OBJECT} if config.select else {})
+    kinds = SELECTION | ({"parameters": OBJECT} if config.select or "parameters" in found else {})
     for key, kind in kinds.items():
         if key not in found:
             raise other_version(f"{path}: selection has no {key!r}", config)

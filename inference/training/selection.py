@@ -16,6 +16,7 @@ from inference.rundir.config import TrainConfig
 from ppl_models.base import LatentVariableModel
 
 HIGHER_IS_BETTER = ("accuracy", "usage", "perplexity")  # of all other metrics smaller values are better
+COUNTERS = ("step", "value", "waited", "since_halving", "halvings")  # which a checkpoint holds
 PLATEAU = 2  # evaluations without a better value, after which the learning rate is halved
 
 
@@ -74,14 +75,14 @@ class Selection:
 
     def state_dict(self) -> dict[str, Any]:
         """The content of `selection` in checkpoint.pt."""
-        names = ("step", "value", "waited", "since_halving", "halvings")
-        state = {"metric": self.config.metric} | {name: getattr(self, name) for name in names}
+        state = {"metric": self.config.metric} | {name: getattr(self, name) for name in COUNTERS}
         return state | ({"parameters": self.parameters} if self.config.select else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a state of `state_dict`."""
-        for name in state.keys() - {"metric"}:
-            setattr(self, name, state[name])
+        if self.config.metric:
+            for name in (*COUNTERS, *(["parameters"] if self.config.select else [])):
+                setattr(self, name, state[name])
 
     def best(self) -> dict[str, Any]:
         """The content of `best` in results.json."""

@@ -15,6 +15,7 @@ from inference.errors import TrainingDiverged, UserError
 from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.codes import active_units
 from inference.rundir import schema
+from inference.rundir.checkpoint import evaluation_state
 from inference.rundir.provenance import provenance
 from inference.rundir.read_only import ReadOnlyRun
 from inference.rundir.restore import load_data
@@ -112,8 +113,9 @@ def resume(
     model, batches, data = prepare(config, load_data(run, data_dir))
     if state:
         try:
-            model.load_state_dict(state["parameters"])
-        except (TypeError, ValueError, RuntimeError):
+            for parameters in (evaluation_state(state), state["parameters"]):  # both must fit
+                model.load_state_dict(parameters)
+        except (AttributeError, TypeError, ValueError, RuntimeError):
             raise schema.other_version(f"{folder}: checkpoint.pt does not fit config.json", config) from None
     test = HeldOut(data, config.model_class, batches.x.device)
     run.truncate_metrics_after(state["step"] if state else -1)

@@ -282,6 +282,7 @@ def test_a_run_of_before_these_settings_goes_on(small_npz: Path, tmp_path: Path)
         ("step", -1, "selection.step is -1"),
         ("parameters", 3, "selection.parameters is 3"),
         ("waited", "x", "selection.waited is 'x'"),
+        ("parameters", {"a": torch.zeros(2)}, "checkpoint.pt does not fit"),
     ],
 )
 def test_a_checkpoint_with_a_wrong_selection_is_refused(

@@ -55,7 +55,7 @@ def load(path: Path, config: RunConfig) -> dict[str, Any]:
 
 # What may differ when a run is resumed, by the names of every format.
 NOT_IN_DIGEST = {
-    *("data", "data_dir", "steps", "eval_every", "device", "from", "stage1_run"),
+    *("data", "data_dir", "steps", "eval_every", "device", "from", "stage1_run", "init_from"),
     *("command", "versions", "gpu", "platform", "threads", "processes", "commit", "format"),
 }
 

@@ -26,7 +26,13 @@ from inference.training.progress import Progress, StopSignals
 from inference.training.setup import prepare
 from ppl_models.base import LatentVariableModel
 
-LOCAL = ("command", "data_dir", "stage1_run", "format")  # keys of config.json that results.json leaves out
+LOCAL = (
+    "command",
+    "data_dir",
+    "stage1_run",
+    "init_from",
+    "format",
+)  # keys of config.json that results.json leaves out
 
 
 @dataclass

@@ -3,7 +3,8 @@
     >>> from inference import TrainConfig, compare, evaluate, fit, load
 
 `fit` trains a model, `evaluate` measures it, `compare` checks its hand-derived bound against Pyro, and `load`
-reads a saved model or a run folder. Each command `python -m inference.NAME` calls these functions.
+reads a saved model or a run folder. `sample`, `encode` and `score` give samples of a trained model, the
+latents of data and a bound per data point. Each command `python -m inference.NAME` calls these functions.
 """
 
 from importlib import import_module
@@ -11,13 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inference.api import compare, evaluate, load
+    from inference.apply import encode, sample, score
     from inference.fitting import fit
     from inference.rundir.config import TrainConfig
     from inference.training.callbacks import Callback, History
 
-__all__ = ["Callback", "History", "TrainConfig", "compare", "evaluate", "fit", "load"]
+__all__ = [
+    "Callback",
+    "History",
+    "TrainConfig",
+    "compare",
+    "encode",
+    "evaluate",
+    "fit",
+    "load",
+    "sample",
+    "score",
+]
 
 _MODULES = {"Callback": "inference.training.callbacks", "History": "inference.training.callbacks"}
+_MODULES |= dict.fromkeys(("encode", "sample", "score"), "inference.apply")
 _MODULES |= {"TrainConfig": "inference.rundir.config", "fit": "inference.fitting"}
 
 

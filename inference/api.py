@@ -1,8 +1,10 @@
-"""`evaluate`, `compare` and `load`, of the public API; `fit` is in `inference.fitting`."""
+"""`evaluate`, `compare` and `load`, of the public API; see also `inference.fitting` and `inference.apply`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from inference.backend.device import choose_device, fast_float32
 from inference.backend.files import load_plain, read_regular
@@ -71,25 +73,48 @@ def evaluate(
     Raises:
         UserError: the data cannot be used.
     """
-    cls, where = type(model), choose_device(device)
+    where = choose_device(device)
+    before = next(model.parameters()).device
+    test = held_out(model, data, where)
+    samples = samples or OBSERVATIONS[model.observation].data.samples
+    try:
+        with fast_float32(where):
+            metrics = evaluate_bounds(model.to(where), test, samples)
+            if particles and not why_no_importance_weights(model, test.data, metrics):
+                metrics |= importance_sample(model, test, sorted(set(particles))).metrics
+    finally:
+        model.to(before)
+    return {name: Metric(**metric) for name, metric in metrics.items()}
+
+
+def held_out(model: LatentVariableModel, data: Any, device: torch.device) -> HeldOut:
+    """Returns data as a model observes them.
+
+    Args:
+        model: the model.
+        data: in one of the forms that `fit` takes; of a `Dataset` of the suite the test part.
+        device: where they are kept.
+
+    Raises:
+        UserError: they are empty, or do not fit the model.
+    """
+    cls = type(model)
     found = data if isinstance(data, Dataset) else as_dataset(data, data, model=model, name=IN_MEMORY)
     if not isinstance(data, Dataset) and found.class_names and needs_labels(cls):
         raise UserError(f"the labels are not class numbers 0 to {model.classes - 1}. Give such numbers.")
     check_data(cls, model.constructor_options, found)
     check_values(model, found)
-    before = next(model.parameters()).device
-    test = HeldOut(found.padded(cls), cls, where)
+    found = found.padded(cls)
+    if found.shape != model.shape:
+        raise UserError(f"the data have shape {found.shape}, and the model is built for {model.shape}.")
+    test = HeldOut(found, cls, device)
     if not len(test):
         raise UserError("the data set has no test part. Give the data to evaluate on.")
-    samples = samples or OBSERVATIONS[model.observation].data.samples
-    try:
-        with fast_float32(where):
-            metrics = evaluate_bounds(model.to(where), test, samples)
-            if particles and not why_no_importance_weights(model, found, metrics):
-                metrics |= importance_sample(model, test, sorted(set(particles))).metrics
-    finally:
-        model.to(before)
-    return {name: Metric(**metric) for name, metric in metrics.items()}
+    if "y" in cls.inputs and test.y is not None and int(test.y.max()) >= model.classes:
+        raise UserError(
+            f"the data have label {int(test.y.max())}, and the model has {model.classes} classes."
+        )
+    return test
 
 
 def compare(model: LatentVariableModel, inputs: Any, estimator: str | None = None) -> Comparison:

@@ -13,13 +13,16 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     exit_on_interrupt()
 
 import argparse
+import json
 import shlex
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 from inference.backend import distributed
 from inference.cli.entry import run_command
+from inference.cli.initial import initial_model
 from inference.cli.models import as_typed
 from inference.cli.parser import DATA_DIR
 from inference.cli.train import configuration, parse
@@ -38,21 +41,31 @@ def main(arguments: list[str]) -> int:
     """Trains as the arguments say. Returns the exit status: 0, 1 if writing failed, 130 if stopped."""
     given = parse(arguments)
     with distributed.process_group(device_of(given)):
-        if hasattr(given, "stage1_run"):
-            return train(second_stage(given, given.stage1_run), arguments)[0]
-        status, run = train(given, arguments)
-        if not hasattr(given, "code_prior"):
-            return status
-        if status:
-            folder = shlex.quote(str(run.folder))
-            print(
-                f"then train its prior: python -m inference.svi --stage1-run {folder} --code-prior "
-                f"{given.code_prior}"
-            )
-            return status
-        kept = {key: value for key, value in vars(given).items() if key in ("code_prior", "seed", "resume")}
-        prior = argparse.Namespace(**kept, device=run.config.device)
-        return train(second_stage(prior, run.folder), arguments)[0]
+        as_json = "json" in given
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            status, run = train_stages(given, arguments)
+        if as_json and not status and not distributed.rank():
+            print(json.dumps({"run": str(run.folder), "test": run.results()["test"]}, indent=2))
+        return status
+
+
+def train_stages(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
+    """Trains one run, or both stages of a model with a code prior. Returns the last status and run."""
+    if hasattr(given, "stage1_run"):
+        return train(second_stage(given, given.stage1_run), arguments)
+    status, run = train(given, arguments)
+    if not hasattr(given, "code_prior"):
+        return status, run
+    if status:
+        folder = shlex.quote(str(run.folder))
+        print(
+            f"then train its prior: python -m inference.svi --stage1-run {folder} --code-prior "
+            f"{given.code_prior}"
+        )
+        return status, run
+    kept = {key: value for key, value in vars(given).items() if key in ("code_prior", "seed", "resume")}
+    prior = argparse.Namespace(**kept, device=run.config.device)
+    return train(second_stage(prior, run.folder), arguments)
 
 
 def device_of(given: argparse.Namespace) -> str:
@@ -87,7 +100,8 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
             found = session.resume(on_exit, given.resume, steps=steps, device=device, data_dir=data_dir)
         else:
             config, data = new_run(given, arguments)
-            found = session.start(on_exit, config, data, getattr(given, "run_dir", None))
+            model = initial_model(config, data) if config.init_from else None
+            found = session.start(on_exit, config, data, getattr(given, "run_dir", None), model)
         return train_session(found, data_dir=data_dir).status, found.run
 
 

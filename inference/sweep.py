@@ -21,6 +21,7 @@ import shlex
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import fields, replace
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, Popen
@@ -74,8 +75,14 @@ class Job(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Runs the grid. Returns the exit status: 0, 1 if a run failed, 130 if stopped."""
+    as_json = "--json" in arguments
     with distributed.process_group():
-        return sweep(*plan(arguments))
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            status = sweep(*(planned := plan(arguments)))
+        if as_json and status != 130 and not distributed.rank():
+            content = (planned[0].out / "results.json").read_text()
+            print(json.dumps({"results": json.loads(content)}, indent=2))
+        return status
 
 
 def sweep(asked: argparse.Namespace, jobs: list[Job]) -> int:
@@ -89,11 +96,8 @@ def sweep(asked: argparse.Namespace, jobs: list[Job]) -> int:
     except OSError as error:
         raise UserError(f"cannot write to {asked.out} ({error.strerror}): name another with --out") from None
     failed: list[str] = []
-    count, threads, mine = (
-        len(jobs),
-        max(CORES // asked.jobs, 1),
-        todo[distributed.rank() :: distributed.world_size()],
-    )
+    count, threads = len(jobs), max(CORES // asked.jobs, 1)
+    mine = todo[distributed.rank() :: distributed.world_size()]
     free = places(asked.jobs, asked.gpus)
     print(f"{count} runs, {asked.jobs} at a time with {threads} of {CORES} cores each: {asked.out}")
     with StopSignals() as stopped, ThreadPoolExecutor(asked.jobs) as pool:
@@ -133,6 +137,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     about = f"simultaneous runs, which share the cores (default: one per core, at most {MAX_JOBS})"
     add("--jobs", type=COUNT.parse, default=min(CORES, MAX_JOBS), metavar="N", help=about)
     add("--out", type=Path, metavar="DIR", help="folder of the sweep (default: runs/sweeps/<model>-<keys>)")
+    add("--json", action="store_true", help="print the results as JSON; other output goes to stderr")
     asked, rest = parser.parse_known_args(arguments)
 
     model = ["--model", asked.model] if asked.model else []
@@ -278,14 +283,10 @@ def summarise(asked: argparse.Namespace, jobs: list[Job]) -> None:
     """Writes results.json, table.md and sweep.png of the runs that are done, and prints the table."""
     grouped = itertools.groupby(jobs, key=lambda job: job.over)
     rows = [(over, [job for job in of_value if job.test()]) for over, of_value in grouped]
-    results = [
-        {
-            "over": over,
-            "seeds": [job.config.seed for job in done],
-            "test": over_seeds([job.test() for job in done]),
-        }
-        for over, done in rows
-    ]
+    results = []
+    for over, done in rows:
+        tests = over_seeds([job.test() for job in done])
+        results.append({"over": over, "seeds": [job.config.seed for job in done], "test": tests})
     write_whole(asked.out / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     write_whole(asked.out / "table.md", (table(results) + "\n").encode())
     print(f"\n{table(results)}\n")

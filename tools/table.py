@@ -54,9 +54,13 @@ HEADLINES = {
 def main(arguments: list[str]) -> int:
     """Prints the tables, or writes them into the pages."""
     parser = Parser(prog="python -m tools.table", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write them into README.md and docs/results.md")
-    results = published()
-    if parser.parse_args(arguments).write:
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--write", action="store_true", help="write them into README.md and docs/results.md")
+    action.add_argument("--json", action="store_true", help="print the published results as JSON")
+    given, results = parser.parse_args(arguments), published()
+    if given.json:
+        print(json.dumps({"results": results}, indent=2))
+    elif given.write:
         write_between(README, SYSTEMS_MARKS, systems(results))
         write_between(PAGE, MARKS, table(results))
         write_between(PAGE, LIKELIHOOD_MARKS, likelihoods(results))

@@ -14,8 +14,9 @@ class CallableModule(ModuleType):
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the function of `inference.api` with the module's name."""
-        return getattr(import_module("inference.api"), self.__name__.rpartition(".")[2])(*args, **kwargs)
+        """Calls the public function with the module's name."""
+        package, _, name = self.__name__.rpartition(".")
+        return import_module(package).__getattr__(name)(*args, **kwargs)
 
 
 def make_callable(name: str) -> None:

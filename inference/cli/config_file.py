@@ -17,7 +17,7 @@ from ppl_models import MODELS
 # What config.json records, and what a new run finds out by itself.
 RECORDED = {spec.name for spec in fields(RunConfig)} - {spec.name for spec in fields(TrainConfig)}
 RECORDED |= {"eval_every"}
-RECORDED -= {"model", "options", "data", "data_dir", "device", "validation"}
+RECORDED -= {"model", "options", "data", "data_dir", "device", "validation", "init_from"}
 
 
 def arguments_of(arguments: list[str]) -> list[str]:
@@ -51,7 +51,7 @@ def _options(settings: dict[str, Any], path: Path, rest: list[str]) -> list[str]
     given = _given_model(rest)
     model = given or settings.get("model")
     known = {spec.name for spec in fields(TrainConfig) if spec.metadata["command_line"]}
-    known |= {"model", "data", "data_dir", "device", "validation"}
+    known |= {"model", "data", "data_dir", "device", "validation", "init_from"}
     known |= set(MODELS[model].options()) if model in MODELS else set()
     neutral = {"particles": 1, "kl_warmup": 0}  # config.json has them also if they do not apply
     found = []

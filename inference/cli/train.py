@@ -6,7 +6,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from inference.api import load
 from inference.cli.config_file import arguments_of
+from inference.cli.initial import weights_checksum
 from inference.cli.parser import DATA_DIR, Parser
 from inference.data import points
 from inference.data.dataset import Dataset
@@ -23,7 +25,7 @@ from ppl_models.base import LatentVariableModel
 
 RENAMED = {"--warmup": "--kl-warmup", "--from": "--stage1-run", "--prior": "--code-prior"}
 RENAMED_MODES = {"plain": "eager", "kernels": "inductor"}
-ON_RESUME = ("model", "resume", "data_dir", "device", "steps")  # options that go with --resume
+ON_RESUME = ("model", "resume", "data_dir", "device", "steps", "json")  # options that go with --resume
 
 
 def code_priors() -> list[str]:
@@ -206,6 +208,9 @@ def _add_run(parser: Parser) -> None:
     add = parser.add_argument
     add("--device", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     add("--run-dir", type=Path, metavar="DIR", help="folder of the run (default: runs/<model>/<time>-<seed>)")
+    about = "start from the weights of this run or saved model, of the same class and shapes, at step 0"
+    add("--init-from", type=Path, metavar="RUN", help=about)
+    add("--json", action="store_true", help="print the results as JSON; other output goes to stderr")
     about = "continue a run; only --steps, --device and --data-dir may change"
     add("--resume", type=Path, default=None, metavar="RUN_DIR", help=about)
     about = "settings from a run's config.json or from a YAML or TOML file; options on the command line win"
@@ -249,6 +254,7 @@ def configuration(given: argparse.Namespace, data: Dataset) -> RunConfig:
     indices = read_indices(given.labelled) if "labelled" in options else None
     if indices is not None:
         own["labels"] = len(choose_labelled(data, len(indices), train.seed, indices))
+    init = options.get("init_from")
     return RunConfig(
         **{spec.name: getattr(train, spec.name) for spec in fields(TrainConfig)},
         model=given.model,
@@ -266,6 +272,8 @@ def configuration(given: argparse.Namespace, data: Dataset) -> RunConfig:
         observation=OBSERVATIONS[cls.observation_of(data.shape)].label,
         device=options.get("device", "auto"),
         validation=options.get("validation", usual["validation"]),
+        init_from=str(init.resolve()) if init else None,
+        init_checksum=weights_checksum(load(init)) if init else None,
         labelled=indices,
         labelled_file=given.labelled.name if indices is not None else None,
     )

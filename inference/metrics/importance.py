@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,28 +70,39 @@ def importance_sample(
         The bounds in nats per image. `se` is the standard error over images, `mc_se` the Monte Carlo error
         from the spread between groups, or by the jackknife if all samples are one group.
     """
-    pool = max(*particles, MIN_POOL)
+    found: dict[int, _Chunk] = {}  # by number
+    for number, samples in importance_samples(model, test, max(*particles, MIN_POOL), memory):
+        bounds = {m: bound_of_weights(samples.log_weights, m) for m in particles}
+        k = pareto_k(samples.log_weights, next(model.parameters()).dtype)
+        kept = ImportanceSamples(samples.latents, samples.log_likelihood[:KEPT], samples.log_weights[:KEPT])
+        found[number] = _Chunk(bounds, k, kept)
+    of_all = {number: chunk for part in distributed.all_gather(found) for number, chunk in part.items()}
+    return _merge([of_all[number] for number in sorted(of_all)], particles)
+
+
+def importance_samples(
+    model: LatentVariableModel, test: HeldOut, pool: int, memory: int = MEMORY
+) -> Iterator[tuple[int, ImportanceSamples]]:
+    """Yields this process's chunks of the images, in order: the number of the chunk, and `sample_pool`.
+
+    Args:
+        model: the model.
+        test: the held-out data.
+        pool: samples per image.
+        memory: approximate working memory in MiB.
+    """
     rows = max(memory * 2**20 // _bytes_per_sample(model, test), 1)
     images = max(min(BLOCK, memory * 2**20 // (32 * pool)), 1)  # images per chunk
     hidden = True if distributed.rank() else None
     title = f"{pool} samples per image"
     bar = tqdm(total=len(test), unit="image", desc=title, disable=hidden, dynamic_ncols=True)
     rng = torch.random.fork_rng([test.x.device] if test.x.is_cuda else [])
-    found: dict[int, _Chunk] = {}  # by number
     with rng, pyro.validation_enabled(False), bar:
         for number, (inputs, _, _) in enumerate(test.chunks(images)):
             if number % distributed.world_size() == distributed.rank():
                 torch.manual_seed(number)
-                samples = sample_pool(model, inputs, pool, rows)
-                bounds = {m: _bound(samples.log_weights, m) for m in particles}
-                k = pareto_k(samples.log_weights, next(model.parameters()).dtype)
-                kept = ImportanceSamples(
-                    samples.latents, samples.log_likelihood[:KEPT], samples.log_weights[:KEPT]
-                )
-                found[number] = _Chunk(bounds, k, kept)
+                yield number, sample_pool(model, inputs, pool, rows)
             bar.update(len(inputs["x"]))
-    of_all = {number: chunk for part in distributed.all_gather(found) for number, chunk in part.items()}
-    return _merge([of_all[number] for number in sorted(of_all)], particles)
 
 
 def _merge(chunks: list[_Chunk], particles: Sequence[int]) -> ImportanceSamplingResult:
@@ -146,7 +157,7 @@ def _concatenate(samples: list[ImportanceSamples], dim: int) -> ImportanceSample
     return ImportanceSamples(latents, log_likelihood, torch.cat([part.log_weights for part in samples], dim))
 
 
-def _bound(log_w: Tensor, m: int) -> tuple[Tensor, Tensor]:
+def bound_of_weights(log_w: Tensor, m: int) -> tuple[Tensor, Tensor]:
     """Returns -log 1/m sum_k w_k and its Monte Carlo variance, (images,), from (samples, images)."""
     groups = len(log_w) // m
     grouped = log_w[: groups * m].unflatten(0, (groups, m))  # (groups, m, images)

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 
 from inference.backend import distributed
+from inference.backend.device import rng_state_preserved
 from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
 from inference.errors import UserError
@@ -91,6 +92,7 @@ def evaluate_first_images(
     return importance_sample(model, test, particles, memory).metrics
 
 
+@rng_state_preserved()
 def why_no_importance_weights(
     model: LatentVariableModel, data: Dataset, metrics: Mapping[str, Mapping[str, float]]
 ) -> str:

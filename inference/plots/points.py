@@ -115,6 +115,22 @@ def draw_columns(model: LatentVariableModel, x: Tensor, columns: Columns, path: 
     save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.08)
 
 
+def draw_points(x: Tensor, path: Path, title: str) -> None:
+    """Draws points in the plane.
+
+    Args:
+        x: points `(n, 2)`.
+        path: where the figure goes.
+        title: what the figure shows.
+    """
+    figure, axes = subplots(figsize=(4.4, 4.5), layout="constrained")
+    _scatter(axes, x, color="C0")
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("x 1")
+    axes.set_ylabel("x 2")
+    save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.08)
+
+
 def draw_latents_of_data(model: LatentVariableModel, x: Tensor, y: Tensor | None, path: Path) -> None:
     """Draws training points next to samples of their z from the guide, in the same colours.
 

@@ -73,7 +73,7 @@ def _check_selection(state: dict[str, Any], path: Path, config: RunConfig) -> No
 
 # What may differ when a run is resumed, by the names of every format.
 NOT_IN_DIGEST = {
-    *("data", "data_dir", "steps", "eval_every", "device", "from", "stage1_run", "log"),
+    *("data", "data_dir", "steps", "eval_every", "device", "from", "stage1_run", "init_from", "log"),
     *("command", "versions", "gpu", "platform", "threads", "processes", "commit", "format"),
 }
 

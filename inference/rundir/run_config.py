@@ -48,6 +48,8 @@ class RunConfig(TrainConfig):
         labelled: indices of the labelled training images.
         labelled_file: name of the file that lists them.
         stage1_run: folder of the first stage, for a prior of codes.
+        init_from: run folder or saved model whose weights the run started from.
+        init_checksum: digest of these weights.
         command: the command line.
         versions, gpu, platform, threads, processes, commit: of the software and the machine.
         format: layout of the run folder.
@@ -72,6 +74,8 @@ class RunConfig(TrainConfig):
     labelled: list[int] | None = field(default=None, metadata={"kind": INDICES})
     labelled_file: str | None = field(default=None, metadata={"kind": or_none(TEXT)})
     stage1_run: str | None = field(default=None, metadata={"kind": TEXT})
+    init_from: str | None = field(default=None, metadata={"kind": TEXT})
+    init_checksum: str | None = field(default=None, metadata={"kind": TEXT})
     command: str | None = field(default=None, metadata={"kind": TEXT})
     versions: dict[str, str] | None = field(default=None, metadata={"kind": TEXTS})
     gpu: str | None = field(default=None, metadata={"kind": or_none(TEXT)})

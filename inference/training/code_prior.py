@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from inference.backend.files import write_whole
 from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
 from inference.errors import UserError
-from inference.rundir.restore import restore
+from inference.rundir.restore import restore, restore_model
 from inference.rundir.run import Run
 from ppl_models import VQVAE
 from ppl_models.base import LatentVariableModel
@@ -75,6 +75,32 @@ def sample_images(prior_run: Path, first_run: Path, n: int, data_dir: Path | Non
         torch.manual_seed(0)
         index = prior.sample(n)[:, 0].long()
     return Sampled(model.decode_codes(index), model)
+
+
+def first_stage(run: Run) -> LatentVariableModel:
+    """Returns the model of the first stage of a prior's run, from where it was or from the folder above.
+
+    Args:
+        run: of the prior.
+
+    Raises:
+        UserError: there is no such run, or it has another codebook.
+    """
+    named = Path(run.config.stage1_run or "")
+    for folder in (named, run.folder.resolve().parent):
+        if (folder / "config.json").is_file():
+            model = restore_model(Run.open(folder))
+            if isinstance(model, VQVAE) and len(model.codebook.entries) == run.config.options["codes"]:
+                return model
+    raise UserError(
+        f"{named}, whose codes {run.folder} generates, is not a run with such a codebook. Move it back, or "
+        "move the run of the prior into its folder."
+    )
+
+
+def decode_codes(model: LatentVariableModel, index: Tensor) -> Tensor:
+    """Returns the mean images (n, *shape) of codes (n, height, width), decoded in parts."""
+    return torch.cat([cast(VQVAE, model).decode_codes(part.long()) for part in index.split(CHUNK)])
 
 
 def _first_stage(folder: Path, data_dir: Path | None) -> tuple[Run, Dataset, VQVAE]:

@@ -28,7 +28,13 @@ from inference.training.setup import prepare
 from inference.training.tensorboard import TensorBoard
 from ppl_models.base import LatentVariableModel
 
-LOCAL = ("command", "data_dir", "stage1_run", "format")  # keys of config.json that results.json leaves out
+LOCAL = (
+    "command",
+    "data_dir",
+    "stage1_run",
+    "init_from",
+    "format",
+)  # keys of config.json that results.json leaves out
 
 
 @dataclass

@@ -66,7 +66,7 @@ def test_monte_carlo_errors_are_what_they_say(
 
 def test_disjoint_groups_of_one_pool(small_npz: Path) -> None:
     log_w = torch.randn(7, 3, dtype=torch.float64)
-    bound, variance = importance._bound(log_w, 3)  # two groups, and one sample is unused
+    bound, variance = importance.bound_of_weights(log_w, 3)  # two groups, and one sample is unused
     groups = torch.stack([-(log_w[i : i + 3].exp().mean(0).log()) for i in (0, 3)])
     torch.testing.assert_close(bound, groups.mean(0))
     torch.testing.assert_close(variance, groups.var(0) / 2)

@@ -7,6 +7,8 @@ from typing import Any
 
 from inference.api import held_out, load
 from inference.backend.device import choose_device, fast_float32
+from inference.data.dataset import Columns
+from inference.data.tables import original_units
 from inference.errors import UserError
 from inference.metrics.encoding import Encoded, encode_points
 from inference.metrics.sampling import Samples, raw_values, sample_model
@@ -56,8 +58,8 @@ def sample(
         device: "auto", "cpu" or "cuda".
 
     Returns:
-        `x`: images (n, channels, height, width) as levels 0..255, uint8, or points (n, d); `y`, labels (n,)
-        or None; and `latents` by name, (n, *event).
+        `x`: images (n, channels, height, width) as levels 0..255, uint8, or points (n, d), of a run on a
+        table in the units of its columns; `y`, labels (n,) or None; and `latents` by name, (n, *event).
 
     Raises:
         UserError: the model cannot be sampled so.
@@ -72,7 +74,10 @@ def sample(
     run = Run.open(folder) if folder and folder.is_dir() else None
     with _on_device(source, device) as model:
         if run is None or not run.config.stage1_run:
-            return sample_model(model, n, labels, temperature, same_latents, seed)
+            found = sample_model(model, n, labels, temperature, same_latents, seed)
+            if run and run.config.columns:
+                found = found._replace(x=original_units(found.x, Columns(**run.config.columns)))
+            return found
         first = first_stage(run).to(next(model.parameters()).device)
         if same_latents:
             raise UserError(f"{run.config.model} has no latents. Leave out same_latents.")

@@ -9,8 +9,9 @@ import numpy as np
 
 from inference.backend.files import write_whole
 from inference.cli.parser import DATA_DIR, Parser, add_model_file
-from inference.data.dataset import Dataset
+from inference.data.dataset import Columns, Dataset
 from inference.data.load import find_dataset
+from inference.data.tables import with_columns
 from inference.errors import UserError
 from inference.rundir.restore import load_data
 from inference.rundir.run import Run
@@ -46,7 +47,12 @@ def find_data(
     run = Run.open(source) if source.is_dir() else None
     if name is not None:
         folder = data_dir or Path(run.config.data_dir if run and run.config.data_dir else DATA_DIR)
-        return find_dataset(name, folder, type(model))[0], Path(name).name
+        config = run.config if run else None
+        if config is None or config.columns is None:
+            size = config.image_size if config and Path(name).is_dir() else None
+            return find_dataset(name, folder, type(model), image_size=size)[0], Path(name).name
+        data, _ = find_dataset(name, folder, type(model), label_column=config.label_column)
+        return with_columns(data, Columns(**config.columns)), Path(name).name
     if run is None:
         raise UserError(f"{source} is the file of a model and names no data. Give --data.")
     data = load_data(run, data_dir)

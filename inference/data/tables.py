@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,6 +94,29 @@ def original_units(x: Tensor, columns: Columns) -> Tensor:
     """
     scale, loc = (torch.tensor(values, dtype=torch.float64) for values in (columns.scale, columns.location))
     return x.double().cpu() * scale + loc
+
+
+def with_columns(data: Dataset, columns: Columns) -> Dataset:
+    """Standardises another table as the one of a run, so that its points mean the same to the run's model.
+
+    Args:
+        data: the table.
+        columns: those of the run.
+
+    Raises:
+        UserError: the table has other columns.
+    """
+    if data.columns is None or list(data.columns.names) != list(columns.names):
+        names = "no named columns" if data.columns is None else f"columns {', '.join(data.columns.names)}"
+        raise UserError(
+            f"{data.name} has {names}, and the run has {', '.join(columns.names)}. Give a table with these "
+            "columns in this order."
+        )
+    loc, scale = torch.tensor(columns.location).double(), torch.tensor(columns.scale).double()
+    x_train, x_test = (
+        ((original_units(x, data.columns) - loc) / scale).float() for x in (data.x_train, data.x_test)
+    )
+    return replace(data, x_train=x_train, x_test=x_test, columns=columns)
 
 
 def _read_text(path: Path) -> Table:

@@ -15,6 +15,7 @@ from benchmarks.plain_torch import IMPLEMENTATIONS
 from benchmarks.timing import StepTimer, repeated, step_timer
 from inference.data.batches import Batches
 from inference.data.dataset import Dataset
+from inference.data.observations import OBSERVATIONS
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.rundir.config import TrainConfig
 from inference.training.schedules import KLWeight
@@ -69,13 +70,11 @@ def build_model(name: str) -> LatentVariableModel:
 def random_batches(model: LatentVariableModel, size: int) -> Batches:
     """Returns batches of random images, codes or points for a model."""
     n, cls = BATCHES * size, type(model)
-    if cls.observation == "points":
-        x = torch.randn(n, *model.shape)
-    else:
-        below = model.codes if isinstance(model, CodePrior) else 256
-        x = torch.randint(below, (n, *model.shape), dtype=torch.uint8)
+    kind = OBSERVATIONS[model.observation].data
+    x = kind.example(model.shape, n, model.codes if isinstance(model, CodePrior) else 256)
     y = torch.arange(n) % max(model.classes, 1)
-    data = Dataset("random", x, y if model.classes else None, x[:0], y[:0] if model.classes else None)
+    labels = (y, y[:0]) if model.classes else (None, None)
+    data = Dataset("random", x, labels[0], x[:0], labels[1], kind=kind)
     return prepare_batches(cls, model.constructor_options, settings(model, size), data, x.device)[0]
 
 

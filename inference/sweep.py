@@ -161,8 +161,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     asked.data_dir = getattr(given, "data_dir", None)
     cls = MODELS[asked.model]
     named, column = getattr(given, "data", cls.default_dataset), getattr(given, "label_column", None)
-    size = getattr(given, "image_size", None)
-    folder = asked.data_dir or DATA_DIR
+    folder, size = asked.data_dir or DATA_DIR, getattr(given, "image_size", None)
     data, line = find_dataset(named, folder, cls, label_column=column, image_size=size)
     if line:
         print(line)

@@ -30,8 +30,7 @@ def as_dataset(
 
     `train` and `validation` are each one of:
 
-    * a tensor or array x;
-    * a pair (x, y) of them;
+    * a tensor or array x, or a pair (x, y) of them;
     * a torch `Dataset`, map-style or iterable, whose items are x or (x, y);
     * a torch `DataLoader`, whose batches are x or (x, y). It is read once, to its end.
 
@@ -47,10 +46,6 @@ def as_dataset(
         validation: held-out data, which become `x_test` and `y_test`. Without it the test part is empty.
         model: the model or its class. It decides what x holds and whether labels are required.
         name: the name of the data set in messages and results.
-
-    Returns:
-        Images or codes (n, channels, height, width), uint8, or points (n, d), float32, with labels (n,),
-        int64, or None.
 
     Raises:
         UserError: the data have another type, shape or range, or labels are required and do not fit.

@@ -61,7 +61,7 @@ def find_dataset(
         The data set, and one line for the user, or None.
 
     Raises:
-        UserError: the name is not known, or the data cannot be read or downloaded.
+        UserError: the name is not known, or the data cannot be read.
     """
     known, path = name in points.NAMES or name in IMAGE_SETS, Path(name or "")
     is_table = path.suffix.lower() in tables.SUFFIXES
@@ -78,13 +78,7 @@ def find_dataset(
         return tables.load(path, label_column), None
     line = f"{name} is the data set of this name. For the folder, give ./{name}." if path.is_dir() else None
     if path.suffix.lower() in (".npz", ".npy"):
-        try:
-            return npz.load(path, model)
-        except FileNotFoundError:
-            sets = ", ".join(IMAGE_SETS)
-            raise UserError(
-                f"no file {path}. Give the path of an .npz or .npy file, or one of {sets}."
-            ) from None
+        return npz.load(path, model)
     if name in points.NAMES:
         return points.load(name), line
     if name == "digits":

@@ -40,8 +40,8 @@ def load(path: Path, model: type[LatentVariableModel] | None = None) -> tuple[Da
         The data set, and one line for the user about scale and labels, or None.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UserError: the file holds anything else. An array that is larger than the free memory is not read.
+        UserError: there is no such file, or it holds anything else. An array that is larger than the free
+            memory is not read.
     """
     kind = OBSERVATIONS[model.observation].data if model else IMAGES
     dims = model.example_shape[0] if model and kind is POINTS else None
@@ -74,7 +74,8 @@ def _opened(path: Path) -> IO[bytes]:
     try:
         return open(path, "rb")
     except FileNotFoundError:
-        raise
+        advice = "Give the path of an .npz or .npy file, or the name of a data set such as mnist or digits."
+        raise UserError(f"no file {path}. {advice}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from None
 
@@ -112,7 +113,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Header]]:
                 raise UserError(f"{path} cannot be read, {key} is an array of Python objects. {OBJECTS}")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key, header in headers.items() if not header.dtype.hasobject}
-    except (UserError, FileNotFoundError):
+    except UserError:
         raise
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
         raise UserError(f"{path} cannot be read as an .npz ({error}). {AGAIN}") from None

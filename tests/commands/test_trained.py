@@ -155,7 +155,11 @@ def test_no_file_is_overwritten(name: str, run: Path, tmp_path: Path) -> None:
         ),
         ("encode", ["--out", "none/x.npz"], r"none is not a folder\. Create it"),
         ("encode", ["--data", "digits"], r"have shape \(1, 8, 8\), and the model is built for \(1, 6, 6\)"),
-        ("score", ["--data", "smiley"], "vae observes images"),
+        (
+            "score",
+            ["--data", "smiley"],
+            r"the data have shape \(2,\), and the model is built for \(1, 6, 6\)",
+        ),
         ("score", ["--particles", "0"], "0 is not a whole number above zero"),
         ("score", ["--data", "nothing.npz"], "no file nothing.npz"),
     ],

@@ -39,8 +39,8 @@ MEANS = {
 def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are measured on 2000 points, which takes a tenth of the time."""
 
-    def found(*given: Any) -> tuple[Dataset, str | None]:
-        data, note = find_dataset(*given)
+    def found(*given: Any, **options: Any) -> tuple[Dataset, str | None]:
+        data, note = find_dataset(*given, **options)
         return replace(data, x_test=data.x_test[:2_000], y_test=None, x_independent=None), note
 
     monkeypatch.setattr(svi, "find_dataset", found)

@@ -229,7 +229,10 @@ def test_what_has_no_codes_is_refused(trained: Path, tmp_path: Path) -> None:
         (["--stage1-run", str(trained)], "--stage1-run needs --code-prior NAME"),
         (["--stage1-run", str(trained), "--model", "vqvae", "--code-prior", "pixelcnn"], "without --model"),
         (["--stage1-run", str(trained / "prior-pixelcnn"), "--code-prior", "pixelcnn"], "has no codebook"),
-        (["--model", "code_pixelcnn", "--data", "digits", "--codes", "9"], "give --codes more than that"),
+        (
+            ["--model", "code_pixelcnn", "--data", "digits", "--codes", "9"],
+            "observes codes, and digits has images",
+        ),
         (
             ["--model", "vqvae", "--data", "digits", "--codes", "300"],
             "300 codes do not fit in one byte each. Use at most 256",

@@ -123,4 +123,5 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # see `distributed.peer_loss_guard`
+                signal.signal(number, handler)

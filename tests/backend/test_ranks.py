@@ -20,6 +20,7 @@ from inference.data.batches import Batches
 from inference.data.dataset import Dataset
 from inference.errors import TrainingAborted, UserError
 from inference.rundir.run import Run
+from inference.training.progress import StopSignals
 from ppl_models import VAE
 from tests import forks
 from tests.forks import ENVIRONMENT, ROOT
@@ -166,6 +167,24 @@ def test_a_sweep_is_shared_out(small_npz: Path, tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "sweep" / "results.json").read_text())) == 2
     assert len(list((tmp_path / "sweep").glob("*/*/results.json"))) == 2
     assert said.count("table.md") == 1 and said.count("/2 ") == 1  # only the main process prints
+
+
+def test_a_process_that_has_lost_another_ignores_sigterm() -> None:
+    """torchrun sends it, and would end the process before it says why."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with (
+            pytest.raises(TrainingAborted, match="lost the connection"),
+            StopSignals(),
+            distributed.peer_loss_guard(),
+        ):
+            raise RuntimeError("Connection closed by peer")
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with StopSignals():
+        pass
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_killed_process_ends_the_run_with_a_word(small_npz: Path, tmp_path: Path) -> None:

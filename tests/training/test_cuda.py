@@ -6,7 +6,6 @@ few models, so that the test code itself is tried.
 
 import copy
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -52,12 +51,10 @@ from tests.support import checkpoint, lines, same
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 TRIED = ("vae", "ssvae", "vqvae")  # on the CPU
 STEPS = [pytest.param(name, way, "cuda", marks=needs_cuda) for name in MODELS for way in MODES]
 STEPS += [pytest.param(name, way, "cpu") for name in TRIED for way in MODES[:2]]
-STEPS += [pytest.param("vae", "inductor", "cpu", marks=needs_compiler)]
 ALL = [pytest.param(name, "cuda", marks=needs_cuda) for name in MODELS] + [(name, "cpu") for name in TRIED]
 
 

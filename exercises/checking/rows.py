@@ -28,7 +28,7 @@ CONSTANT = (
     "everywhere. Look for "
     "a term without parameters that is missing or too much."
 )
-BATCH = "All data points have the same value, the mean over the batch. Keep the batch axis."
+BATCH = "All data points have the same value: you reduced over the batch. Keep the batch axis."
 UNKNOWN = "Your value is wrong, and this program does not know the mistake. Compare your line with the page."
 
 
@@ -168,7 +168,10 @@ def _hint(row: Row, answer: Tensor, truth: Tensor) -> str:
             return hint
     if _difference(answer, -truth) <= TOLERANCE:
         return SIGN
-    if truth.ndim and _difference(answer, truth.mean(0).expand_as(truth)) <= TOLERANCE:
+    if truth.ndim and any(
+        _difference(answer, over_batch.expand_as(truth)) <= TOLERANCE
+        for over_batch in (truth.mean(0), truth.sum(0))
+    ):
         return BATCH
     largest = truth.abs().argmax()
     factor = (answer.flatten()[largest] / truth.flatten()[largest]).item()

@@ -63,6 +63,9 @@ KL_Z = {
         lambda z, loc, scale: densities.kl_normals(torch.zeros_like(loc), torch.ones_like(scale), loc, scale)
     ),
     VARIANCE: of_guide(lambda z, loc, scale: densities.kl_normal_standard(loc, scale**2)),
+    "scale is a standard deviation. Square it where the formula has a variance.": of_guide(
+        lambda z, loc, scale: densities.kl_normal_standard(loc, scale.sqrt())
+    ),
     PRIOR: of_guide(lambda z, loc, scale: densities.normal(z, loc, scale)),
     GUIDE: of_guide(lambda z, loc, scale: -standard(z)),
     "You squared the scale: densities and formulas use it as a standard deviation.": of_guide(
@@ -141,6 +144,9 @@ def log_weight_row(given: Any, closed: str = IN_WEIGHT) -> Row:
             PRIOR: lambda: log_p - densities.normal(z, loc, scale),
             GUIDE: lambda: log_p + standard(z),
             "The log density of x is missing.": lambda: standard(z) - densities.normal(z, loc, scale),
+            "The sign of log q - log p is wrong. The guide is in the denominator of the weight.": lambda: (
+                log_p + densities.normal(z, loc, scale) - standard(z)
+            ),
             "log q is added. It is in the denominator of the weight.": lambda: (
                 log_p + standard(z) + densities.normal(z, loc, scale)
             ),
@@ -264,6 +270,9 @@ def flow_prior(given: Any) -> Iterator[Row]:
 
     kl_z = {
         NO_LOG_DET: lambda m, i, z: kl(m, i, z, 0.0),
+        "You summed the log-determinant over the batch. Sum over the dimensions of z only.": lambda m, i, z: (
+            kl(m, i, z, 0.0) - m.flow.arn(z["z"])[1].sum()
+        ),
         WRONG_LOG_DET: lambda m, i, z: kl(m, i, z, -1.0),
         "This is the inverse of the flow. Here the flow goes from z to e.": lambda m, i, z: kl(
             m, i, z, 1.0, True

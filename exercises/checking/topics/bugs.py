@@ -80,6 +80,9 @@ def reconstruction(given: Any) -> Iterator[Row]:
                 + error(m, i, z) / 2
             ),
             "The constant is missing. It is needed for each dimension.": lambda m, i, z: 5 * error(m, i, z),
+            "The squared error is divided by twice the variance, which is not squared.": lambda m, i, z: (
+                -densities.normal(i["x"], m.decoder(z["z"]), 0.1**0.5) + 45 * error(m, i, z)
+            ),
             "1/10 is the variance, and you used it as a standard deviation.": lambda m, i, z: (
                 -densities.normal(i["x"], m.decoder(z["z"]), 0.1)
             ),

@@ -131,6 +131,9 @@ def gaussians(given: Any) -> Iterator[Row]:
         {
             REVERSED: lambda loc, scale: kl(zero, one, loc, scale),
             VARIANCE: lambda loc, scale: kl(loc, scale.sqrt()),
+            "log scale^2 is 2 log scale. Your factor is wrong.": lambda loc, scale: (
+                kl(loc, scale) + scale.log().sum(-1) / 2
+            ),
             "The square of loc is missing.": lambda loc, scale: kl(0 * loc, scale),
             "The -1 stands inside the sum: there is one for each dimension.": lambda loc, scale: (
                 kl(loc, scale) + 1.0

@@ -131,7 +131,13 @@ def residual_normal(given: Any) -> Iterator[Row]:
 def vq_vae(given: Any) -> Iterator[Row]:
     """The straight-through estimator, the bound and two penalties."""
     e, c = torch.randn(7, 4).requires_grad_(), torch.randn(7, 4).requires_grad_()
-    yield row("straight-through", given.straight_through, (e, c), lambda e, c: e + (c - e).detach())
+    yield row(
+        "straight-through",
+        given.straight_through,
+        (e, c),
+        lambda e, c: e + (c - e).detach(),
+        {"The value of z is c, the entry. The decoder never sees e.": lambda e, c: e},
+    )
 
     def error(m: Any, i: Any, z: Any) -> Tensor:
         return (i["x"] - m.decoder(z["z"].flatten(-3))) ** 2

@@ -23,6 +23,9 @@ WRONG_GRADIENT = (
     "for a number that must be a tensor."
 )
 SIGN = "Your value is minus the right one. Check the sign."
+NOT_FINITE = (
+    "Some of your values are infinite or not a number. Look for a logarithm of 0, or a large exponential."
+)
 CONSTANT = (
     "Your gradient is right, and your value differs from the right one by the same constant "
     "everywhere. Look for "
@@ -116,10 +119,7 @@ def judge(row: Row, path: Path | None) -> Judgement:
     except Exception as error:
         return Judgement(row.term, f"Your code stops with an error. {where(error, path)}", truth=mean)
     if not isinstance(answer, Tensor | float | int):
-        hint = (
-            f"Your code returns {type(answer).__name__}, and a tensor is needed. Is a return "
-            f"statement missing?"
-        )
+        hint = f"Your code returns {type(answer).__name__}, and a tensor is needed. Is a return missing?"
         return Judgement(row.term, hint, truth=mean)
     answer = torch.as_tensor(answer)
     if answer.isnan().all():
@@ -128,15 +128,15 @@ def judge(row: Row, path: Path | None) -> Judgement:
     if answer.shape != truth.shape:
         return Judgement(row.term, _shape_hint(answer, truth), yours, mean)
     if not answer.isfinite().all():
-        hint = (
-            "Some of your values are infinite or not a number. Look for a logarithm of 0, or a "
-            "large exponential."
-        )
-        return Judgement(row.term, hint, yours, mean)
+        return Judgement(row.term, NOT_FINITE, yours, mean)
     value, slope = _difference(answer, truth), None
-    theirs, ours = _gradient(answer, row.wrt), _gradient(truth, row.wrt)
+    try:
+        theirs = _gradient(answer, row.wrt)
+    except Exception as error:
+        hint = f"The gradient of your value cannot be computed. {where(error, path)}"
+        return Judgement(row.term, hint, yours, mean, value)
     if row.wrt:
-        slope = _difference(theirs, ours)
+        slope = _difference(theirs, _gradient(truth, row.wrt))
     hint = ""
     if value > TOLERANCE:
         hint = _hint(row, answer, truth) or (CONSTANT if _only_shifted(answer, truth, slope) else UNKNOWN)
@@ -177,6 +177,10 @@ def _hint(row: Row, answer: Tensor, truth: Tensor) -> str:
     factor = (answer.flatten()[largest] / truth.flatten()[largest]).item()
     if truth.abs().max() == 0 or factor == 0 or _difference(answer, factor * truth) > TOLERANCE:
         return ""
+    if abs(factor - 1) < 1e-3:
+        return (
+            f"Your value is off by a factor of 1 + {factor - 1:.0e}. Look for a rounded constant, or float32."
+        )
     for name, size in row.sizes.items():
         if abs(factor * size - 1) < 1e-9:
             return f"Your value is 1/{size} of the right one: a mean over the {name}, and a sum is needed."

@@ -184,7 +184,7 @@ def truth(x: Tensor) -> Tensor:
     [
         (truth, ""),
         (lambda x: truth(x) * (1 + 1e-12), ""),
-        (lambda x: truth(x) * (1 + 1e-7), "1 times"),
+        (lambda x: truth(x) * (1 + 1e-7), "1 + 1e-07"),
         (lambda x: -truth(x), SIGN),
         (lambda x: truth(x) / 2, "1/2 of the right one: a mean over the dimensions"),
         (lambda x: 3 * truth(x), "3 times the right one everywhere"),
@@ -197,6 +197,7 @@ def truth(x: Tensor) -> Tensor:
         (lambda x: truth(x).mean().expand(3), "Keep the batch axis"),
         (lambda x: (x**3).sum(-1), UNKNOWN),
         (lambda x: (x - x).log().sum(-1), "infinite or not a number"),
+        (lambda x: truth(x.detach().requires_grad_()), NO_GRADIENT),
         (lambda x: TODO, EMPTY),
         (lambda x: None, "returns NoneType"),
         (lambda x: x.missing, "stops with an error. AttributeError"),

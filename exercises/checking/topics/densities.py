@@ -43,32 +43,7 @@ def positive(*shape: int) -> Tensor:
 )
 def made(given: Any) -> Iterator[Row]:
     """The masks against `MaskedMLP`, the densities against torch."""
-    network = MaskedMLP(4, [9], random_order=True)
-    units = network.degrees()
-    for term, answer, mask, (a, b) in zip(
-        ("hidden mask", "output mask"),
-        (given.hidden_mask, given.output_mask),
-        network.connections(),
-        (units[:2], units[1:]),
-        strict=True,
-    ):
-        yield row(
-            term,
-            answer,
-            (a, b),
-            lambda a, b, mask=mask: mask,
-            {
-                "An equal number is treated wrongly. May a unit see an input of its own number? "
-                "Read the rule "
-                "for this layer again.": lambda a, b, last=term == "output mask": (
-                    (b[:, None] >= a) if last else (b[:, None] > a)
-                ).double(),
-                "The comparison is reversed: information flows from a lower to a higher "
-                "number.": lambda a, b: (b[:, None] <= a).double(),
-                "The comparison is reversed: information flows only from a lower to a higher "
-                "number.": lambda a, b: (b[:, None] < a).double(),
-            },
-        )
+    yield from mask_rows(given)
     x, logits = torch.randint(2, (7, 4)).double(), leaf(7, 4)
     yield row(
         "log p(x)",
@@ -103,6 +78,36 @@ def made(given: Any) -> Iterator[Row]:
             ),
         },
     )
+
+
+def mask_rows(given: Any) -> Iterator[Row]:
+    """Yields the rows of the two masks, against `MaskedMLP`."""
+    network = MaskedMLP(4, [9], random_order=True)
+    units = network.degrees()
+    for term, answer, mask, (a, b) in zip(
+        ("hidden mask", "output mask"),
+        (given.hidden_mask, given.output_mask),
+        network.connections(),
+        (units[:2], units[1:]),
+        strict=True,
+    ):
+        yield row(
+            term,
+            answer,
+            (a, b),
+            lambda a, b, mask=mask: mask,
+            {
+                "An equal number is treated wrongly. May a unit see an input of its own number? "
+                "Read the rule "
+                "for this layer again.": lambda a, b, last=term == "output mask": (
+                    (b[:, None] >= a) if last else (b[:, None] > a)
+                ).double(),
+                "The comparison is reversed: information flows from a lower to a higher "
+                "number.": lambda a, b: (b[:, None] <= a).double(),
+                "The comparison is reversed: information flows only from a lower to a higher "
+                "number.": lambda a, b: (b[:, None] < a).double(),
+            },
+        )
 
 
 @exercise(
@@ -155,6 +160,11 @@ def gaussians(given: Any) -> Iterator[Row]:
         },
         {"dimensions": 3},
     )
+    yield full_row(given, loc)
+
+
+def full_row(given: Any, loc: Tensor) -> Row:
+    """Returns the row of the KL divergence with a full covariance."""
     factor = (0.3 * torch.randn(3, 3).tril(-1) + torch.diag(0.5 + torch.rand(3))).requires_grad_()
 
     def full(loc: Tensor, tril: Tensor) -> Tensor:
@@ -164,7 +174,7 @@ def gaussians(given: Any) -> Iterator[Row]:
     def trace(tril: Tensor) -> Tensor:
         return (tril**2).sum() / 2
 
-    yield row(
+    return row(
         "KL, full covariance",
         given.kl_full,
         (loc, factor),

@@ -30,21 +30,7 @@ PIXELS = 28 * 28
 )
 def doubly_reparameterised(given: Any) -> Iterator[Row]:
     """The gradients of encoder and decoder against those of `ImportanceWeighted(doubly=True)`."""
-    log_w = (3 * torch.randn(5, 7) + 800).requires_grad_()
-    yield row(
-        "v",
-        given.normalised_weights,
-        (log_w,),
-        lambda log_w: (log_w - 800).exp() / (log_w - 800).exp().sum(0),
-        {
-            "You normalised over the data points. The samples are the first axis.": lambda log_w: (
-                log_w.softmax(1)
-            ),
-            "These are the logarithms of v.": lambda log_w: log_w.log_softmax(0),
-            "You normalised the logarithms. Normalise the weights.": lambda log_w: log_w / log_w.sum(0),
-        },
-        {"samples": 5},
-    )
+    yield weights_row(given)
     pyro.set_rng_seed(0)
     model, x = original("06")().double(), real()
     torch.manual_seed(1)
@@ -71,9 +57,6 @@ def doubly_reparameterised(given: Any) -> Iterator[Row]:
     def at_samples(weights: Tensor) -> Tensor:
         return torch.autograd.grad((weights * log_w).sum(), z, retain_graph=True)[0]
 
-    def of_model(weights: Tensor) -> Tensor:
-        return torch.autograd.grad((weights * log_p).sum(), model.decoder.weight, retain_graph=True)[0]
-
     yield Row(
         "gradient, guide",
         lambda: down(given.gradient_at_samples(log_w, z)),
@@ -92,10 +75,20 @@ def doubly_reparameterised(given: Any) -> Iterator[Row]:
         },
         {"samples": 5},
     )
-    yield Row(
+    yield model_row(given, model, log_w, log_p, truths[1])
+
+
+def model_row(given: Any, model: Any, log_w: Tensor, log_p: Tensor, truth: Tensor) -> Row:
+    """Returns the row of the gradient of the decoder."""
+    v = log_w.detach().softmax(0)
+
+    def of_model(weights: Tensor) -> Tensor:
+        return torch.autograd.grad((weights * log_p).sum(), model.decoder.weight, retain_graph=True)[0]
+
+    return Row(
         "gradient, model",
         lambda: given.model_gradient(log_w, log_p, model.decoder.weight),
-        lambda: truths[1],
+        lambda: truth,
         (),
         {
             "The square belongs to the guide. For the model there is no score.": lambda: of_model(v**2),
@@ -103,6 +96,25 @@ def doubly_reparameterised(given: Any) -> Iterator[Row]:
                 torch.full_like(v, 1 / 5)
             ),
             "The weights are missing.": lambda: of_model(torch.ones_like(v)),
+        },
+        {"samples": 5},
+    )
+
+
+def weights_row(given: Any) -> Row:
+    """Returns the row of the normalised weights."""
+    log_w = (3 * torch.randn(5, 7) + 800).requires_grad_()
+    return row(
+        "v",
+        given.normalised_weights,
+        (log_w,),
+        lambda log_w: (log_w - 800).exp() / (log_w - 800).exp().sum(0),
+        {
+            "You normalised over the data points. The samples are the first axis.": lambda log_w: (
+                log_w.softmax(1)
+            ),
+            "These are the logarithms of v.": lambda log_w: log_w.log_softmax(0),
+            "You normalised the logarithms. Normalise the weights.": lambda log_w: log_w / log_w.sum(0),
         },
         {"samples": 5},
     )
@@ -140,6 +152,12 @@ def beta_as_a_variance(given: Any) -> Iterator[Row]:
             "This is the inverse of the variance.": lambda: variances(lambda beta, d: 2 / (beta * d)),
         },
     )
+    yield from _likelihood_rows(given)
+    yield from _loss_rows(given, models[1])
+
+
+def _likelihood_rows(given: Any) -> Iterator[Row]:
+    """Yields the rows of the normal density, and of the variance with the largest density."""
     x, mean, variance = (
         torch.rand(7, 6),
         torch.rand(7, 6).requires_grad_(),
@@ -170,7 +188,6 @@ def beta_as_a_variance(given: Any) -> Iterator[Row]:
         },
         {"pixels": 6},
     )
-    yield from _loss_rows(given, models[1])
     yield row(
         "best s^2",
         given.best_variance,

@@ -12,12 +12,31 @@ from exercises.checking.run import exercise
 from exercises.checking.topics.densities import VARIANCE, leaf, positive
 from ppl_models.distributions import LogisticMixtureImage
 
+HALF_FIRST = "The bin of the first level ends at -1 + 1/255, not at the level itself."
+HALF_LAST = "The bin of the last level begins at 1 - 1/255, not at the level itself."
+LOG = "This is the probability. Its logarithm is needed."
+
 
 def level_log_prob(x: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """Returns log P(x), (batch,), of the suite's distribution; logits, loc, scale (batch, components)."""
     raw = torch.stack([logits, loc, scale.log()], 1)  # (batch, parts, components)
     image = LogisticMixtureImage(raw.flatten(1)[:, :, None, None], 1, logits.shape[1])
     return image.log_prob(x[:, None, None, None])
+
+
+def cdf(t: Tensor | float, loc: Tensor, scale: Tensor) -> Tensor:
+    """Returns the distribution function of a logistic distribution."""
+    return ((t - loc) / scale).sigmoid()
+
+
+def mass(x: Tensor, loc: Tensor, scale: Tensor, half: float = 1 / 255) -> Tensor:
+    """Returns the mass of the bin of a level."""
+    return cdf(x + half, loc, scale) - cdf(x - half, loc, scale)
+
+
+def one(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Returns log P(x) of one logistic distribution per data point."""
+    return level_log_prob(x, torch.zeros(7, 1), loc[:, None], scale[:, None])
 
 
 @exercise(
@@ -34,20 +53,8 @@ def logistic_mixture(given: Any) -> Iterator[Row]:
     loc, scale = (0.3 * torch.randn(7)).requires_grad_(), (0.1 * positive(7)).detach().requires_grad_()
     levels = 2 * torch.tensor([1, 50, 100, 127, 128, 200, 254]) / 255 - 1.0
 
-    def one(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-        return level_log_prob(x, torch.zeros(7, 1), loc[:, None], scale[:, None])
-
-    def cdf(t: Tensor | float, loc: Tensor, scale: Tensor) -> Tensor:
-        return ((t - loc) / scale).sigmoid()
-
-    def mass(x: Tensor, loc: Tensor, scale: Tensor, half: float = 1 / 255) -> Tensor:
-        return cdf(x + half, loc, scale) - cdf(x - half, loc, scale)
-
     half = "Look at the width of a bin: it is 2/255, half of it on each side of the level."
-    half_first = "The bin of the first level ends at -1 + 1/255, not at the level itself."
-    half_last = "The bin of the last level begins at 1 - 1/255, not at the level itself."
     density = "This is the density at the level. A probability is the mass of the bin."
-    log = "This is the probability. Its logarithm is needed."
     yield row(
         "inner levels",
         given.inner,
@@ -60,19 +67,25 @@ def logistic_mixture(given: Any) -> Iterator[Row]:
             density: lambda x, loc, scale: (
                 cdf(x, loc, scale).log() + (1 - cdf(x, loc, scale)).log() - scale.log()
             ),
-            log: mass,
+            LOG: mass,
             "You forgot to divide by the scale.": lambda x, loc, scale: mass(
                 x, loc, torch.ones_like(scale)
             ).log(),
         },
     )
+    yield from end_rows(given, loc, scale)
+    yield mixture_row(given, levels)
+
+
+def end_rows(given: Any, loc: Tensor, scale: Tensor) -> Iterator[Row]:
+    """Yields the rows of the first and the last level."""
     ends = {
         "first level": (
             given.first,
             -1.0,
             {
-                half_first: lambda a, s: cdf(-1.0, a, s).log(),
-                log: lambda a, s: cdf(-1 + 1 / 255, a, s),
+                HALF_FIRST: lambda a, s: cdf(-1.0, a, s).log(),
+                LOG: lambda a, s: cdf(-1 + 1 / 255, a, s),
                 "The first level also has all the mass below it.": lambda a, s: mass(
                     torch.tensor(-1.0), a, s
                 ).log(),
@@ -85,8 +98,8 @@ def logistic_mixture(given: Any) -> Iterator[Row]:
             given.last,
             1.0,
             {
-                half_last: lambda a, s: (1 - cdf(1.0, a, s)).log(),
-                log: lambda a, s: 1 - cdf(1 - 1 / 255, a, s),
+                HALF_LAST: lambda a, s: (1 - cdf(1.0, a, s)).log(),
+                LOG: lambda a, s: 1 - cdf(1 - 1 / 255, a, s),
                 "The last level also has all the mass above it.": lambda a, s: mass(
                     torch.tensor(1.0), a, s
                 ).log(),
@@ -99,13 +112,17 @@ def logistic_mixture(given: Any) -> Iterator[Row]:
     for term, (answer, level, mistakes) in ends.items():
         truth: Callable[..., Tensor] = lambda a, s, level=level: one(torch.full((7,), level), a, s)  # noqa: E731
         yield row(term, answer, (loc, scale), truth, mistakes)
+
+
+def mixture_row(given: Any, levels: Tensor) -> Row:
+    """Returns the row of a mixture of three components."""
     logits, locs = leaf(7, 3), (0.3 * torch.randn(7, 3)).requires_grad_()
     scales = (0.1 * positive(7, 3)).detach().requires_grad_()
 
     def each(x: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
         return mass(x[:, None], locs, scales)
 
-    yield row(
+    return row(
         "mixture",
         given.mixture,
         (levels, logits, locs, scales),
@@ -180,6 +197,11 @@ def pareto(given: Any) -> Iterator[Row]:
             "s is a standard deviation. Square it.": lambda s: 1 - s.min(),
         },
     )
+    yield from tail_rows(given)
+
+
+def tail_rows(given: Any) -> Iterator[Row]:
+    """Yields the rows of the tail probability and of the finite moments."""
     y, k, tau = positive(7), torch.tensor(0.4).requires_grad_(), torch.tensor(1.5).requires_grad_()
 
     def survival(y: Tensor, k: Tensor, tau: Tensor) -> Tensor:

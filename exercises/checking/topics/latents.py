@@ -70,11 +70,8 @@ def residual_normal(given: Any) -> Iterator[Row]:
         return loc_scale(m.encoder1(i["x"]))
 
     def second(m: Any, i: Any, z: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return (
-            *loc_scale(m.encoder2(i["x"], z["z1"])),
-            m.prior_net(z["z1"]),
-            m.prior_log_scale.exp().expand(7, 3),
-        )
+        prior_scale = m.prior_log_scale.exp().expand(7, 3)
+        return *loc_scale(m.encoder2(i["x"], z["z1"])), m.prior_net(z["z1"]), prior_scale
 
     def kl2(m: Any, i: Any, z: Any, loc: bool = True, scale: bool = True) -> Tensor:
         """KL of z2 where the prior's scale is left out under loc2, or kept in the scale."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from inference.backend.device import fast_float32
+from inference.compiled import compiler
 from inference.data.batches import Batches
 from inference.data.dataset import Dataset
 from inference.data.observations import OBSERVATIONS, binarize
 from inference.rundir.config import TrainConfig
-from inference.training import compiler
 from inference.training.callbacks import Callback
 from inference.training.loop import Loop
 from inference.training.program import Program

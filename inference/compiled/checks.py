@@ -1,5 +1,10 @@
 """How captured functions are compared with eager ones, and described in the cache of compiled programs."""
 
+import hashlib
+import inspect
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,13 +25,26 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.160}" if str(error) else repr(error)
 
 
-def description(model: nn.Module) -> list[Any]:
+def description(model: nn.Module) -> list[tuple[Any, ...]]:
     """Describes the constants of a model that a captured program has: its modules with their attributes."""
     left_out = {*vars(nn.Module()), "_prefix"} - {"training"}  # _prefix differs between two instances
-    return [
-        (name, type(part), [(k, describe(v)) for k, v in sorted(vars(part).items()) if k not in left_out])
-        for name, part in model.named_modules()
-    ]
+    found = []
+    for name, part in model.named_modules():
+        attributes = [(k, describe(v)) for k, v in sorted(vars(part).items()) if k not in left_out]
+        found.append((name, type(part), _source(type(part)), attributes))
+    return found
+
+
+def _source(cls: type) -> str:
+    """A digest of the file that defines a class, which may be a user's own; "" if there is none."""
+    with suppress(OSError, TypeError):
+        return _digest(inspect.getfile(cls))
+    return ""
+
+
+@cache
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def describe(value: Any) -> str:

@@ -122,8 +122,8 @@ def find_dataset(
         return torchvision_others.load(name, data_dir)
     if path.exists():
         raise UserError(
-            f"{name} is neither an .npz or .npy file nor a table nor a text nor a folder of images. Save the images "
-            f"as arrays, with {npz.SPLIT}."
+            f"{name} is neither an .npz or .npy file, a table, a text nor a folder of images. Save images as "
+            f"arrays, with {npz.SPLIT}."
         )
     others = ["torchvision:NAME", "path/to/file.npz", "path/to/file.csv", "path/to/file.txt"]
     others += ["path/to/folder"]

@@ -49,6 +49,8 @@ class SeqVAE(LatentVariableModel):
     has_kl_weight, has_mean, has_tokens = True, False, True
     values_option = "vocabulary"
     defaults = {"steps": 5_000, "batch_size": 64, "lr": 2e-3, "kl_warmup": 2_500, "clip": 5.0}
+    # A captured step has a copy of the GRUs for each place: it is not faster, and takes minutes to compile.
+    defaults |= {"compile": "eager"}
 
     def __init__(
         self,

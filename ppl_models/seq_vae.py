@@ -34,7 +34,7 @@ class SeqVAE(LatentVariableModel):
     probability `word_dropout`, so that more of the information about x has to come from z. It applies in
     training mode only. The model then has the latent `dropout`, u (batch, length), uniform on [0, 1], in p
     and in q: token i is replaced if u_i < word_dropout. KL(q(u) || p(u)) = 0, and the objective with beta = 1
-    bounds the mixture over all u, log E_u p(x | u). It is no bound for the model without dropout, which
+    bounds the mixture over all u, log E_u p(x | u). It does not bound the model without dropout, which
     evaluation mode uses and whose bound is the one above. The guide samples u after z, so that Pyro's
     estimator and `bound` see the same u.
 

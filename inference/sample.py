@@ -4,6 +4,7 @@ python -m inference.sample RUN                                    100 samples in
 python -m inference.sample RUN --n 1000 --out samples.npz         levels 0..255 or points x, labels y, latents
 python -m inference.sample RUN --labels 0,1,2 --same-latents      the same latents with each label
 python -m inference.sample RUN --temperature 0.7                  closer to the modes
+python -m inference.sample TEXT_RUN --out samples.txt             the words of a run on a text
 
 RUN is a run folder, which is not changed, or a file that model.save wrote. The run of a code prior samples
 codes, which its first stage decodes to mean images.
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from inference.apply import sample
+from inference.backend.files import write_whole
 from inference.cli.callable_module import make_callable
 from inference.cli.entry import run_command
 from inference.cli.outputs import add_source, check_new_file, write_table
@@ -47,7 +49,7 @@ def main(arguments: list[str]) -> int:
     add, out = parser.add_argument, Path("samples.png")
     add_source(parser)
     add("--n", type=COUNT.parse, default=100, metavar="N", help="number of samples (default: 100)")
-    add("--out", type=Path, default=out, metavar="FILE", help=f"new .png or .npz file (default: {out})")
+    add("--out", type=Path, default=out, metavar="FILE", help=f"new .png, .npz or .txt file (default: {out})")
     about = "labels of the samples, in turn, for a model with a label (default: random)"
     add("--labels", type=labels, metavar="A,B", help=about)
     about = "factor of the standard deviations of the latents, and divisor of the logits of discrete latents "
@@ -57,7 +59,7 @@ def main(arguments: list[str]) -> int:
     add("--same-latents", action="store_true", help=about)
     add("--seed", type=SEED.parse, default=0, metavar="N", help="seed of all random numbers (default: 0)")
     given = parser.parse_args(arguments)
-    check_new_file(given.out, (".png", ".npz"))
+    check_new_file(given.out, (".png", ".npz", ".txt"))
     found = sample(
         given.run,
         given.n,
@@ -69,6 +71,8 @@ def main(arguments: list[str]) -> int:
     )
     if given.out.suffix.lower() == ".npz":
         write_table(given.out, arrays(found))
+    elif given.out.suffix.lower() == ".txt":
+        write_lines(given.out, found)
     else:
         draw(found, given)
     print(given.out)
@@ -78,7 +82,18 @@ def main(arguments: list[str]) -> int:
 def arrays(found: Samples) -> dict[str, np.ndarray]:
     """Returns x, the labels y if there are any, and the latents by name."""
     named = {"x": found.x} | found.latents | ({} if found.y is None else {"y": found.y})
-    return {name: value.numpy() for name, value in named.items()}
+    lines = {"lines": np.array(found.lines)} if found.lines else {}
+    return {name: value.numpy() for name, value in named.items()} | lines
+
+
+def write_lines(path: Path, found: Samples) -> None:
+    """Writes the lines of a run on a text. Raises UserError if there are none."""
+    if found.lines is None:
+        raise UserError("these samples are not those of a run on a text. Use --out FILE.npz.")
+    try:
+        write_whole(path, "\n".join([*found.lines, ""]).encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}). Name another with --out.") from None
 
 
 def draw(found: Samples, given: argparse.Namespace) -> None:
@@ -99,7 +114,8 @@ def draw(found: Samples, given: argparse.Namespace) -> None:
         elif found.drawn == "points" and found.x.shape[1:] == (2,):
             draw_points(found.x, given.out, title)
         else:
-            raise UserError("these samples are neither images nor points in the plane. Use --out FILE.npz.")
+            other = "FILE.txt" if found.lines else "FILE.npz"
+            raise UserError(f"these samples are neither images nor points in the plane. Use --out {other}.")
     except OSError as error:
         raise UserError(f"cannot write {given.out} ({error.strerror}). Name another with --out.") from None
 

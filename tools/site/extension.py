@@ -51,10 +51,8 @@ def _docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines:
         parts[::2] = [re.sub(r"([|*\\]|_(?=\W|$))", r"\\\1", part) for part in parts[::2]]
         parts[1::2] = [f"`{part}`" for part in parts[1::2]]  # literal text has two backticks
         lines[i] = "".join(parts)
-        if i and lines[i - 1].strip() in (
-            "Returns:",
-            "Yields:",
-        ):  # napoleon would take "words: more" as a type
+        # In these places napoleon takes what is before a colon as a type.
+        if lines[i - 1].strip() in ("Returns:", "Yields:") if i else what in ("property", "attribute"):
             lines[i] = lines[i].replace(line.lstrip()[:1], ": " + line.lstrip()[:1], 1)
 
 

@@ -28,11 +28,13 @@ CONTENTS = (
     ("Derivations", "derivations/index"),
     ("Courses", "courses/index"),
     ("Models", "models/index"),
+    ("Plate diagrams", "diagrams/index"),
     ("Commands", "commands"),
     ("API reference", "reference/index"),
     ("Results", "results"),
     ("Cost", "cost"),
     ("Contributing", "contributing"),
+    ("Mutation tests", "mutants"),
 )
 PAGE = (".md", ".ipynb")
 LINK = re.compile(r"(?P<before>!?\[(?P<text>[^\]]*)\]\()(?P<target>[^)\s]+)(?P<after>(?:\s+\"[^\"]*\")?\))")
@@ -176,4 +178,6 @@ def _position(text: str, words: str) -> int:
 
 
 def _toctree(entries: list[str]) -> str:
+    if not entries:
+        return ""
     return "\n\n```{toctree}\n:hidden:\n:titlesonly:\n\n" + "\n".join(entries) + "\n```\n"

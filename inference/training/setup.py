@@ -16,6 +16,7 @@ from inference.data.batches import Batches
 from inference.data.dataset import Dataset
 from inference.data.labelled import choose_labelled
 from inference.data.observations import CODES, OBSERVATIONS
+from inference.data.stored import chunks
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
 from inference.rundir.config import TrainConfig, flag
@@ -99,10 +100,10 @@ def check_data(cls: type[LatentVariableModel], options: Mapping[str, Any], data:
             f"{name} observes {kind.name}, and {data.name} has {data.kind.name}: try {kind.default}"
             + (f", or {advice}" if others else "")
         )
-    if (
-        "codes" in options and kind is CODES and int(data.x_train.max()) >= options["codes"]
-    ):  # uint8 has no 256
-        raise UserError(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
+    if "codes" in options and kind is CODES:  # of uint8, which has no 256
+        largest = max(int(some.max()) for some in chunks(data.x_train))
+        if largest >= options["codes"]:
+            raise UserError(f"{data.name} has code {largest}: give --codes more than that")
     if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
         advice = "add y_train and y_test, one of 0, 1, 2, ... per image"
         advice = "name their column with --label-column" if data.columns else advice
@@ -121,7 +122,7 @@ def check_values(model: LatentVariableModel, data: Dataset) -> None:
     values = OBSERVATIONS[model.observation].values
     if values is None:
         return
-    for x in (data.x_train, data.x_test):
+    for x in (data.x_train[:], data.x_test[:]):
         wrong = ~torch.isin(x, torch.tensor(values))
         if wrong.any():
             column = int(wrong.any(0).nonzero()[0])

@@ -128,16 +128,18 @@ def _concatenate(
     pairs: Iterable[tuple[np.ndarray, np.ndarray | None]], what: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Joins the arrays of batches. Raises UserError if there are none, or they differ in shape."""
-    joined, y, count = Growing(what), list[np.ndarray](), 0
-    for x, labels in pairs:
-        joined.append(x)
-        count += 1
-        y += [] if labels is None else [labels]
-    if not count:
-        raise UserError(f"{what} is empty. Give at least one image or point.")
-    if y and len(y) < count:
-        raise UserError(f"{what} has labels for {len(y)} of {count} parts. Give labels for all or none.")
+    y, count = list[np.ndarray](), 0
+    with Growing(what) as joined:
+        for x, labels in pairs:
+            joined.append(x)
+            count += 1
+            y += [] if labels is None else [labels]
+        if not count:
+            raise UserError(f"{what} is empty. Give at least one image or point.")
+        if y and len(y) < count:
+            raise UserError(f"{what} has labels for {len(y)} of {count} parts. Give labels for all or none.")
+        array = joined.array()
     try:
-        return joined.array(), np.concatenate(y) if y else None
+        return array, np.concatenate(y) if y else None
     except ValueError:
         raise UserError(f"labels of {what} differ in shape. Give them the same shape.") from None

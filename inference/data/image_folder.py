@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from inference.data.dataset import Dataset
-from inference.data.decode import decode_all
+from inference.data.decode import decode_all, files_in
 from inference.data.labels import Header, needs_labels, read_labels
 from inference.data.split import train_and_test
+from inference.data.stored import select
 from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
 
@@ -69,7 +70,7 @@ def load(
         train, test = torch.arange(len(files)).split([len(part.files) for part in found])
     else:
         train, test = train_and_test(len(files), str(folder))
-    x, note = decode_all(folder, files, image_size)
+    x, note = decode_all(files_in(folder, files), image_size)
     numbers = all(name.isdecimal() and len(name) < 18 and name == str(int(name)) for name in names)
     own = np.array(names, dtype=int if numbers else str)
     y = {part: own[i.numpy()] for part, i in (("train", train), ("test", test)) if names}
@@ -78,7 +79,7 @@ def load(
     labels = read_labels(str(folder), y, headers, counts, needs_labels(model))
     data = Dataset(
         str(folder.resolve()),
-        *(x[train], labels.y["train"], x[test], labels.y["test"]),
+        *(select(x, train), labels.y["train"], select(x, test), labels.y["test"]),
         class_names=labels.names,
     )
     others = sum(part.others for part in found)

@@ -133,7 +133,8 @@ def chunks(x: Data) -> Iterator[Tensor]:
 class Growing:
     """An array that grows: in memory, and in a temporary file as soon as it is too large.
 
-    The file is in the folder that TMPDIR names. It has no name and disappears with the process.
+    The file is in the folder that TMPDIR names. It has no name and disappears with the process. Use it as a
+    context manager.
 
     Args:
         name: what messages call the data.
@@ -142,6 +143,13 @@ class Growing:
     def __init__(self, name: str):
         self.name, self.parts, self.size, self.rows = name, list[np.ndarray](), 0, 0
         self.file: IO[bytes] | None = None
+
+    def __enter__(self) -> "Growing":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.file:
+            self.file.close()  # a map keeps the file
 
     def append(self, part: np.ndarray) -> None:
         """Adds rows (n, *shape).
@@ -180,9 +188,8 @@ class Growing:
             ) from None
 
     def array(self) -> np.ndarray:
-        """Returns all rows, (n, *shape); mapped from the file if there is one. Nothing can be added then."""
+        """Returns all rows, (n, *shape); mapped from the file if there is one."""
         if self.file is None:
             return np.concatenate(self.parts)
         first = self.parts[0]
-        with self.file:  # the map keeps the file
-            return np.memmap(self.file, first.dtype, "r", shape=(self.rows, *first.shape[1:]))
+        return np.memmap(self.file, first.dtype, "r", shape=(self.rows, *first.shape[1:]))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from inference import evaluate, fit, svi
@@ -165,6 +166,22 @@ def test_a_loader_larger_than_the_limit_goes_to_a_temporary_file(
     assert isinstance(on_disk.x_train, Rows) and isinstance(in_memory.x_train, torch.Tensor)
     assert on_disk.checksum() == in_memory.checksum()
     assert list(tmp_path.iterdir()) == []  # the file has no name
+
+
+@pytest.mark.parametrize("colour", [0, 7, 11])
+def test_a_folder_is_decoded_into_a_temporary_file(
+    colour: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Grey images before the first image with colour become RGB too."""
+    for number, image in enumerate(IMAGES[:12]):
+        pixels = np.stack([image, image // 2, image], -1) if number == colour else image
+        (tmp_path / f"{number % 3}").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"{number % 3}" / f"{number}.png")
+    in_memory, on_disk = both(tmp_path, VAE, monkeypatch)
+    assert on_disk.shape == (3, 8, 8) and on_disk.checksum() == in_memory.checksum()
+    assert on_disk.y_train is not None and in_memory.y_train is not None
+    assert torch.equal(on_disk.y_train, in_memory.y_train)
+    assert torch.equal(on_disk.x_train[:], in_memory.x_train[:])
 
 
 def test_a_full_temporary_folder_is_one_line(on_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,9 @@ def _add_data(parser: Parser, cls: type[LatentVariableModel], named: bool) -> No
     add = parser.add_argument
     add("--data", metavar="NAME", help=about)
     add("--data-dir", type=Path, metavar="DIR", help=f"folder of named data sets (default: {DATA_DIR})")
-    add("--label-column", metavar="NAME", help="column of the labels in a .csv, .tsv or .parquet table")
+    add(
+        "--label-column", metavar="NAME", help="column of the labels in a table or a data set of Hugging Face"
+    )
     about = "height and width to which the images of a folder are resized and cropped"
     add("--image-size", type=SIZE.parse, metavar="N", help=about)
     about = "fraction of the training set to hold out for validation, chosen by --seed"

@@ -82,7 +82,9 @@ def decode_all(files: Files, image_size: int | None) -> tuple[Data, str | None]:
             if found is not None:
                 x, note = images.array(), f"{found} images with transparent pixels are shown on white"
                 break
-    return Rows(x, torch.from_numpy) if isinstance(x, np.memmap) else torch.from_numpy(x), note if found else None
+    return Rows(x, torch.from_numpy) if isinstance(x, np.memmap) else torch.from_numpy(
+        x
+    ), note if found else None
 
 
 def _decode_into(images: Growing, files: Files, image_size: int | None, channels: int) -> int | None:

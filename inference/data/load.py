@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from inference.data import digits, image_folder, npz, points, tables, torchvision_others, torchvision_sets
+from inference.data import (
+    digits,
+    huggingface,
+    image_folder,
+    npz,
+    points,
+    tables,
+    torchvision_others,
+    torchvision_sets,
+)
 from inference.data.dataset import Dataset
 from inference.errors import UserError, unknown
 from ppl_models.base import LatentVariableModel
@@ -22,9 +31,10 @@ def load_dataset(
     Args:
         name: "digits", "mnist", "fashion-mnist", "svhn", "svhn-extra", "cifar10", another set of torchvision
             such as "torchvision:KMNIST", a name of two-dimensional points such as "smiley", the path of an
-            .npz or .npy file or of a .csv, .tsv or .parquet table, or a folder of images.
+            .npz or .npy file or of a .csv, .tsv or .parquet table, a folder of images, or the folder that
+            Hugging Face's `save_to_disk` wrote.
         data_dir: the folder that holds the files of named data sets, or into which they are downloaded.
-        label_column: name of the labels' column in a table.
+        label_column: name of the labels' column in a table or a data set of Hugging Face.
         image_size: height and width to which the images of a folder are resized and cropped.
 
     Raises:
@@ -50,11 +60,11 @@ def find_dataset(
 
     Args:
         name: a name of `IMAGE_SETS` or `points.NAMES`, torchvision:NAME, or the path of an .npz or .npy file,
-            of a table, or of a folder of images. None means MNIST, or digits if MNIST is neither in
-            `data_dir` nor can be downloaded.
+            of a table, of a folder of images, or of one that Hugging Face's `save_to_disk` wrote. None means
+            MNIST, or digits if MNIST is neither in `data_dir` nor can be downloaded.
         data_dir: the folder that holds the files of named data sets.
         model: the class that the data are for. It decides how a file is read (see `npz.load`).
-        label_column: name of the labels' column in a table.
+        label_column: name of the labels' column in a table or a data set of Hugging Face.
         image_size: height and width to which the images of a folder are resized and cropped.
 
     Returns:
@@ -65,13 +75,16 @@ def find_dataset(
     """
     known, path = name in points.NAMES or name in IMAGE_SETS, Path(name or "")
     is_table = path.suffix.lower() in tables.SUFFIXES
-    if label_column is not None and not is_table:
-        raise UserError("--label-column names a column of a table. Give --data FILE.csv, or leave it out.")
     is_folder = name is not None and not known and path.is_dir()
+    is_saved = is_folder and huggingface.is_saved(path)
+    if label_column is not None and not (is_table or is_saved):
+        raise UserError("--label-column names a column of a table. Give --data FILE.csv, or leave it out.")
     if image_size is not None and not is_folder:
         raise UserError("--image-size applies to a folder of images. Leave it out.")
     if name is None:
         return _load_default(data_dir)
+    if is_saved:
+        return huggingface.load(path, label_column, image_size, model)
     if is_folder:
         return image_folder.load(path, image_size, model)
     if is_table:

@@ -123,7 +123,9 @@ def test_a_path_instead_of_an_image_is_not_followed(tmp_path: Path) -> None:
     features = datasets.Features({"picture": kinds})
     datasets.Dataset.from_dict({"picture": rows}, features=features).save_to_disk(tmp_path / "bad")
     about = tmp_path / "bad" / "dataset_info.json"  # save_to_disk reads a file that an image names
-    about.write_text(json.dumps(json.loads(about.read_text()) | {"features": {"picture": {"_type": "Image"}}}))
+    about.write_text(
+        json.dumps(json.loads(about.read_text()) | {"features": {"picture": {"_type": "Image"}}})
+    )
     with pytest.raises(UserError, match="row 0 has no image, or only its path"):
         find_dataset(str(tmp_path / "bad"), tmp_path, VAE)
 

@@ -49,7 +49,7 @@ from tests.backend.test_ranks import arguments
 from tests.ppl_models.test_contract import SHALLOW, build, slow
 from tests.support import checkpoint, lines, same
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures", "narrow")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 TRIED = ("vae", "ssvae", "vqvae")  # on the CPU

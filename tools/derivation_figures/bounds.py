@@ -67,9 +67,9 @@ def importance_weighted() -> Any:
     values = [np.log(w[:, : (len(w[0]) // m) * m].reshape(-1, m).mean(1)).mean() for m in ms]
     variance = scale**2 / math.sqrt(2 * scale**2 - 1) - 1
     axes.axhline(0, color="C1", label="log p(x)")
-    axes.plot(ms, values, "o-", color="C0", markersize=3, label="bound of m samples")
-    axes.plot(ms, -variance / (2 * ms), "--", color=GREY, label="Var / 2 m below")
-    axes.set(xscale="log", xlabel="samples m", ylabel="nats below log p(x)", ylim=(-0.09, 0.012))
+    axes.plot(ms, values, "o-", color="C0", markersize=3, label="bound of K samples")
+    axes.plot(ms, -variance / (2 * ms), "--", color=GREY, label="Var / 2K below")
+    axes.set(xscale="log", xlabel="samples K", ylabel="nats below log p(x)", ylim=(-0.09, 0.012))
     axes.annotate("ELBO", (1, values[0]), (4, -9), textcoords="offset points", fontsize=7.5)
     axes.legend(loc="lower right")
     return figure

@@ -90,8 +90,8 @@ def change_of_variables() -> Any:
     axes.fill_between(g(e), 0.5 + after, 0.5, color="C1", alpha=0.25, linewidth=0)
     for edge in np.linspace(-2, 2, 17):
         axes.plot([edge, g(edge)], [-0.5, 0.5], color="0.6", linewidth=0.8)
-    axes.annotate("noise e, density u(e)", (-3.3, -1.0), ha="left", color="C0")
-    axes.annotate("x = g(e), density p(x)", (-3.3, 0.86), ha="left", color="C1")
+    axes.annotate("noise ε, density u(ε)", (-3.3, -1.0), ha="left", color="C0")
+    axes.annotate("x = g(ε), density p(x)", (-3.3, 0.86), ha="left", color="C1")
     axes.annotate("where g spreads out\nthe density is lower", (1.0, -1.0), fontsize=7.5)
     axes.set(ylim=(-1.12, 1.0), xlim=(-3.4, 3.5))
     axes.set_axis_off()
@@ -104,13 +104,13 @@ def flow_prior() -> Any:
     figure, panels = canvas(1, 2, height=2.1)
     e = np.random.RandomState(0).normal(size=(700, 2))
     z = np.stack([e[:, 0], (e[:, 1] + 1.6 * (e[:, 0] ** 2 - 1)) * 0.5], axis=1)
-    for axes, points, name, color in zip(panels, (z, e), "ze", ("C0", "C1"), strict=True):
+    for axes, points, name, color in zip(panels, (z, e), "zε", ("C0", "C1"), strict=True):
         axes.scatter(*points.T, s=4, alpha=0.5, linewidths=0, color=color)
         axes.set(xlabel=f"{name} 1", ylabel=f"{name} 2", xlim=(-3.4, 3.4), ylim=(-3.4, 4.2))
         axes.set_xticks([-2, 0, 2])
         axes.set_yticks([-2, 0, 2, 4])
     panels[0].set_title("z: the learned prior")
-    panels[1].set_title("e = f(z): standard normal")
+    panels[1].set_title("ε = f(z): standard normal")
     return figure
 
 

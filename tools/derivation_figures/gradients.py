@@ -35,7 +35,7 @@ def signal_to_noise() -> Any:
     )
     axes.plot(ms, 0.9 / np.sqrt(ms), ":", color=GREY)
     axes.plot(ms, 1.1 * np.sqrt(ms), ":", color=GREY)
-    axes.set(xscale="log", yscale="log", xlabel="samples m", ylabel="signal / noise", ylim=(0.02, 20))
+    axes.set(xscale="log", yscale="log", xlabel="samples K", ylabel="signal / noise", ylim=(0.02, 20))
     axes.legend(loc="center right", bbox_to_anchor=(1, 0.52))
     axes.annotate("dotted: slopes ½ and -½", (1, 0.03), fontsize=7.5)
     return figure

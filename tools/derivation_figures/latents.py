@@ -37,7 +37,7 @@ def best_scale() -> Any:
     axes.plot(variance, cost(variance), color="C0")
     axes.plot(error, cost(error), "o", color="C2")
     axes.annotate(
-        "best: s² is the mean\nsquared error, 0.0084",
+        "best: σ² is the mean\nsquared error, 0.0084",
         (error, cost(error)),
         (-12, -24),
         textcoords="offset points",
@@ -54,7 +54,7 @@ def best_scale() -> Any:
     )
     axes.set(
         xscale="log",
-        xlabel="variance s² of the decoder",
+        xlabel="variance σ² of the decoder",
         ylabel="reconstruction,\nnats per pixel",
         ylim=(-1.75, 1.2),
     )
@@ -92,7 +92,7 @@ def free_bits() -> Any:
     reconstruction = 2 * np.exp(-2 * c)
     for objective, label, color in (
         (reconstruction + c, "without", "C0"),
-        (reconstruction + np.maximum(c, floor), "with free bits, F = 1.5", "C3"),
+        (reconstruction + np.maximum(c, floor), "with 1.5 free bits", "C3"),
     ):
         axes.plot(c, objective, color=color, label=label)
         at = objective.argmin()
@@ -105,7 +105,7 @@ def free_bits() -> Any:
             ha="center",
             fontsize=7.5,
         )
-    axes.set(xlabel="KL term C, in nats", ylabel="objective, nats", ylim=(0.85, 3.6), xlim=(0, 3))
+    axes.set(xlabel="KL term G, in nats", ylabel="objective, nats", ylim=(0.85, 3.6), xlim=(0, 3))
     axes.legend(loc="upper right")
     return figure
 
@@ -127,7 +127,7 @@ def eigenvalues() -> Any:
     axes.bar(place[:10], values[:10] - noise, bottom=noise, color="C0", label="carried by a latent")
     axes.axhline(noise, color="C3", linewidth=1)
     axes.annotate(
-        f"s² = {noise:.3f}: the mean of the others", (30, 0.13), color="C3", fontsize=7.5, ha="right"
+        f"σ² = {noise:.3f}: the mean of the others", (30, 0.13), color="C3", fontsize=7.5, ha="right"
     )
     axes.set(xlabel="eigenvalue of the covariance of 8 x 8 digits", ylabel="variance", xlim=(0.3, 30.7))
     axes.legend(loc="upper right")
@@ -170,7 +170,7 @@ def collapse() -> Any:
     for beta, color in ((0.25, "C2"), (1, "C0"), (4, "C3")):
         axes.plot(ratio, np.maximum(0.5 * np.log(ratio / beta), 0), color=color, label=f"KL weight {beta:g}")
     axes.annotate("collapsed", (0.13, 0.1), fontsize=7.5)
-    axes.set(xscale="log", xlabel="variance of the direction / s²", ylabel="KL term, nats", ylim=(-0.05, 2.3))
+    axes.set(xscale="log", xlabel="variance of the direction / σ²", ylabel="KL term, nats", ylim=(-0.05, 2.3))
     axes.set(xticks=[0.25, 1, 4], xticklabels=["0.25", "1", "4"], xlim=(0.1, 20))
     axes.minorticks_off()
     axes.legend(loc="upper left")

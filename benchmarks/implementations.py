@@ -23,7 +23,6 @@ from inference.training.setup import prepare_batches
 from inference.training.steps import Steps
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
-from ppl_models.code_prior import CodePrior
 
 SUITE, SVI = "suite", "`pyro.infer.SVI`, validation off"
 BOUNDS = {"iwae": ("vae", "iwae")}  # a model under another estimator than its first one
@@ -71,7 +70,7 @@ def random_batches(model: LatentVariableModel, size: int) -> Batches:
     """Returns batches of random images, codes or points for a model."""
     n, cls = BATCHES * size, type(model)
     kind = OBSERVATIONS[model.observation].data
-    x = kind.example(model.shape, n, model.codes if isinstance(model, CodePrior) else 256)
+    x = kind.example(model.shape, n, model.levels)
     y = torch.arange(n) % max(model.classes, 1)
     labels = (y, y[:0]) if model.classes else (None, None)
     data = Dataset("random", x, labels[0], x[:0], labels[1], kind=kind)

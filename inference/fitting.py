@@ -185,6 +185,7 @@ def _fit_in_folder(
         classes=model.classes,
         scale=data.scale,
         columns=asdict(data.columns) if data.columns else None,
+        vocabulary=asdict(data.vocabulary) if data.vocabulary else None,
         class_names=data.names,
         observation=OBSERVATIONS[model.observation].label,
         device=device,

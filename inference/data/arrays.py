@@ -9,6 +9,7 @@ from torch import Tensor
 from inference.errors import UserError
 
 CHUNK = 1_000  # images converted at a time
+LAST_TOKEN = 2**20  # float32 has every whole number up to 2^24
 TOLERANCE = 1e-3  # fraction of the scale by which floats may exceed it because of rounding; they are clipped
 WHITES = (1, 16, 255, 1023, 4095, 16383, 65535)  # usual values of white, for advice only
 
@@ -72,6 +73,36 @@ def read_points(x: dict[str, np.ndarray], name: str, dims: int | None = None) ->
     _check_numbers(x, name)
     points = {part: _to_points(array, f"{name}: {part}", dims) for part, array in x.items()}
     return _of_one_shape(points, name, "points"), None
+
+
+def read_sequences(x: dict[str, np.ndarray], name: str, dims: int | None = None) -> Tensors:
+    """Converts the parts of a data set of sequences, numbers of tokens (n, length).
+
+    After the first 1 (`<end>`) or 0 (padding) of a sequence all numbers are 0.
+
+    Returns:
+        Tensors by part, int32 (n, length), and None.
+
+    Raises:
+        UserError: an array holds something else, or the parts do not fit together.
+    """
+    _check_numbers(x, name)
+    for part, tokens in x.items():
+        what = f"{name}: {part}"
+        if tokens.ndim != 2 or tokens.dtype.kind not in "bui":
+            raise UserError(
+                f"{what} has type {tokens.dtype} and shape {tokens.shape}. Give whole numbers of tokens, (n, "
+                "length)."
+            )
+        _refuse_where((tokens < 0) | (tokens > LAST_TOKEN), f"{what} has {{}} outside 0..{LAST_TOKEN}", "")
+        ended = np.cumsum(tokens <= 1, axis=1) > 0
+        late = np.pad(ended, ((0, 0), (1, 0)))[:, :-1] & (tokens != 0)
+        late[:, 0] |= tokens[:, 0] == 0
+        _refuse_where(
+            late, f"{what} has {{}} after the end of a sequence, or empty sequences", "Use 0 there."
+        )
+    sequences = {part: torch.from_numpy(tokens.astype(np.int32)) for part, tokens in x.items()}
+    return _of_one_shape(sequences, name, "sequences"), None
 
 
 def _of_one_shape(tensors: dict[str, Tensor], name: str, what: str) -> dict[str, Tensor]:

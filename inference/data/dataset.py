@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from inference.data.observations import IMAGES, POINTS, DataKind
+from inference.data.vocabulary import Vocabulary
 from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
 
@@ -33,11 +34,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images, points or codes to train and to test on, with labels if there are any.
+    """Images, points, codes or sequences to train and to test on, with labels if there are any.
 
     Attributes:
         name: a name that `load.find_dataset` knows, or the path of a file or folder.
-        x_train: images or codes (n, channels, height, width), uint8, or points (n, d), float32.
+        x_train: images or codes (n, channels, height, width), uint8; points (n, d), float32; or sequences
+            of tokens (n, length), int32.
         y_train: class numbers (n,), int64, from 0 to classes - 1, or None.
         x_test: test data like `x_train`.
         y_test: labels like `y_train`.
@@ -47,6 +49,7 @@ class Dataset:
         scale: the value of white (1, 255 or 65535) in images of the user's own before their conversion to
             uint8, or None.
         columns: the columns of a table, or None.
+        vocabulary: the tokens of a text, or None.
         class_names: the user's label of each class, sorted; None if labels are the class numbers themselves.
         kind: what the data are; by default points if x_train is (n, d), and images otherwise.
     """
@@ -61,6 +64,7 @@ class Dataset:
     y_valid: Tensor | None = None
     scale: int | None = None
     columns: Columns | None = None
+    vocabulary: Vocabulary | None = None
     class_names: tuple[int | str, ...] | None = None
     kind: DataKind = None  # type: ignore[assignment]
 
@@ -70,7 +74,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of an image, (channels, height, width), or of a point, (d,)."""
+        """The shape of an image, (channels, height, width), of a point, (d,), or a sequence, (length,)."""
         return tuple(self.x_train.shape[1:])
 
     @property
@@ -147,7 +151,7 @@ class Dataset:
         return replace(self, x_train=pad(self.x_train, edges), x_test=pad(self.x_test, edges), x_valid=valid)
 
     def checksum(self) -> str:
-        """Returns a digest of every value and label, and of the columns of a table.
+        """Returns a digest of every value and label, of the columns of a table and of a vocabulary.
 
         Runs with the same digest saw the same data.
 
@@ -161,4 +165,6 @@ class Dataset:
             digest.update("\0".join(map(str, self.class_names)).encode())
         if self.columns:
             digest.update(repr(self.columns).encode())
+        if self.vocabulary:
+            digest.update(repr(self.vocabulary).encode())
         return digest.hexdigest()[:16]

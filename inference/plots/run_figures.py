@@ -18,6 +18,7 @@ from inference.plots.images import (
     draw_samples,
     save_images,
 )
+from inference.plots.text import write_text
 from inference.rundir.run import Run
 from ppl_models.base import LatentVariableModel
 
@@ -89,4 +90,4 @@ def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, run
         points.draw_density(log_p.unflatten(0, (200, 200)), box, run.figures / "density.png")
 
 
-FIGURES = {"images": draw_images, "points": draw_points}  # by `DataKind.drawn`
+FIGURES = {"images": draw_images, "points": draw_points, "text": write_text}  # by `DataKind.drawn`

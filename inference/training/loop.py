@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from inference.backend import distributed
+from inference.backend.snapshots import RandomState, generator_states
 from inference.data.batches import Batches
 from inference.data.held_out import HeldOut
 from inference.elbo.estimators import Loss
@@ -24,7 +25,7 @@ from inference.training.compiled_terms import CompiledTerms
 from inference.training.precision import bfloat16_networks
 from inference.training.schedules import KLWeight
 from inference.training.selection import Selection
-from inference.training.state import RandomState, generator_states, restore_state
+from inference.training.state import restore_state
 from inference.training.steps import Steps
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents

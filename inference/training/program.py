@@ -5,20 +5,20 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from inference.backend.device import product_library
+from inference.backend.snapshots import Snapshot
+from inference.compiled.capture import named_tensors, record, value_and_gradients
+from inference.compiled.checks import description
+from inference.compiled.compiler import Compiled, cache_path, cached_program, compiled
 from inference.data.batches import Batches
 from inference.elbo.estimators import Loss
 from inference.rundir.config import TrainConfig
-from inference.training.capture import named_tensors, record, value_and_gradients
-from inference.training.compiler import Compiled, cache_path, cached_program, compiled
 from inference.training.schedules import KLWeight, ema_decay, learning_rate
-from inference.training.state import Snapshot
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 
@@ -223,23 +223,3 @@ class Program:
             counter += count
         self.seconds_per_step = (time.perf_counter() - began) / count
         return True
-
-
-def description(model: nn.Module) -> list[Any]:
-    """Describes the constants of a model that a captured program has: its modules with their attributes."""
-    left_out = {*vars(nn.Module()), "_prefix"} - {"training"}  # _prefix differs between two instances
-    return [
-        (name, type(part), [(k, describe(v)) for k, v in sorted(vars(part).items()) if k not in left_out])
-        for name, part in model.named_modules()
-    ]
-
-
-def describe(value: Any) -> str:
-    """Describes an attribute of a module that a captured step may have as a constant."""
-    if isinstance(value, Tensor):
-        return f"{value.shape} {value.double().sum().item()}"
-    if isinstance(value, bool | int | float | str | torch.Size | torch.dtype | type(None)):
-        return repr(value)
-    if isinstance(value, list | tuple | set):
-        return str([describe(part) for part in value])
-    return type(value).__name__

@@ -34,6 +34,7 @@ LOCAL = (
     "stage1_run",
     "init_from",
     "format",
+    "vocabulary",
 )  # keys of config.json that results.json leaves out
 
 

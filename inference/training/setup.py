@@ -100,15 +100,20 @@ def check_data(cls: type[LatentVariableModel], options: Mapping[str, Any], data:
             + (f", or {advice}" if others else "")
         )
     if (
-        "codes" in options and kind is CODES and int(data.x_train.max()) >= options["codes"]
+        cls.values_option is not None and (most := _largest(data)) >= options[cls.values_option]
     ):  # uint8 has no 256
-        raise UserError(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
+        value = "code" if kind is CODES else "token"
+        raise UserError(f"{data.name} has {value} {most}: give {flag(cls.values_option)} more than that")
     if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
         advice = "add y_train and y_test, one of 0, 1, 2, ... per image"
         advice = "name their column with --label-column" if data.columns else advice
         raise UserError(
             f"{data.name} has no labels, and {name} needs them: {advice}, or choose another model"
         )
+
+
+def _largest(data: Dataset) -> int:
+    return max(int(x.max()) for x in (data.x_train, data.x_valid, data.x_test) if x is not None and len(x))
 
 
 def observes(cls: type[LatentVariableModel], data: Dataset) -> bool:

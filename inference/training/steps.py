@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from inference.backend import distributed
+from inference.backend.snapshots import RandomState, Snapshot
+from inference.compiled.checks import TOLERANCES, norm, one_line
 from inference.data.batches import Batches
 from inference.elbo.estimators import Loss
 from inference.rundir.config import TrainConfig
-from inference.training.gradients import TOLERANCES, Gradients, norm, one_line
+from inference.training.gradients import Gradients
 from inference.training.program import Program
 from inference.training.schedules import KLWeight, learning_rate, make_ema
-from inference.training.state import RandomState, Snapshot
 
 BLOCK_SECONDS = 0.25  # of steps in one call, so that a signal is soon seen and the progress bar moves
 NAMES = {

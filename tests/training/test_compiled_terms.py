@@ -39,7 +39,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return run
 
-    monkeypatch.setattr("inference.training.compiled_terms.compiled", replay)
+    monkeypatch.setattr("inference.compiled.function.compiled", replay)
     return calls
 
 
@@ -105,7 +105,7 @@ def test_a_program_that_differs_is_not_used(
 
         return run
 
-    monkeypatch.setattr("inference.training.compiled_terms.compiled", wrong)
+    monkeypatch.setattr("inference.compiled.function.compiled", wrong)
     test = held_out(model)
     found = evaluate_bounds(model, test, terms=CompiledTerms(model, said.append))
     assert found == evaluate_bounds(model, test)
@@ -121,7 +121,7 @@ def test_a_compiled_evaluation_is_kept_in_the_cache(monkeypatch: pytest.MonkeyPa
     with fast_float32(CPU):
         eager = evaluate_bounds(model, test)
         found = evaluate_bounds(model, test, terms=CompiledTerms(model, pytest.fail))
-        monkeypatch.setattr("inference.training.compiled_terms.compiled", lambda *_: pytest.fail("compiled"))
+        monkeypatch.setattr("inference.compiled.function.compiled", lambda *_: pytest.fail("compiled"))
         again = evaluate_bounds(model, test, terms=CompiledTerms(model, pytest.fail))
     assert found == again
     for metric, values in eager.items():

@@ -28,6 +28,7 @@ import inference.evaluate as evaluate_command
 from inference import svi
 from inference.backend.device import fast_float32
 from inference.cli.train import configuration, parse
+from inference.compiled.capture import capturable_loss
 from inference.data.dataset import Dataset
 from inference.data.examples import example_inputs
 from inference.data.held_out import HeldOut
@@ -37,7 +38,6 @@ from inference.errors import UserError
 from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.importance import importance_sample
 from inference.metrics.run_evaluation import why_no_importance_weights
-from inference.training.capture import capturable_loss
 from inference.training.code_prior import write_codes
 from inference.training.gradients import MODES, Gradients
 from inference.training.setup import check_size

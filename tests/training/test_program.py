@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from inference.backend.device import fast_float32
+from inference.compiled import compiler
 from inference.data.batches import Batches
 from inference.data.dataset import Dataset
 from inference.data.observations import OBSERVATIONS, binarize
 from inference.rundir.config import TrainConfig
-from inference.training import compiler
 from inference.training.callbacks import Callback
 from inference.training.loop import Loop
 from inference.training.program import Program
@@ -60,10 +60,15 @@ def data_for(model: LatentVariableModel, images: int = 23, bad: int | None = Non
         x = torch.randn(images, *model.shape, generator=generator)
         if bad is not None:
             x[bad] = torch.inf
+    kind = OBSERVATIONS[model.observation].data
+    if kind.drawn == "text":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            x = kind.example(model.shape, images, model.levels)
     if isinstance(model, CodePrior):
         x = (x.int() % model.codes).to(torch.uint8)
     y = torch.arange(images) % 10
-    return Dataset("random", x, y, x[:0], y[:0], kind=OBSERVATIONS[model.observation].data)
+    return Dataset("random", x, y, x[:0], y[:0], kind=kind)
 
 
 class Ended(Callback):

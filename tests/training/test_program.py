@@ -372,7 +372,7 @@ def test_the_key_of_the_cache_follows_settings_and_model() -> None:
         batches, _ = prepare_batches(type(model), model.constructor_options, config, data_for(model), CPU)
         program = Loop(model, batches, {}, config).steps.program
         assert isinstance(program, Program)
-        program.prepare(list(model.parameters()), batches.index(0))
+        program.prepare(list(model.parameters()), 0)
         return str(compiler.cache_path(program._key(program.given(0, batches.index(0)))))
 
     def vae(**options: Any) -> LatentVariableModel:

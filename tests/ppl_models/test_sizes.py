@@ -219,7 +219,7 @@ def test_priors_of_codes_of_16_x_16(
     x = np.random.RandomState(0).randint(256, size=(12, 64, 64, 3), dtype=np.uint8)
     np.savez(tmp_path / "large.npz", x_train=x[:8], x_test=x[8:])
     for key, value in {"steps": 2, "batch_size": 4}.items():
-        monkeypatch.setitem(svi.MODELS[f"code_{prior}"].defaults, key, value)
+        monkeypatch.setitem(MODELS[f"code_{prior}"].defaults, key, value)
     arguments = ["--model", "vqvae", "--codes", "9", "--data", str(tmp_path / "large.npz"), "--steps", "2"]
     run = tmp_path / "run"
     arguments += ["--batch-size", "4", "--code-prior", prior, "--run-dir", str(run)]

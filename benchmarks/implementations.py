@@ -23,7 +23,6 @@ from inference.training.setup import prepare_batches
 from inference.training.steps import Steps
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
-from ppl_models.code_prior import CodePrior
 
 SUITE, SVI = "suite", "`pyro.infer.SVI`, validation off"
 BOUNDS = {"iwae": ("vae", "iwae")}  # a model under another estimator than its first one
@@ -71,7 +70,7 @@ def random_batches(model: LatentVariableModel, size: int) -> Batches:
     """Returns batches of random images, codes or points for a model."""
     n, cls = BATCHES * size, type(model)
     kind = OBSERVATIONS[model.observation].data
-    x = kind.example(model.shape, n, model.codes if isinstance(model, CodePrior) else 256)
+    x = kind.example(model.shape, n, model.levels)
     y = torch.arange(n) % max(model.classes, 1)
     labels = (y, y[:0]) if model.classes else (None, None)
     data = Dataset("random", x, labels[0], x[:0], labels[1], kind=kind)
@@ -94,7 +93,7 @@ def suite(
 ) -> StepTimer:
     """Returns the suite's training, without log lines, evaluations and checkpoints."""
     config = settings(model, batches.size, mode, elbo=estimator, particles=particles)
-    loss, kl_weight = Loss(model, config.elbo, config.particles), KLWeight(model, 0, batches.x.device)
+    loss, kl_weight = Loss(model, config.elbo, config.particles), KLWeight(model, 0, batches.device)
     steps = Steps(loss, batches, config, kl_weight, nullcontext, lambda *_: "not finite", print)
     number = 0
 
@@ -127,15 +126,14 @@ def plain(
     """
     rate = torch.tensor(lr) if compiled else lr  # a number would be a constant of the program
     optimizer = torch.optim.Adam((p for net in nets for p in net.parameters()), lr=rate, fused=True)
-    data = batches.tensors()
 
-    def update(index: Tensor) -> None:
-        loss(**batches.select(index, *data)).backward()
+    def update(*tensors: Tensor) -> None:
+        loss(**batches.select(*tensors)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     function = torch.compile(update, mode=mode) if compiled else update
-    return lambda number: function(batches.index(number))
+    return lambda number: function(*batches.tensors(number))
 
 
 def svi(model: LatentVariableModel, batches: Batches, estimator: str | None = None) -> Step:

@@ -58,8 +58,9 @@ def sample(
         device: "auto", "cpu" or "cuda".
 
     Returns:
-        `x`: images (n, channels, height, width) as levels 0..255, uint8, or points (n, d), of a run on a
-        table in the units of its columns; `y`, labels (n,) or None; and `latents` by name, (n, *event).
+        `x`: images (n, channels, height, width) as levels 0..255, uint8; points (n, d), of a run on a table
+        in the units of its columns; or sequences of tokens (n, length); `y`, labels (n,) or None; `latents`
+        by name, (n, *event); and `lines`, the words of a run on a text.
 
     Raises:
         UserError: the model cannot be sampled so.
@@ -75,6 +76,8 @@ def sample(
     with _on_device(source, device) as model:
         if run is None or not run.config.stage1_run:
             found = sample_model(model, n, labels, temperature, same_latents, seed)
+            if run and run.config.tokens:
+                found = found._replace(lines=run.config.tokens.decode(found.x))
             if run and run.config.columns:
                 found = found._replace(x=original_units(found.x, Columns(**run.config.columns)))
             return found

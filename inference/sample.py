@@ -1,6 +1,6 @@
 """Samples from a trained model, as a picture or as arrays.
 
-python -m inference.sample RUN                                    100 samples in samples.png
+python -m inference.sample RUN                                    100 samples in samples.png, or .txt, .npz
 python -m inference.sample RUN --n 1000 --out samples.npz         levels 0..255 or points x, labels y, latents
 python -m inference.sample RUN --labels 0,1,2 --same-latents      the same latents with each label
 python -m inference.sample RUN --temperature 0.7                  closer to the modes
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from inference.apply import sample
+from inference.backend.files import write_whole
 from inference.cli.callable_module import make_callable
 from inference.cli.entry import run_command
 from inference.cli.outputs import add_source, check_new_file, write_table
@@ -30,6 +31,7 @@ from inference.plots.images import save_grid
 from inference.plots.points import draw_points
 from inference.rundir.kinds import COUNT, POSITIVE, SEED, is_whole
 
+ENDINGS = (".png", ".npz", ".txt")
 MAX_COLUMNS = 30  # of a picture with one label per column
 
 
@@ -44,10 +46,11 @@ def labels(text: str) -> list[int]:
 def main(arguments: list[str]) -> int:
     """Samples and writes one file. Returns 0."""
     parser = Parser(prog="python -m inference.sample", description=(__doc__ or "").splitlines()[0])
-    add, out = parser.add_argument, Path("samples.png")
+    add = parser.add_argument
     add_source(parser)
     add("--n", type=COUNT.parse, default=100, metavar="N", help="number of samples (default: 100)")
-    add("--out", type=Path, default=out, metavar="FILE", help=f"new .png or .npz file (default: {out})")
+    about = "new .png, .npz or .txt file (default: samples.png; .txt for a text, .npz for what is not drawn)"
+    add("--out", type=Path, metavar="FILE", help=about)
     about = "labels of the samples, in turn, for a model with a label (default: random)"
     add("--labels", type=labels, metavar="A,B", help=about)
     about = "factor of the standard deviations of the latents, and divisor of the logits of discrete latents "
@@ -57,7 +60,8 @@ def main(arguments: list[str]) -> int:
     add("--same-latents", action="store_true", help=about)
     add("--seed", type=SEED.parse, default=0, metavar="N", help="seed of all random numbers (default: 0)")
     given = parser.parse_args(arguments)
-    check_new_file(given.out, (".png", ".npz"))
+    if given.out:
+        check_new_file(given.out, ENDINGS)
     found = sample(
         given.run,
         given.n,
@@ -67,18 +71,44 @@ def main(arguments: list[str]) -> int:
         seed=given.seed,
         device=given.device,
     )
+    if not given.out:
+        given.out = Path("samples").with_suffix(usual_ending(found))
+        check_new_file(given.out, ENDINGS)
     if given.out.suffix.lower() == ".npz":
         write_table(given.out, arrays(found))
+    elif given.out.suffix.lower() == ".txt":
+        write_lines(given.out, found)
     else:
         draw(found, given)
     print(given.out)
     return 0
 
 
+def usual_ending(found: Samples) -> str:
+    """Returns the ending of the file that shows samples best."""
+    return ".txt" if found.lines else ".png" if is_drawn(found) else ".npz"
+
+
+def is_drawn(found: Samples) -> bool:
+    """Returns whether the samples can be drawn: images and points in the plane can."""
+    return found.drawn == "images" or (found.drawn == "points" and found.x.shape[1:] == (2,))
+
+
 def arrays(found: Samples) -> dict[str, np.ndarray]:
     """Returns x, the labels y if there are any, and the latents by name."""
     named = {"x": found.x} | found.latents | ({} if found.y is None else {"y": found.y})
-    return {name: value.numpy() for name, value in named.items()}
+    lines = {"lines": np.array(found.lines)} if found.lines else {}
+    return {name: value.numpy() for name, value in named.items()} | lines
+
+
+def write_lines(path: Path, found: Samples) -> None:
+    """Writes the lines of a run on a text. Raises UserError if there are none."""
+    if found.lines is None:
+        raise UserError("these samples are not those of a run on a text. Use --out FILE.npz.")
+    try:
+        write_whole(path, "\n".join([*found.lines, ""]).encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}). Name another with --out.") from None
 
 
 def draw(found: Samples, given: argparse.Namespace) -> None:
@@ -93,13 +123,14 @@ def draw(found: Samples, given: argparse.Namespace) -> None:
     columns = in_turn if 1 < in_turn <= MAX_COLUMNS else min(10 if given.n <= 100 else 20, given.n)
     title = f"{given.n} samples" + (f", temperature {given.temperature:g}" if given.temperature != 1 else "")
     title += ", the same latents" + (" in each row" if in_turn > 1 else "") if given.same_latents else ""
+    if not is_drawn(found):
+        other = f"FILE{usual_ending(found)}"
+        raise UserError(f"these samples are neither images nor points in the plane. Use --out {other}.")
     try:
         if found.drawn == "images":
             save_grid(found.x / 255, columns, given.out, title)
-        elif found.drawn == "points" and found.x.shape[1:] == (2,):
-            draw_points(found.x, given.out, title)
         else:
-            raise UserError("these samples are neither images nor points in the plane. Use --out FILE.npz.")
+            draw_points(found.x, given.out, title)
     except OSError as error:
         raise UserError(f"cannot write {given.out} ({error.strerror}). Name another with --out.") from None
 

@@ -24,17 +24,14 @@ from inference.backend import distributed
 from inference.cli.entry import run_command
 from inference.cli.initial import initial_model
 from inference.cli.models import as_typed
-from inference.cli.parser import DATA_DIR
-from inference.cli.train import configuration, parse
+from inference.cli.train import configuration, parse, read_data
 from inference.data.dataset import Dataset
-from inference.data.load import find_dataset
 from inference.errors import UserError
 from inference.fitting import train_session
 from inference.rundir.run import Run
 from inference.rundir.run_config import RunConfig
 from inference.training import session
 from inference.training.code_prior import write_codes
-from ppl_models import MODELS
 
 
 def main(arguments: list[str]) -> int:
@@ -107,15 +104,8 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
 
 def new_run(given: argparse.Namespace, arguments: list[str]) -> tuple[RunConfig, Dataset]:
     """Returns the configuration and the data of a new run."""
-    cls, named = MODELS[given.model], getattr(given, "data", MODELS[given.model].default_dataset)
     with distributed.local_main_first():
-        data, line = find_dataset(
-            named,
-            getattr(given, "data_dir", DATA_DIR),
-            cls,
-            label_column=getattr(given, "label_column", None),
-            image_size=getattr(given, "image_size", None),
-        )
+        data, line = read_data(given)
     if line:
         print(line)
     config = configuration(given, data)

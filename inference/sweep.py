@@ -33,9 +33,8 @@ from inference.backend import distributed
 from inference.backend.device import choose_device
 from inference.backend.files import open_append, write_whole
 from inference.cli.entry import run_command
-from inference.cli.parser import DATA_DIR, Parser
-from inference.cli.train import configuration, parse
-from inference.data.load import find_dataset
+from inference.cli.parser import Parser
+from inference.cli.train import configuration, parse, read_data
 from inference.errors import UserError, unknown
 from inference.html import index
 from inference.plots.sweep import draw, over_seeds, table, words
@@ -159,10 +158,7 @@ def plan(arguments: list[str]) -> tuple[argparse.Namespace, list[Job]]:
     points = [(list(point), parse([*model, *rest, *point])) for point in every]
     given = points[0][1]
     asked.data_dir = getattr(given, "data_dir", None)
-    cls = MODELS[asked.model]
-    named, column = getattr(given, "data", cls.default_dataset), getattr(given, "label_column", None)
-    folder, size = asked.data_dir or DATA_DIR, getattr(given, "image_size", None)
-    data, line = find_dataset(named, folder, cls, label_column=column, image_size=size)
+    data, line = read_data(given)
     if line:
         print(line)
     named = ["--model", model_argument(asked.model)]

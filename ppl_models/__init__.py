@@ -16,6 +16,7 @@ from ppl_models.made import MADE
 from ppl_models.pixel_vae import PixelVAE
 from ppl_models.ppca import PPCA
 from ppl_models.registry import MODELS, from_saved, register
+from ppl_models.seq_vae import SeqVAE
 from ppl_models.ssvae import SSVAE
 from ppl_models.vae import VAE
 from ppl_models.vae2d import VAE2D
@@ -40,6 +41,7 @@ for _name, _cls in {
     "vae2d": VAE2D,
     "flow": Flow,
     "made": MADE,
+    "seq_vae": SeqVAE,
 }.items():
     register(_name, _cls)
 
@@ -65,6 +67,7 @@ __all__ = [
     "GatedVAE",
     "LatentVariableModel",
     "PixelVAE",
+    "SeqVAE",
     "from_saved",
     "register",
 ]

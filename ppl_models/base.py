@@ -50,7 +50,8 @@ class LatentVariableModel(ProgramPair):
     a help text: the command line is generated from this signature.
 
     Args:
-        shape: the shape of a data point, `(channels, height, width)` of images, `(d,)` of points.
+        shape: the shape of a data point, `(channels, height, width)` of images, `(d,)` of points, `(length,)`
+            of sequences.
         classes: the number of classes of the labels; 0 if the data have none.
 
     Attributes:
@@ -64,7 +65,8 @@ class LatentVariableModel(ProgramPair):
     estimators: ClassVar[tuple[str, ...]] = ("trace",)
     # How grey levels become x: "binary", sampled zeros and ones; "unit", 0 to 1; "centred", -1 to 1;
     # "dequantised", -1 to 1 with uniform noise of one level's width. "points" and "codes" are not images.
-    # "bits" are vectors of zeros and ones.
+    # "bits" are vectors of zeros and ones, "tokens" sequences of numbers of words or characters. A kind of
+    # your own: see `inference.data.register_observation`.
     observation: str = "binary"
     # The kind of observation for vectors (d,), "points"; None: the model accepts only data of `observation`.
     vector_observation: ClassVar[str | None] = None
@@ -72,6 +74,8 @@ class LatentVariableModel(ProgramPair):
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, which `sample` accepts
     has_mean: ClassVar[bool] = True  # whether p(x | latents) has a mean; if not, `decode` samples x
     has_kl_weight: ClassVar[bool] = False  # whether an option `beta` scales the KL terms of the objective
+    has_tokens: ClassVar[bool] = False  # whether x is a sequence; then `bound` has the metric `tokens`
+    values_option: ClassVar[str | None] = None  # the option that is the number of values that x can have
     has_codebook: ClassVar[bool] = False  # whether z is discrete: `code_counts`, `codes` and `decode_codes`
     code_priors: ClassVar[tuple[str, ...]] = ()  # models `code_NAME` that can learn a prior on its codes
     default_dataset: ClassVar[str | None] = None  # the default data set; None: MNIST, or else digits

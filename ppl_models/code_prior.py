@@ -30,6 +30,7 @@ class CodePrior(LatentVariableModel):
     estimators = ("trace",)
     observation, example_shape = "codes", (1, 8, 8)
     has_latents = has_mean = False
+    values_option = "codes"
     network: CausalNetwork
     codes: int
 

@@ -11,7 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DERIVATIONS = ROOT / "docs" / "derivations"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "exercises" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 LINK = re.compile(r'\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)(?:\s+"[^"]*")?\)')
 NAME = re.compile(r"`(?P<name>[\w./:]+)`")
 # Blocks of code and of mathematics, and comments.

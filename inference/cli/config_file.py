@@ -47,11 +47,14 @@ def arguments_of(arguments: list[str]) -> list[str]:
 def _options(settings: dict[str, Any], path: Path, rest: list[str]) -> list[str]:
     """The command-line options of the settings in a file."""
     settings = upgraded(settings)
+    text = settings.get("vocabulary")
+    if isinstance(text, dict) and not any(argument.partition("=")[0] == "--data" for argument in rest):
+        settings |= {"tokens": text.get("unit"), "max_length": text.get("length")}
     settings |= settings.pop("options", None) or {}
     given = _given_model(rest)
     model = given or settings.get("model")
     known = {spec.name for spec in fields(TrainConfig) if spec.metadata["command_line"]}
-    known |= {"model", "data", "data_dir", "device", "validation", "init_from"}
+    known |= {"model", "data", "data_dir", "device", "validation", "init_from", "tokens", "max_length"}
     known |= set(MODELS[model].options()) if model in MODELS else set()
     neutral = {"particles": 1, "kl_warmup": 0}  # config.json has them also if they do not apply
     found = []

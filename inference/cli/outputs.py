@@ -9,8 +9,10 @@ import numpy as np
 
 from inference.backend.files import write_whole
 from inference.cli.parser import DATA_DIR, Parser, add_model_file
+from inference.data import text
 from inference.data.dataset import Columns, Dataset
 from inference.data.load import find_dataset
+from inference.data.observations import OBSERVATIONS
 from inference.data.tables import with_columns
 from inference.errors import UserError
 from inference.rundir.restore import load_data
@@ -48,6 +50,12 @@ def find_data(
     if name is not None:
         folder = data_dir or Path(run.config.data_dir if run and run.config.data_dir else DATA_DIR)
         config = run.config if run else None
+        if OBSERVATIONS[model.observation].data.drawn == "text" and Path(name).suffix.lower() == text.SUFFIX:
+            if config is None or config.tokens is None:
+                raise UserError(
+                    f"{source} has no vocabulary to read {name} with. Name the folder of its run."
+                )
+            return find_dataset(name, folder, vocabulary=config.tokens)[0], Path(name).name
         if config is None or config.columns is None:
             size = config.image_size if config and Path(name).is_dir() else None
             return find_dataset(name, folder, type(model), image_size=size)[0], Path(name).name

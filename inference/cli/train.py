@@ -13,8 +13,8 @@ from inference.cli.parser import DATA_DIR, Parser
 from inference.data import points
 from inference.data.dataset import Dataset
 from inference.data.labelled import choose_labelled, read_indices
-from inference.data.load import IMAGE_SETS
-from inference.data.observations import OBSERVATIONS, POINTS
+from inference.data.load import IMAGE_SETS, find_dataset
+from inference.data.observations import IMAGES, OBSERVATIONS, POINTS
 from inference.elbo.estimators import ESTIMATORS
 from inference.errors import UserError, unknown
 from inference.rundir.config import TrainConfig, as_text, defaults, flag, option_kind
@@ -156,20 +156,23 @@ def build_parser(name: str | None) -> Parser:
 
 
 def _add_data(parser: Parser, cls: type[LatentVariableModel], named: bool) -> None:
-    images = (
-        f"{', '.join(IMAGE_SETS)}, torchvision:NAME, a file (.npz, .npy, .csv, .tsv, .parquet), or a folder "
-    )
-    images += "of images (default: mnist, else digits)"
+    images = f"{', '.join(IMAGE_SETS)}, torchvision:NAME, a file (.npz, .npy, .csv, .tsv, .parquet, .txt), "
+    images += "or a folder of images (default: mnist, else digits)"
     names = ", ".join(points.NAMES)
     kind = OBSERVATIONS[cls.observation].data
-    about = f"{names}, or a file (default: {cls.default_dataset})" if kind is POINTS else images
+    about = images if kind is IMAGES else f"a file, as in {kind.default}"
+    about = f"{names}, or a file (default: {cls.default_dataset})" if kind is POINTS else about
     about += "" if named else f"; points: {names}"
     add = parser.add_argument
     add("--data", metavar="NAME", help=about)
     add("--data-dir", type=Path, metavar="DIR", help=f"folder of named data sets (default: {DATA_DIR})")
-    add("--label-column", metavar="NAME", help="column of the labels in a .csv, .tsv or .parquet table")
+    about = "column of the labels in a table or a data set of Hugging Face"
+    add("--label-column", metavar="NAME", help=about)
     about = "height and width to which the images of a folder are resized and cropped"
     add("--image-size", type=SIZE.parse, metavar="N", help=about)
+    add("--tokens", metavar="UNIT", help="unit of the tokens in a .txt file: words (default), characters")
+    about = "largest number of tokens of a line in a .txt file; longer lines are cut (default: 30 words, 100 "
+    add("--max-length", type=SIZE.parse, metavar="N", help=about + "characters)")
     about = "fraction of the training set to hold out for validation, chosen by --seed"
     about += _default_of(cls)("validation") if named else ""
     add("--validation", type=FRACTION.parse, metavar="FRACTION", help=about)
@@ -240,6 +243,21 @@ def _default_of(cls: type[LatentVariableModel]) -> Any:
     return words
 
 
+def read_data(given: argparse.Namespace) -> tuple[Dataset, str | None]:
+    """Loads the data set that the options name, see `find_dataset`.
+
+    Raises:
+        UserError: it cannot be read, or none is named and the model has no default.
+    """
+    cls, options = MODELS[given.model], vars(given)
+    kind, name = OBSERVATIONS[cls.observation].data, options.get("data", cls.default_dataset)
+    if name is None and kind is not IMAGES:
+        message = f"{given.model} observes {kind.name} and has no default data set. Give {kind.default}."
+        raise UserError(message)
+    reading = {key: options.get(key) for key in ("label_column", "image_size", "tokens", "max_length")}
+    return find_dataset(name, options.get("data_dir", DATA_DIR), cls, **reading)
+
+
 def configuration(given: argparse.Namespace, data: Dataset) -> RunConfig:
     """Returns the configuration of a new run: the given options, and defaults that suit the data.
 
@@ -250,6 +268,8 @@ def configuration(given: argparse.Namespace, data: Dataset) -> RunConfig:
     settings = {spec.name: options[spec.name] for spec in fields(TrainConfig) if spec.name in options}
     train = TrainConfig(**settings).resolved(cls, data.shape)
     usual = defaults(cls, data.shape)
+    if cls.values_option and data.vocabulary:
+        usual |= {cls.values_option: len(data.vocabulary)}
     own = {key: options.get(key, usual[key]) for key in cls.options()}
     indices = read_indices(given.labelled) if "labelled" in options else None
     if indices is not None:
@@ -266,6 +286,7 @@ def configuration(given: argparse.Namespace, data: Dataset) -> RunConfig:
         classes=data.classes,
         scale=data.scale,
         columns=asdict(data.columns) if data.columns else None,
+        vocabulary=asdict(data.vocabulary) if data.vocabulary else None,
         label_column=options.get("label_column"),
         image_size=options.get("image_size"),
         class_names=data.names,

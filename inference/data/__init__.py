@@ -2,5 +2,6 @@
 
 from inference.data.dataset import Dataset
 from inference.data.load import load_dataset
+from inference.data.observations import DataKind, ObservationKind, register_observation
 
-__all__ = ["Dataset", "load_dataset"]
+__all__ = ["DataKind", "Dataset", "ObservationKind", "load_dataset", "register_observation"]

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from inference.data.observations import OBSERVATIONS
 from ppl_models.base import LatentVariableModel
-from ppl_models.code_prior import CodePrior
 
 
 def example_inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
@@ -23,9 +22,8 @@ def example_inputs(model: LatentVariableModel, batch: int) -> dict[str, Tensor]:
 
     def observations(n: int) -> Tensor:
         kind = OBSERVATIONS[model.observation]
-        below = model.codes if isinstance(model, CodePrior) else 256
         example = kind.example or kind.data.example
-        return kind.train(example(model.shape, n, below)).to(dtype)
+        return kind.train(example(model.shape, n, model.levels)).to(dtype)
 
     makers = {
         "x": lambda: observations(batch),

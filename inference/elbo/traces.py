@@ -36,6 +36,11 @@ def penalty_sites(guide_trace: poutine.Trace) -> dict[str, Any]:
 
 
 def terms_of(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: KL) -> dict[str, Tensor]:
+    """Returns the batch mean of each of `terms_per_point` by name, unweighted, in nats."""
+    return {name: term.mean() for name, term in terms_per_point(model_trace, guide_trace, kl).items()}
+
+
+def terms_per_point(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: KL) -> dict[str, Tensor]:
     """Computes the terms of the bound from the distributions at the traces' sites.
 
     An enumerated latent adds a leading dimension with its values. Every term is then the sum over them,
@@ -47,14 +52,14 @@ def terms_of(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: KL) -> 
         kl: whether a KL term that has a closed form is computed by it ("closed") or from the samples.
 
     Returns:
-        The batch mean of each term by name, unweighted, in nats.
+        Each term by name, `(..., batch)`, unweighted, in nats.
     """
     latents, penalties = latent_sites(guide_trace), penalty_sites(guide_trace)
     log_q = {name: site["fn"].log_prob(site["value"]) for name, site in latents.items()}
     enumerated = {name: log_q[name] for name in latents if latents[name]["infer"].get("enumerate")}
 
     def expected(term: Tensor) -> Tensor:
-        return (term * sum(enumerated.values()).exp()).sum(0).mean() if enumerated else term.mean()
+        return (term * sum(enumerated.values()).exp()).sum(0) if enumerated else term
 
     terms = {}
     for name, site in sample_sites(model_trace).items():
@@ -70,7 +75,7 @@ def terms_of(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: KL) -> 
         elif name == "x":
             terms["reconstruction"] = expected(-site["fn"].log_prob(site["value"]))
         else:  # another observed site is a penalty
-            terms[name] = -site["fn"].log_prob(site["value"]).mean()
+            terms[name] = -site["fn"].log_prob(site["value"])
     for name, site in penalties.items():
-        terms[name] = site["fn"].log_prob(site["value"]).mean()
+        terms[name] = site["fn"].log_prob(site["value"])
     return terms

@@ -11,7 +11,7 @@ COLUMNS = {column.metric: (title, column) for columns in TABLES.values() for tit
 # Metrics at the top of a report and in the columns of an index.
 HEADLINES = (
     *("negative_elbo", "negative_log_p", "kl", "bits_per_dim", "squared_error_and_kl"),
-    *("mean_squared_error", "loss", "nats_per_code", "accuracy"),
+    *("mean_squared_error", "loss", "nats_per_code", "nats_per_token", "accuracy"),
 )
 Metric = dict[str, float]  # `value`, and `se` and `mc_se` if known
 

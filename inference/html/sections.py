@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from inference.backend.files import read_regular
 from inference.data.dataset import Dataset
 from inference.data.labels import listed
-from inference.data.observations import OBSERVATIONS
+from inference.data.observations import OBSERVATIONS, POINTS
 from inference.html.formatting import count
 from inference.html.page import part
 from inference.html.pictures import embedded
@@ -42,8 +43,12 @@ CAPTIONS = {
     "density": "Density of the model over the plane",
     "k_hat": "Histogram of the Pareto k-hat of the test images' importance weights",
 }
-
-
+# The same of texts.
+TEXTS = {
+    "samples": "Samples of the model",
+    "reconstructions": "Test lines, each with its reconstruction below",
+    "interpolations": "Decoded interpolations between two test lines",
+}
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW"}
 
 
@@ -90,7 +95,7 @@ def training(it: ReportData) -> Markup:
         "facts",
         {
             "data": Markup("<b>{}</b>: {}").format(Path(config.data).name, _sizes(it)),
-            "pixels" if it.what == "image" else "values": config.observation,
+            "pixels" if it.what == "image" else "values": _observation(config),
             "model": Markup("<b>{}</b>, {}").format(config.model, parameters),
             "options": Markup("; ").join(options),
             "labelled images": config.labelled_file or "",
@@ -109,6 +114,13 @@ def training(it: ReportData) -> Markup:
     )
 
 
+def _observation(config: RunConfig) -> str:
+    """Returns what the model observes. The points of a table are standardised, unless they are 0 and 1."""
+    columns = config.columns or {"location": [], "scale": []}
+    standardised = any(columns["location"]) or any(scale != 1 for scale in columns["scale"])
+    return "points, each column standardised" if standardised else config.observation
+
+
 def _selected(config: RunConfig, results: Mapping[str, Any]) -> str:
     """Returns which parameters the report is about, if the run selects them by a metric."""
     if not config.select:
@@ -124,8 +136,13 @@ def _sizes(it: ReportData) -> str:
     """Returns the number and size of the observations, and the number of classes."""
     shape, classes, data = it.run.config.shape, it.run.config.classes, it.data
     words = f"images of {'x'.join(map(str, shape))}"
-    if it.what == "point":
+    kind, tokens = OBSERVATIONS[it.model.observation].data, it.run.config.tokens
+    if kind is POINTS:
         words = "points in the plane" if shape == [2] else f"points of {shape[0]} dimensions"
+    elif tokens:
+        words = f"lines of at most {shape[0]} {tokens.unit}, {count(len(tokens))} of them different"
+    elif it.what != "image":
+        words = f"{kind.name} of {'x'.join(map(str, shape))}"
     if data:
         sets = {"training": data.x_train, "test": data.x_test}
         held_out = {"validation": data.x_valid, "independent": data.x_independent}
@@ -161,7 +178,9 @@ def diagram(it: ReportData) -> Markup:
 
 
 def figures(folder: Path, max_bytes: int) -> Markup:
-    """Returns the figures of a run except its curves, in the order of `CAPTIONS` and then by name.
+    """Returns the texts of a run in the order of `TEXTS`, and the figures except its curves.
+
+    The figures are in the order of `CAPTIONS` and then by name.
 
     Args:
         folder: the folder of the figures.
@@ -170,11 +189,15 @@ def figures(folder: Path, max_bytes: int) -> Markup:
     Raises:
         UserError: a figure cannot be shown.
     """
+    shown = Markup()
+    for name, words in TEXTS.items():
+        path = folder / f"{name}.txt"
+        if path.exists():
+            shown += part("text", read_regular(path, PICTURE).decode(errors="replace"), words)
     found = [path for path in folder.glob("*.png") if path.stem != "curves"]
     order = {name: place for place, name in enumerate(CAPTIONS)}
     found.sort(key=lambda path: (order.get(path.stem, len(order)), path.stem))
     most = min(PICTURE, max_bytes // max(len(found), 1) * 3 // 4 - 300)  # base64 turns three bytes into four
-    shown = Markup()
     for path in found:
         words = CAPTIONS.get(path.stem, path.stem.replace("_", " "))
         shown += part("picture", *embedded(path, most), words)

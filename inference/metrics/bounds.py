@@ -1,5 +1,6 @@
 """The negative ELBO and its terms on held-out data."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -76,13 +77,15 @@ def evaluate_bounds(
         with two samples or more, `mc_se`, the Monte Carlo error: the part of the standard error that more
         samples would remove. `accuracy` is a fraction, of images without noise. For a model with a codebook
         also `usage`, the fraction of its entries that are chosen at all, and `perplexity`, the exponential of
-        the entropy of the choices; they have a `value` only.
+        the entropy of the choices; they have a `value` only. For a model of sequences also `nats_per_token`,
+        the negative ELBO of all sequences divided by the number of their tokens, and `token_perplexity`, the
+        exponential of it.
     """
     was_training = model.training
     model.eval()
     per_image: dict[str, dict[int, Tensor]] = {}  # (samples, chunk) by name and number of the chunk
     counts = None  # how often each entry of a codebook is chosen
-    devices = [test.x.device] if test.x.is_cuda else []
+    devices = [test.device] if test.device.type == "cuda" else []
     with torch.random.fork_rng(devices), pyro.validation_enabled(False):
         for number, (inputs, without_noise, y) in enumerate(test.chunks(test.chunk_size(CHUNK))):
             if number % distributed.world_size() != distributed.rank():
@@ -97,11 +100,31 @@ def evaluate_bounds(
                 per_image.setdefault(name, {})[number] = value.double().cpu()
     model.train(was_training)
     of_all = distributed.all_gather((per_image, counts))
-    metrics = {}
+    found = {}
     for name in of_all[0][0]:
         chunks = {number: part for images, _ in of_all for number, part in images.get(name, {}).items()}
-        metrics[name] = _summary(torch.cat([chunks[number] for number in sorted(chunks)], dim=1))
+        found[name] = torch.cat([chunks[number] for number in sorted(chunks)], dim=1)
+    metrics = {name: _summary(values) for name, values in found.items()}
+    if model.has_tokens:
+        metrics |= _token_metrics(found)
     return metrics | _codebook_metrics([part for _, part in of_all if part is not None])
+
+
+def _token_metrics(values: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Returns the negative ELBO per token, and the perplexity, from values (samples, sequences).
+
+    The ratio of two means is not the mean of the ratios: long sequences count more. The standard error is
+    that of the linearised ratio.
+    """
+    bound = values["negative_elbo"] if "negative_elbo" in values else values["negative_log_p"]
+    nats, tokens = bound.mean(0), values["tokens"].mean(0)
+    ratio = (nats.sum() / tokens.sum()).item()
+    perplexity = math.exp(min(ratio, 700.0))
+    metrics = {"nats_per_token": {"value": ratio}, "token_perplexity": {"value": perplexity}}
+    if len(nats) > 1:
+        se = ((nats - ratio * tokens).std() / len(nats) ** 0.5 / tokens.mean()).item()
+        metrics["nats_per_token"]["se"], metrics["token_perplexity"]["se"] = se, se * perplexity
+    return metrics
 
 
 def _codebook_metrics(counts: list[Tensor]) -> dict[str, dict[str, float]]:

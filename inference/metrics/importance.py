@@ -1,8 +1,10 @@
 """Importance-weighted bounds on held-out data, and Pareto k-hat, which tells whether to trust them."""
 
 import math
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from tqdm import tqdm
 
 from inference.backend import distributed
 from inference.backend.files import replacing
+from inference.compiled.function import CompiledFunction
 from inference.data.held_out import HeldOut
 from inference.elbo.importance_weighted import ImportanceSamples, ImportanceWeighted
 from ppl_models.base import LatentVariableModel
@@ -22,6 +25,7 @@ MEMORY = 64  # default working memory, MiB; what fits in a processor's last cach
 MIN_POOL = 100  # samples per image; fewer do not show the tail of the weights
 BLOCK = 100  # maximum number of images whose weights are processed at once
 KEPT = 100  # samples per image in the result
+MIN_VALUES = 4 * 10**9  # least number of observed values in a compiled estimate, over all samples
 EQUAL = 1e-9  # log-weights that differ by less (nats) are equal
 K_HAT_THRESHOLD = 0.7  # above it an importance-weighted estimate cannot be trusted. Vehtari et al. 2024
 
@@ -92,17 +96,52 @@ def importance_samples(
         memory: approximate working memory in MiB.
     """
     rows = max(memory * 2**20 // _bytes_per_sample(model, test), 1)
+    sample = _sampler(model, test, pool, rows)
     images = max(min(BLOCK, memory * 2**20 // (32 * pool)), 1)  # images per chunk
     hidden = True if distributed.rank() else None
     title = f"{pool} samples per image"
     bar = tqdm(total=len(test), unit="image", desc=title, disable=hidden, dynamic_ncols=True)
-    rng = torch.random.fork_rng([test.x.device] if test.x.is_cuda else [])
+    rng = torch.random.fork_rng([test.device] if test.device.type == "cuda" else [])
     with rng, pyro.validation_enabled(False), bar:
         for number, (inputs, _, _) in enumerate(test.chunks(images)):
             if number % distributed.world_size() == distributed.rank():
                 torch.manual_seed(number)
-                yield number, sample_pool(model, inputs, pool, rows)
+                yield number, sample_pool(model, inputs, pool, rows, sample)
             bar.update(len(inputs["x"]))
+
+
+Sampler = Callable[..., dict[str, Tensor]]
+
+
+def _sampler(model: LatentVariableModel, test: HeldOut, pool: int, rows: int) -> Sampler:
+    """Returns `_weighted_samples`, or a compiled version of it if the estimate is large.
+
+    Compiling takes seconds, which a small estimate does not pay back.
+    """
+    values = len(test) * math.prod(test.data.shape) * pool
+    if test.device.type == "cuda" or distributed.world_size() > 1 or values < MIN_VALUES:
+        return _weighted_samples
+    most = _at_once(pool, rows)
+    function, say = partial(_weighted_samples, particles=most), partial(print, file=sys.stderr)
+    program = CompiledFunction(function, model, f"sampling of {most} latents per image", say)
+
+    def sample(model: LatentVariableModel, particles: int, **inputs: Tensor) -> dict[str, Tensor]:
+        same = particles == most
+        return program(**inputs) if same else _weighted_samples(model, particles, **inputs)
+
+    return sample
+
+
+def _at_once(pool: int, rows: int) -> int:
+    """Returns how many samples of an image to compute at once: equal parts of the pool if possible."""
+    return math.ceil(pool / math.ceil(pool / rows))
+
+
+def _weighted_samples(model: LatentVariableModel, particles: int, **inputs: Tensor) -> dict[str, Tensor]:
+    """Returns `ImportanceWeighted.sample`: the log-weights, log-likelihoods, and the latents by name."""
+    found = ImportanceWeighted(particles).sample(model.model, model.guide, **inputs)
+    latents = {f"latent {name}": z for name, z in found.latents.items()}
+    return {"log_weights": found.log_weights, "log_likelihood": found.log_likelihood} | latents
 
 
 def _merge(chunks: list[_Chunk], particles: Sequence[int]) -> ImportanceSamplingResult:
@@ -119,7 +158,11 @@ def _merge(chunks: list[_Chunk], particles: Sequence[int]) -> ImportanceSampling
 
 
 def sample_pool(
-    model: LatentVariableModel, inputs: dict[str, Tensor], pool: int, rows: int
+    model: LatentVariableModel,
+    inputs: dict[str, Tensor],
+    pool: int,
+    rows: int,
+    sample: Sampler = _weighted_samples,
 ) -> ImportanceSamples:
     """Samples the latents of each image with their weights.
 
@@ -128,21 +171,22 @@ def sample_pool(
         inputs: its inputs, `x` (batch, *shape) among them.
         pool: samples per image.
         rows: the maximum number of samples, over all images, that are computed at once.
+        sample: does what `_weighted_samples` does.
 
     Returns:
         Weights of all samples, (pool, batch), in float64, and the latents of the first hundred per image, on
         the CPU.
     """
-    images, at_once = max(rows // pool, 1), min(pool, rows)
+    images, at_once = max(rows // pool, 1), _at_once(pool, rows)
     blocks = []
     for first in range(0, len(inputs["x"]), images):
         part = {name: value[first : first + images] for name, value in inputs.items()}
         samples = []
         for done in range(0, pool, at_once):
-            elbo = ImportanceWeighted(min(at_once, pool - done))
-            latents, log_likelihood, log_weights = elbo.sample(model.model, model.guide, **part)
+            found = sample(model, min(at_once, pool - done), **part)
+            log_weights, log_likelihood = found.pop("log_weights"), found.pop("log_likelihood")
             keep = max(KEPT - done, 0)
-            latents = {name: z[:keep].float().cpu() for name, z in latents.items()}
+            latents = {name.removeprefix("latent "): z[:keep].float().cpu() for name, z in found.items()}
             samples.append(
                 ImportanceSamples(latents, log_likelihood.float().cpu(), log_weights.double().cpu())
             )
@@ -208,7 +252,10 @@ def _bytes_per_sample(model: LatentVariableModel, test: HeldOut) -> int:
 
     hooks = [module.register_forward_hook(add_size) for module in model.modules()]
     inputs, _, _ = next(test.chunks(1))
-    with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []), pyro.validation_enabled(False):
+    with (
+        torch.random.fork_rng([test.device] if test.device.type == "cuda" else []),
+        pyro.validation_enabled(False),
+    ):
         ImportanceWeighted(1).sample(model.model, model.guide, **inputs)
     for hook in hooks:
         hook.remove()

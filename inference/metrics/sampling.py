@@ -7,7 +7,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from inference.data.observations import CODES, IMAGES, OBSERVATIONS
+from inference.data.observations import OBSERVATIONS
 from inference.errors import UserError
 from inference.metrics.tempering import Tempered
 from inference.rundir.kinds import COUNT, POSITIVE
@@ -21,16 +21,19 @@ class Samples(NamedTuple):
     """Samples of a model.
 
     Attributes:
-        x: levels 0..255, uint8, of images (n, channels, height, width); codes, uint8; points (n, d), float.
+        x: levels 0..255, uint8, of images (n, channels, height, width); codes, uint8; points (n, d), float;
+            sequences of tokens (n, length), int32.
         y: labels (n,), or None if the model has no label.
         latents: the other latents by name, (n, *event).
         drawn: how `inference.plots` draws x, see `DataKind`.
+        lines: of text, if the model's run is on a text.
     """
 
     x: Tensor
     y: Tensor | None
     latents: dict[str, Tensor]
     drawn: str | None
+    lines: list[str] | None = None
 
 
 @torch.no_grad()
@@ -92,10 +95,7 @@ def raw_values(model: LatentVariableModel, x: Tensor) -> Tensor:
         x: observations (n, *shape).
     """
     kind = OBSERVATIONS[model.observation]
-    shown = kind.shown(x)
-    if kind.data is IMAGES:
-        return (255 * shown).round().clamp(0, 255).to(torch.uint8)
-    return shown.to(torch.uint8) if kind.data is CODES else shown
+    return kind.data.raw(kind.shown(x))
 
 
 def _check(model: LatentVariableModel, n: int, labels: Sequence[int] | None, temperature: float) -> None:

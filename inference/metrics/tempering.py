@@ -19,6 +19,7 @@ from ppl_models.distributions import (
     BernoulliImage,
     LogisticMixtureImage,
     MixtureOfNormals,
+    TokenSequence,
     UniformCodes,
 )
 
@@ -91,6 +92,10 @@ def tempered(fn: Distribution, temperature: float) -> Distribution:
             return flow
         case AutoregressiveGrid():
             return _grid(fn, t)
+        case TokenSequence():
+            sequence = copy.copy(fn)
+            sequence.temperature = t
+            return sequence
         case AutoregressiveImage():
             networks = [lambda x, network=network: network(x) / t for network in fn.networks]
             return AutoregressiveImage(networks, fn.orders, fn.event_shape, fn.dtype, fn.batch_shape)

@@ -19,6 +19,9 @@ LABELS = {
     "usage": "codes used",
     "perplexity": "perplexity of the codes",
     "nats_per_code": "-log p(codes)",
+    "nats_per_token": "negative ELBO per token",
+    "token_perplexity": "perplexity, exp(negative ELBO per token)",
+    "tokens": "length of a sequence, with its end",
     "negative_log_p": "-log p(x)",
 }
 # Units of metrics that are not in nats per image or per point.
@@ -31,6 +34,9 @@ UNITS = {
     "usage": "fraction",
     "perplexity": "codes",
     "nats_per_code": "nats per code",
+    "nats_per_token": "nats per token",
+    "token_perplexity": "tokens",
+    "tokens": "tokens",
     "mean_squared_error": "per pixel",
     "squared_error": "per image",
 }

@@ -116,6 +116,17 @@ COLUMNS = Kind(
         and all(is_number(scale) and scale > 0 for scale in value["scale"])
     ),
 )
+VOCABULARY = Kind(
+    "unit, entries and length of a vocabulary",
+    lambda value: (
+        isinstance(value, dict)
+        and value.keys() == {"unit", "entries", "length"}
+        and value["unit"] in ("words", "characters")
+        and isinstance(value["entries"], list | tuple)
+        and all(isinstance(text, str) for text in value["entries"])
+        and is_whole(value["length"], 1)
+    ),
+)
 NAMES = Kind(
     "a list of texts",
     lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from inference.data import tables
+from inference.data import tables, text
 from inference.data.dataset import Dataset
 from inference.data.load import find_dataset
 from inference.errors import UserError
@@ -105,7 +105,9 @@ def load_data(run: Run, data_dir: Path | None = None) -> Dataset:
         )
     file = Path(config.data)
     if (
-        file.suffix.lower() in (".npz", *tables.SUFFIXES) and file.exists() and not file.is_file()
+        file.suffix.lower() in (".npz", text.SUFFIX, *tables.SUFFIXES)
+        and file.exists()
+        and not file.is_file()
     ):  # a FIFO would block
         raise UserError(f"{file} is not a regular file. Name the data set that the run used.")
     data, _ = find_dataset(
@@ -114,6 +116,7 @@ def load_data(run: Run, data_dir: Path | None = None) -> Dataset:
         config.model_class,
         label_column=config.label_column,
         image_size=config.image_size,
+        vocabulary=config.tokens,
     )
     if not config.classes:  # an older version did not use labels that this one reads
         data = replace(data, y_train=None, y_test=None, class_names=None)

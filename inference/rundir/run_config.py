@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.data.observations import OBSERVATIONS, DataKind
+from inference.data.vocabulary import Vocabulary
 from inference.rundir.config import EVALUATIONS, TrainConfig, check_options
 from inference.rundir.kinds import (
     CLASSES,
@@ -18,6 +19,7 @@ from inference.rundir.kinds import (
     SIZE,
     TEXT,
     TEXTS,
+    VOCABULARY,
     WHOLE,
     or_none,
 )
@@ -39,6 +41,7 @@ class RunConfig(TrainConfig):
         classes: number of labels that differ.
         scale: value of white in an .npz or .npy file.
         columns: names, means and standard deviations of a table's columns, as in `Dataset.columns`.
+        vocabulary: tokens of a text with their unit and the length of a sequence, as in `Dataset.vocabulary`.
         label_column: name of the labels' column in a table.
         image_size: height and width to which the images of a folder are resized and cropped.
         class_names: labels of the classes 0, 1, 2, ..., if they are not these numbers.
@@ -67,6 +70,7 @@ class RunConfig(TrainConfig):
     classes: int = field(default=0, metadata={"kind": CLASSES})
     scale: int | None = field(default=None, metadata={"kind": or_none(WHOLE)})
     columns: dict[str, Any] | None = field(default=None, metadata={"kind": or_none(COLUMNS)})
+    vocabulary: dict[str, Any] | None = field(default=None, metadata={"kind": or_none(VOCABULARY)})
     label_column: str | None = field(default=None, metadata={"kind": or_none(TEXT)})
     image_size: int | None = field(default=None, metadata={"kind": or_none(SIZE)})
     class_names: list[str] | None = field(default=None, metadata={"kind": or_none(NAMES)})
@@ -95,6 +99,12 @@ class RunConfig(TrainConfig):
     def model_class(self) -> type[LatentVariableModel]:
         """The class of the model."""
         return MODELS[self.model]
+
+    @property
+    def tokens(self) -> Vocabulary | None:
+        """The vocabulary of a run on a text."""
+        found = self.vocabulary
+        return None if found is None else Vocabulary(found["unit"], tuple(found["entries"]), found["length"])
 
     @property
     def data_kind(self) -> DataKind:

@@ -9,16 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from inference.backend import distributed
+from inference.backend.snapshots import RandomState, Snapshot
+from inference.compiled.capture import capture, finite
+from inference.compiled.checks import TOLERANCES, norm, one_line
+from inference.compiled.compiler import compiled
 from inference.elbo.estimators import Loss
 from inference.errors import UserError
 from inference.rundir.config import MODES
-from inference.training.capture import capture, finite
-from inference.training.compiler import compiled
-from inference.training.state import RandomState, Snapshot
-
-# Largest relative difference of a captured step from the eager step on the first batch: of the objective and
-# of the gradient (in the Euclidean norm), by the precision of the arithmetic.
-TOLERANCES = {torch.float64: (1e-10, 1e-8), torch.float32: (1e-5, 1e-3), torch.bfloat16: (1e-2, 1e-1)}
 
 
 class Gradients:
@@ -208,11 +205,6 @@ def _flat(program: Callable[[list[Tensor]], list[Tensor]]) -> Callable[..., list
     return lambda *inputs: program(list(inputs))
 
 
-def norm(tensors: list[Tensor]) -> float:
-    """Returns the Euclidean norm of the concatenated tensors."""
-    return sum((value.double() ** 2).sum().item() for value in tensors) ** 0.5
-
-
 def aliased(tensors: list[Tensor], others: list[Tensor]) -> list[int]:
     """Returns the indices of tensors that share memory with an earlier one or with one of the others."""
     seen = {other.untyped_storage().data_ptr() for other in others}
@@ -223,8 +215,3 @@ def aliased(tensors: list[Tensor], others: list[Tensor]) -> list[int]:
             found.append(index)
         seen.add(place)
     return found
-
-
-def one_line(error: Exception) -> str:
-    """Returns the type of an error and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.160}" if str(error) else repr(error)

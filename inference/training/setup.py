@@ -99,10 +99,9 @@ def check_data(cls: type[LatentVariableModel], options: Mapping[str, Any], data:
             f"{name} observes {kind.name}, and {data.name} has {data.kind.name}: try {kind.default}"
             + (f", or {advice}" if others else "")
         )
-    if (
-        "codes" in options and kind is CODES and int(data.x_train.max()) >= options["codes"]
-    ):  # uint8 has no 256
-        raise UserError(f"{data.name} has code {int(data.x_train.max())}: give --codes more than that")
+    if cls.values_option and (most := data.largest()) >= options[cls.values_option]:  # uint8 has no 256
+        value = "code" if kind is CODES else "token"
+        raise UserError(f"{data.name} has {value} {most}: give {flag(cls.values_option)} more than that")
     if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
         advice = "add y_train and y_test, one of 0, 1, 2, ... per image"
         advice = "name their column with --label-column" if data.columns else advice
@@ -121,7 +120,7 @@ def check_values(model: LatentVariableModel, data: Dataset) -> None:
     values = OBSERVATIONS[model.observation].values
     if values is None:
         return
-    for x in (data.x_train, data.x_test):
+    for x in (data.x_train[:], data.x_test[:]):
         wrong = ~torch.isin(x, torch.tensor(values))
         if wrong.any():
             column = int(wrong.any(0).nonzero()[0])

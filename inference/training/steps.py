@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from inference.backend import distributed
+from inference.backend.snapshots import RandomState, Snapshot
+from inference.compiled.checks import TOLERANCES, norm, one_line
 from inference.data.batches import Batches
 from inference.elbo.estimators import Loss
 from inference.rundir.config import TrainConfig
-from inference.training.gradients import TOLERANCES, Gradients, norm, one_line
+from inference.training.gradients import Gradients
 from inference.training.program import Program
 from inference.training.schedules import KLWeight, learning_rate, make_ema
-from inference.training.state import RandomState, Snapshot
 
 BLOCK_SECONDS = 0.25  # of steps in one call, so that a signal is soon seen and the progress bar moves
 NAMES = {
@@ -160,7 +161,7 @@ class Steps:
     def _block(self, step: int, count: int, stop: bool) -> Made:
         """Makes steps by the program. If one is not finite, it is found by making them one at a time."""
         assert self.program is not None
-        before = RandomState(self.batches.x.device)
+        before = RandomState(self.batches.device)
         if self.program.block(step, count, self.lr_factor):
             return Made(count, None, stop)
         if count > 1:
@@ -170,7 +171,7 @@ class Steps:
                 if single.skipped:
                     return Made(made + 1, single.skipped, stop)
             return Made(count, None, stop)
-        after, buffers = RandomState(self.batches.x.device), Snapshot(list(self.loss.buffers()))
+        after, buffers = RandomState(self.batches.device), Snapshot(list(self.loss.buffers()))
         before.restore()
         objective, batch, _, _ = self._gradients(step, stop)
         reason = self.describe(objective, batch)
@@ -190,7 +191,7 @@ class Steps:
             Whether the program can be used for this step. It cannot if the eager step is not finite: then the
             next one is compared.
         """
-        program, random = self.program, RandomState(self.batches.x.device)
+        program, random = self.program, RandomState(self.batches.device)
         assert program is not None
         buffers = Snapshot(list(self.loss.buffers()))
         objective, _, finite, _ = self._gradients(step, False)
@@ -200,7 +201,7 @@ class Steps:
         random.restore()
         if not finite:
             return False
-        program.prepare(reached, self.batches.index(step))
+        program.prepare(reached, step)
         before = Snapshot(program.state + program.counters())
         self._single(step, False)
         expected = Snapshot(program.state)

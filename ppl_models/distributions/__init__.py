@@ -9,6 +9,7 @@ from ppl_models.distributions.logistic_mixture import LogisticMixtureImage
 from ppl_models.distributions.mixture import MixtureOfNormals
 from ppl_models.distributions.normal import NormalImage
 from ppl_models.distributions.spline import SplineCoupling
+from ppl_models.distributions.token_sequence import TokenSequence
 
 __all__ = [
     "AutoregressiveGrid",
@@ -20,5 +21,6 @@ __all__ = [
     "MixtureOfNormals",
     "NormalImage",
     "SplineCoupling",
+    "TokenSequence",
     "UniformCodes",
 ]

@@ -270,8 +270,8 @@ def test_what_is_no_file_and_no_folder_is_refused(tmp_path: Path) -> None:
         archive.writestr("a.png", b"")
     for name, complaint in (
         ("x.npy", "is not a regular file. Name an .npz or .npy file"),
-        ("pipe", "is neither an .npz or .npy file nor a table nor a folder of images"),
-        ("images.zip", "is neither an .npz or .npy file nor a table nor a folder of images"),
+        ("pipe", "is neither an .npz or .npy file, a table, a text nor a folder of images"),
+        ("images.zip", "is neither an .npz or .npy file, a table, a text nor a folder of images"),
         ("missing.npy", "Give the path of an .npz or .npy file"),
         ("missing", "unknown data"),
     ):

@@ -218,7 +218,7 @@ def test_the_command_writes_a_file(ending: str, tmp_path: Path, capsys: pytest.C
             assert (row == 1).all()  # nothing is cut off
 
 
-@pytest.mark.parametrize("name", DOCUMENTED)
+@pytest.mark.parametrize("name", [*DOCUMENTED, "seq_vae"])
 def test_the_diagrams_in_docs_agree_with_the_code(name: str) -> None:
     cls = MODELS[name]
     words = Image.open(Path(graph.__file__).parents[2] / "docs" / "diagrams" / f"{name}.png").text[
@@ -231,7 +231,7 @@ def test_the_diagrams_in_docs_agree_with_the_code(name: str) -> None:
 
 def test_every_documented_model_has_a_diagram() -> None:
     folder = Path(graph.__file__).parents[2] / "docs" / "diagrams"
-    assert {path.stem for path in folder.glob("*.png")} == set(DOCUMENTED) <= set(MODELS)
+    assert set(DOCUMENTED) <= {path.stem for path in folder.glob("*.png")} <= set(MODELS)
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ from torch.distributions import Distribution
 from torch.testing import assert_close
 
 from inference.data.batches import Batches
+from inference.data.dataset import Dataset
 from inference.data.examples import example_inputs
 from inference.data.held_out import HeldOut
 from inference.data.labelled import choose_labelled
 from inference.data.load import find_dataset
+from inference.data.observations import CODES, IMAGES, OBSERVATIONS, POINTS
 from inference.elbo.comparison import compare
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.rundir.config import TrainConfig, defaults
@@ -29,9 +31,13 @@ from inference.training.gradients import Gradients
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import latents_of, sample_latents
+from tests.support import shortened
 
+pytestmark = pytest.mark.usefixtures("narrow")
 SHAPE, CLASSES = (1, 8, 8), 10
 PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.estimators]
+# For steps: each model with its first estimator, and one model with all of them.
+FEW_PAIRS = [pair for pair in PAIRS if pair[0] == "vae" or pair[1] == MODELS[pair[0]].estimators[0]]
 
 
 def options_for(name: str, estimator: str) -> dict[str, float]:
@@ -47,6 +53,7 @@ NARROW: dict[str, dict[str, float]] = {
     "vqvae": {"codes": 32},
     "code_pixelcnn": {"codes": 32, "width": 32},
     "code_transformer": {"codes": 32, "width": 32},
+    "seq_vae": {"z_dim": 4, "embedding": 8, "hidden": 16},
 }
 # And shallow ones, for tests of steps: a captured step has no loops, so that every layer makes it longer.
 SHALLOW: dict[str, dict[str, float]] = {
@@ -88,7 +95,7 @@ def trained(name: str) -> dict[str, torch.Tensor]:
         return model.state_dict()
 
 
-@pytest.mark.parametrize("state", ["initial", "trained"])
+@pytest.mark.parametrize("state", shortened(["initial", "trained"], ["trained"]))
 @pytest.mark.parametrize(("name", "estimator"), PAIRS)
 def test_by_hand_equals_pyro(name: str, estimator: str, state: str, float64: None) -> None:
     """For one image and for several, with Pyro's validation and without it."""
@@ -241,13 +248,19 @@ class BesideThePlainStep(Gradients):
         return objective, good, stop
 
 
-@pytest.mark.parametrize(("name", "estimator"), PAIRS)
+@pytest.mark.parametrize("pair", shortened(PAIRS, FEW_PAIRS), ids="-".join)
 def test_steps_of_fit_are_steps_of_svi(
-    name: str, estimator: str, tmp_path: Path, float64: None, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[str, str], tmp_path: Path, float64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first step, the one that is captured, and two that are replayed with other images and noise."""
+    name, estimator = pair
     cls, device = MODELS[name], torch.device("cpu")
-    data, _ = find_dataset("smiley" if cls.observation == "points" else "digits", tmp_path)
+    kind = OBSERVATIONS[cls.observation].data
+    data, _ = find_dataset("smiley" if kind is POINTS else "digits", tmp_path)
+    if kind not in (POINTS, IMAGES, CODES):  # such as sequences
+        model = build(name)
+        x, y = kind.example(model.shape, 100, model.levels), torch.arange(100) % 10
+        data = Dataset("random", x, y, x[:2], y[:2], kind=kind)
     data = replace(data, x_test=data.x_test[:2], y_test=data.y_test[:2]).padded(cls)
     if cls.observation == "codes":  # as many as the narrow model has
         data = replace(data, x_train=data.x_train % 32, x_test=data.x_test % 32)

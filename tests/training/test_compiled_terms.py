@@ -15,8 +15,10 @@ from inference.training import loop
 from inference.training.compiled_terms import CompiledTerms
 from ppl_models import MODELS
 from tests.ppl_models.test_contract import build
+from tests.support import shortened
 from tests.training.test_program import CPU, data_for, train
 
+pytestmark = pytest.mark.usefixtures("narrow")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 
 
@@ -39,7 +41,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return run
 
-    monkeypatch.setattr("inference.training.compiled_terms.compiled", replay)
+    monkeypatch.setattr("inference.compiled.function.compiled", replay)
     return calls
 
 
@@ -105,7 +107,7 @@ def test_a_program_that_differs_is_not_used(
 
         return run
 
-    monkeypatch.setattr("inference.training.compiled_terms.compiled", wrong)
+    monkeypatch.setattr("inference.compiled.function.compiled", wrong)
     test = held_out(model)
     found = evaluate_bounds(model, test, terms=CompiledTerms(model, said.append))
     assert found == evaluate_bounds(model, test)
@@ -114,14 +116,15 @@ def test_a_program_that_differs_is_not_used(
 
 
 @needs_compiler
-def test_a_compiled_evaluation_is_kept_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", shortened(["vae", "ssvae"], ["vae"]))
+def test_a_compiled_evaluation_is_kept_in_the_cache(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = build("ssvae", labels=10)
+    model = build(name, **({"labels": 10} if name == "ssvae" else {}))
     test = held_out(model)
     with fast_float32(CPU):
         eager = evaluate_bounds(model, test)
         found = evaluate_bounds(model, test, terms=CompiledTerms(model, pytest.fail))
-        monkeypatch.setattr("inference.training.compiled_terms.compiled", lambda *_: pytest.fail("compiled"))
+        monkeypatch.setattr("inference.compiled.function.compiled", lambda *_: pytest.fail("compiled"))
         again = evaluate_bounds(model, test, terms=CompiledTerms(model, pytest.fail))
     assert found == again
     for metric, values in eager.items():

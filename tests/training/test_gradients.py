@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from inference import svi
+from inference.compiled.capture import capture
 from inference.data.examples import example_inputs
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
 from inference.rundir.config import default_mode
-from inference.training.capture import capture
 from inference.training.gradients import Gradients
 from ppl_models import VAE
 from ppl_models.base import LatentVariableModel

@@ -1,6 +1,6 @@
 """Captured losses equal Pyro's on programs of any kind, and what is used without being documented is there.
 
-`inference/training/capture.py` is the one file of the library that uses undocumented functions of torch,
+`inference/compiled/capture.py` is the one file of the library that uses undocumented functions of torch,
 and most of Pyro's. `ppl_models/base.py` reads the stack of Pyro's handlers, and
 `inference/elbo/comparison.py` uses its check of the mean-field restriction: both are tested here as well.
 """
@@ -19,7 +19,7 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from inference.training.capture import capturable_loss
+from inference.compiled.capture import capturable_loss
 
 X = torch.tensor([[0.3], [-1.2], [2.0]])
 Program = Callable[[Tensor, Tensor], None]

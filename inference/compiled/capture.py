@@ -1,6 +1,6 @@
 """A training step captured as one graph of tensor operations.
 
-`tests/training/test_capture.py` lists every function here that torch or Pyro does not document, and says
+`tests/compiled/test_capture.py` lists every function here that torch or Pyro does not document, and says
 what breaks if one changes.
 """
 

@@ -1,0 +1,1 @@
+"""How an exercise is checked: rows of answers and truths, hints, and the table."""

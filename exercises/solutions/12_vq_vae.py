@@ -1,0 +1,57 @@
+"""Solution of exercise 12: the VQ-VAE."""
+
+import math
+from collections.abc import Mapping
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ppl_models import ELBOTerms, LatentVariableModel
+from ppl_models.distributions import UniformCodes
+from ppl_models.nets.codebook import Codebook
+
+SCALE = 1 / math.sqrt(2 * math.pi)  # of x
+
+
+def straight_through(e: Tensor, c: Tensor) -> Tensor:
+    """Returns z: its value is c, its gradient with respect to e is the identity, and c gets no gradient."""
+    return e + (c - e).detach()
+
+
+class VQVAE(LatentVariableModel):
+    """-ELBO(x) = -log p(x | z) + KL(q(z | x) || p(z)),    z ~ q(z | x)."""
+
+    def __init__(self) -> None:
+        super().__init__((6,))
+        self.encoder, self.decoder = nn.Linear(6, 4 * 2 * 3), nn.Linear(4 * 2 * 3, 6)
+        self.codebook = Codebook(8, 4)
+
+    def encode_map(self, x: Tensor) -> Tensor:
+        """Returns the vectors e of the positions, (batch, 4, 2, 3)."""
+        return self.encoder(x).unflatten(-1, (4, 2, 3))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", UniformCodes(self.codebook, (2, 3)))
+            pyro.sample("x", dist.Normal(self.decoder(z.flatten(-3)), SCALE).to_event(1), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            e = self.encode_map(x)
+            c = self.codebook(e)
+            pyro.factor("codebook", ((c - e.detach()) ** 2).mean((-1, -2, -3)), has_rsample=True)
+            pyro.factor("commitment", ((c.detach() - e) ** 2).mean((-1, -2, -3)), has_rsample=True)
+            pyro.sample("z", dist.Delta(e + (c - e).detach(), event_dim=3))
+
+    def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: str = "sampled") -> ELBOTerms:
+        z, e = latents["z"], self.encode_map(x)  # (batch, 4, 2, 3)
+        c, mean = self.codebook(e), self.decoder(z.flatten(-3))
+        squares = ((x - mean) ** 2).sum(-1)
+        reconstruction = math.pi * squares
+        kl_z = torch.full_like(squares, 2 * 3 * math.log(8))
+        codebook = ((c - e.detach()) ** 2).mean()
+        commitment = ((c.detach() - e) ** 2).mean()
+        penalties = {"codebook": codebook, "commitment": commitment}
+        return ELBOTerms(reconstruction=reconstruction, kl_z=kl_z, penalties=penalties)

@@ -1,0 +1,101 @@
+"""The pages of the documentation site, its formulas, and the notebooks."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import pytest
+import torch
+
+from tests.support import DOCUMENTED
+from tests.test_docs import PAGES, formulas, links
+from tools.site.pages import DOCS, collect, site_links
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
+TOCTREE = re.compile(r"^```\{toctree\}\n(?::\w+:\n)*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def entries(page: Path) -> list[str]:
+    """Returns the pages in the table of contents of a page, relative to the folder of the site."""
+    listed = [line for block in TOCTREE.findall(page.read_text()) for line in block.split("\n") if line]
+    names = [re.sub(r"^.*<(.*)>$", r"\1", line) for line in listed]
+    return [os.path.normpath(page.parent / name) for name in names if name != "self"]
+
+
+def test_every_page_is_in_the_contents_once(tmp_path: Path) -> None:
+    found = collect(tmp_path)
+    assert {"howto/arrays", "overview", "reference/inference", "tutorials/01-elbo"} < set(found)
+    assert {f"models/{name}" for name in DOCUMENTED} < set(found)
+    listed = [os.path.relpath(entry, tmp_path) for page in tmp_path.rglob("*.md") for entry in entries(page)]
+    assert sorted([*listed, "index"]) == found
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    (tmp_path / "old.md").write_text("a page that is gone")
+    assert collect(tmp_path) == found  # unchanged files are left alone
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == {
+        path: time for path, time in times.items() if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("index", sorted(DOCS.glob("*/README.md")), ids=lambda index: index.parent.name)
+def test_the_index_of_a_folder_links_to_each_of_its_pages(index: Path) -> None:
+    linked = {target for _, _, target in links(index)}
+    own = [path for suffix in ("md", "ipynb") for path in index.parent.glob(f"*.{suffix}")]
+    assert {path.name for path in own} - {"README.md"} <= linked
+
+
+def test_links_lead_to_where_the_site_has_the_file() -> None:
+    page = DOCS / "howto" / "arrays.md"
+
+    def moved(link: str) -> str:
+        return site_links(link, page)
+
+    assert moved("[a](../../README.md#add-a-model)") == "[a](../overview.md#add-a-model)"
+    assert moved("[a](../derivations/README.md)") == "[a](../derivations/index.md)"
+    assert moved("![a](../growth.png)") == "![a](../growth.png)"
+    assert (
+        moved("[`VAE.bound`](../../ppl_models/vae.py)") == "[`VAE.bound`](source:ppl_models/vae.py#VAE.bound)"
+    )
+    assert moved("[`t.py::f`](../../tests/t.py)") == "[`t.py::f`](source:tests/t.py#f)"
+    assert moved("```\n[a](b.md)\n```\n[a](https://b.org)") == "```\n[a](b.md)\n```\n[a](https://b.org)"
+    with pytest.raises(ValueError, match=r"the site does not have .*setup\.cfg"):
+        moved("[a](../../setup.cfg)")
+
+
+def test_katex_renders_every_formula(open_page: Callable[..., "Page"], tmp_path: Path) -> None:
+    katex = (DOCS / "_static" / "katex" / "katex.min.js").as_uri()
+    (tmp_path / "page.html").write_text(
+        f"<!doctype html><meta charset='utf-8'><script src='{katex}'></script>"
+    )
+    page = open_page(tmp_path / "page.html")
+    cells = [cell for path in NOTEBOOKS for cell in json.loads(path.read_text())["cells"]]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    (tmp_path / "notebooks.md").write_text(text)
+    found = [tex for path in [*PAGES, tmp_path / "notebooks.md"] for _, tex, _ in formulas(path)]
+    assert len(found) > 500
+    render = "found => found.filter(tex => { try { katex.renderToString(tex) } catch { return true } })"
+    assert page.evaluate(render, [*found, r"\frac{"]) == [r"\frac{"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_has_no_output(path: Path) -> None:
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert cells and not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    backend, rng = matplotlib.get_backend(), torch.get_rng_state()
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    try:
+        namespace: dict[str, object] = {"__name__": "__main__"}
+        for cell in cells:
+            exec(compile("".join(cell["source"]), f"{path.name}, {cell['id']}", "exec"), namespace)
+    finally:
+        pyplot.close("all")
+        matplotlib.use(backend)
+        torch.set_rng_state(rng)

@@ -1,0 +1,98 @@
+"""Pages of the models: docstring, diagram, trained sample, results next to references, and options."""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from inference.html.results import Results
+from ppl_models import MODELS
+from ppl_models.base import LatentVariableModel
+from tools import table
+
+Links = dict[str, list[tuple[str, str]]]  # by source file: place and title of the pages that link to it
+
+
+def model_pages(root: Path, links: Links) -> dict[str, str]:
+    """Returns the page of each model of the suite, and their index, by their place on the site.
+
+    Args:
+        root: the repository.
+        links: by source file, the pages that link to it.
+    """
+    about = yaml.safe_load((root / "docs" / "models.yaml").read_text("utf-8"))
+    published = table.published(root / "runs" / "published")
+    suite = {name: cls for name, cls in MODELS.items() if cls.__module__.startswith("ppl_models.")}
+    lines = [
+        "# Models\n",
+        "Each model is one file with the generative process, the guide and the bound derived by hand. A page",
+        "per model has its factorisation, its plate diagram, samples after training, results and options.\n",
+        "| model | description |\n|---|---|",
+    ]
+    lines += [f"| [`{name}`]({name}.md) | {description(cls)} |" for name, cls in suite.items()]
+    lines.append("\nAll [plate diagrams](../diagrams/index.md) on one page.\n")
+    found = {"models/index.md": "\n".join(lines)}
+    for name, cls in suite.items():
+        runs = [run for run in published if run["model"] == name]
+        found[f"models/{name}.md"] = model_page(name, cls, about[name], runs, links)
+    return found
+
+
+def description(cls: type[LatentVariableModel]) -> str:
+    """Returns the first line of the docstring of a model's file."""
+    return (sys.modules[cls.__module__].__doc__ or "").splitlines()[0]
+
+
+def model_page(
+    name: str, cls: type[LatentVariableModel], about: dict[str, str], runs: list[Results], links: Links
+) -> str:
+    """Returns the page of a model in Markdown."""
+    source = cls.__module__.replace(".", "/") + ".py"
+    pages = [f"* [{title}](../{place})" for place, title in links.get(source, [])]
+    parts = [
+        f"# `{name}`\n\n{description(cls)}",
+        f"Source: [`{cls.__name__}`](source:{source}#{cls.__name__}).",
+        f"## What it is good for\n\n{about['good_for']}",
+        f"## Factorisation\n\n```text\n{inspect.cleandoc(cls.__doc__ or '')}\n```",
+        f"## Plate diagrams\n\n![Plate diagrams of {name}: model and guide](../diagrams/{name}.png)",
+        f"## A trained sample\n\n{_sample(name, about)}",
+        "## Results\n\n" + (table.table(runs) if runs else "There is no published run yet."),
+        "Means over seeds ± their standard deviation. [Results](../results.md) says how each is measured.",
+        f"## Options\n\n{options(cls)}",
+        "## Read on\n\n" + "\n".join([*pages, "* [API of all models](../reference/models.md)"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sample(name: str, about: dict[str, str]) -> str:
+    """Returns the picture of a trained model, and the command that made it."""
+    if "sample" not in about:
+        return (
+            f"This command trains the model and writes a picture of samples:\n\n```\n{about['command']}\n```"
+        )
+    picture = f"![Samples of {name}](../{about['sample']})"
+    return f"{picture}\n\n{about['caption']}\n\n```\n{about['command']}\n```"
+
+
+def options(cls: type[LatentVariableModel]) -> str:
+    """Returns the table of a model's options: of the constructor, and the defaults of its training."""
+    lines = ["| in Python | command line | default | |", "|---|---|---|---|"]
+    for name, option in cls.options().items():
+        flag = "--" + name.replace("_", "-")
+        lines.append(f"| `{name}` | `{flag}` | `{option.default}` | {_help(option)} |")
+    training = ", ".join(
+        f"`{key}={value}`" for key, value in (LatentVariableModel.defaults | cls.defaults).items()
+    )
+    text = "\n".join(lines) if cls.options() else "The model has no options of its own."
+    text += f"\n\nDefaults of training: {training}."
+    if cls.small_image_defaults:
+        small = ", ".join(f"`{key}={value}`" for key, value in cls.small_image_defaults.items())
+        text += f" On images of at most 16 x 16 pixels: {small}."
+    return text
+
+
+def _help(option: inspect.Parameter) -> str:
+    text: Any = get_args(option.annotation)[1]
+    return str(text)

@@ -122,6 +122,8 @@ def find_dataset(
     if name == "digits":
         return digits.load(), line
     if name in torchvision_sets.SIZES:
+        if line and not torchvision_sets.is_available(name, data_dir):
+            raise UserError(f"the data set {name} cannot be downloaded. For the folder, give ./{name}.")
         return torchvision_sets.load(name, data_dir), line
     if name.startswith(torchvision_others.PREFIX):
         return torchvision_others.load(name, data_dir)

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from inference import svi
-from inference.data import decode
+from inference.data import decode, torchvision_sets
 from inference.data.dataset import Dataset
 from inference.data.image_folder import load
+from inference.data.load import find_dataset
 from inference.data.split import train_and_test
 from inference.errors import UserError
 from inference.rundir.restore import restore
@@ -232,3 +233,11 @@ def test_a_run_on_a_folder_is_resumed_and_refuses_a_changed_folder(
 def test_image_size_is_an_option_of_folders_only(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--image-size applies to a folder of images"):
         svi.main(["--model=vae", "--data=digits", "--image-size=8", *SETTINGS])
+
+
+def test_a_folder_with_the_name_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "svhn" / "0.png", GREY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision_sets, "is_available", lambda *_: False)
+    with pytest.raises(UserError, match=r"svhn cannot be downloaded\. For the folder, give \./svhn\."):
+        find_dataset("svhn", tmp_path / "nowhere")

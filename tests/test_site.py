@@ -13,6 +13,7 @@ import pyro
 import pytest
 import torch
 
+from ppl_models import MODELS
 from tests.support import DOCUMENTED
 from tests.test_docs import PAGES, formulas, links
 from tools.site.pages import DOCS, collect, site_links
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
-SHORT = {"01-elbo"}  # notebooks that the default tests run
+SHORT = {"01-elbo", "10-your-own-model"}  # notebooks that the default tests run
 TOCTREE = re.compile(r"^```\{toctree\}\n(?::\w+:\n)*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -111,6 +112,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     backend, rng = matplotlib.get_backend(), torch.get_rng_state()
     monkeypatch.chdir(tmp_path)  # a notebook may write files
     monkeypatch.setattr(sys, "path", sys.path.copy())
+    known = MODELS.copy()
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -120,6 +122,8 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
             for cell in code_cells(path):
                 exec(compile("".join(cell["source"]), f"{path.name}, {cell['id']}", "exec"), namespace)
     finally:
+        MODELS.clear()
+        MODELS.update(known)
         pyplot.close("all")
         matplotlib.use(backend)
         torch.set_rng_state(rng)

@@ -103,6 +103,17 @@ def test_a_notebook_has_no_output_and_its_links_lead_to_files(path: Path, tmp_pa
     assert not wrong
 
 
+@pytest.mark.parametrize("path", sorted((DOCS / "courses").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_notebook_of_a_course_has_every_deliverable_in_order(path: Path) -> None:
+    course = path.stem.removesuffix("-notebook")
+    names = [line.partition("\t")[0] for line in (DOCS / "deliverables").read_text().splitlines()]
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    headings = re.findall(r"^#+ .*`([^`]+)`$", text, re.MULTILINE)
+    expected = [name for name in names if name.startswith(f"{course}-")]
+    assert headings == expected and expected
+
+
 @pytest.mark.parametrize(
     "path",
     [pytest.param(path, marks=[] if path.stem in SHORT else pytest.mark.full) for path in NOTEBOOKS],

@@ -93,7 +93,7 @@ def suite(
 ) -> StepTimer:
     """Returns the suite's training, without log lines, evaluations and checkpoints."""
     config = settings(model, batches.size, mode, elbo=estimator, particles=particles)
-    loss, kl_weight = Loss(model, config.elbo, config.particles), KLWeight(model, 0, batches.x.device)
+    loss, kl_weight = Loss(model, config.elbo, config.particles), KLWeight(model, 0, batches.device)
     steps = Steps(loss, batches, config, kl_weight, nullcontext, lambda *_: "not finite", print)
     number = 0
 
@@ -126,15 +126,14 @@ def plain(
     """
     rate = torch.tensor(lr) if compiled else lr  # a number would be a constant of the program
     optimizer = torch.optim.Adam((p for net in nets for p in net.parameters()), lr=rate, fused=True)
-    data = batches.tensors()
 
-    def update(index: Tensor) -> None:
-        loss(**batches.select(index, *data)).backward()
+    def update(*tensors: Tensor) -> None:
+        loss(**batches.select(*tensors)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     function = torch.compile(update, mode=mode) if compiled else update
-    return lambda number: function(batches.index(number))
+    return lambda number: function(*batches.tensors(number))
 
 
 def svi(model: LatentVariableModel, batches: Batches, estimator: str | None = None) -> Step:

@@ -149,17 +149,17 @@ def write_arrays(name: str, folder: Path, data_dir: Path) -> Path:
     goal, file, data = GOALS[name], folder / "data.npz", load(name, data_dir)
     arrays: dict[str, Any] = {"batch_size": goal.batch_size, "noisy": goal.data == "mnist"}
     if name == "conv_vae":
-        arrays |= {"x_train": centred(data.x_train), "x_test": centred(data.x_test)}
+        arrays |= {"x_train": centred(data.x_train[:]), "x_test": centred(data.x_test[:])}
     elif name == "vae2d":
         arrays |= {"x_train": data.x_train, "x_test": data.x_test}
     else:
-        x_test = fixed_binarization(data.x_test).flatten(1)
-        arrays |= {"x_train": data.x_train.flatten(1), "x_test": x_test}
+        x_test = fixed_binarization(data.x_test[:]).flatten(1)
+        arrays |= {"x_train": data.x_train[:].flatten(1), "x_test": x_test}
     if name == "ssvae":
         assert data.y_train is not None
         chosen = choose_labelled(data, 100, seed=0)
         arrays |= {"x_labelled": data.x_train[chosen].flatten(1), "y_labelled": data.y_train[chosen]}
-        arrays |= {"levels_test": data.x_test.flatten(1), "y_test": data.y_test}
+        arrays |= {"levels_test": data.x_test[:].flatten(1), "y_test": data.y_test}
     np.savez(file, **arrays)
     return file
 

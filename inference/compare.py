@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
             ]
     agree = sum(result["agrees"] for result in results)
     if given.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps({"agrees": agree == len(results), "comparisons": results}, indent=2))
     else:
         print("\n\n".join([*map(str, results), f"{agree} of {len(results)} agree"]))
     return 0 if agree == len(results) else 1

@@ -225,7 +225,7 @@ def train_session(
     say(describe(started))
     if started.model.note():
         say(str(started.model.note()))
-    with fast_float32(started.batches.x.device):
+    with fast_float32(started.batches.device):
         loop, recorder = session.train(started, [history, *callbacks], progress)
         again = f"python -m inference.svi --resume {shlex.quote(str(run.folder))}"
         again += f" --model {shlex.quote(MODEL_FILES[config.model])}" if config.model in MODEL_FILES else ""
@@ -268,7 +268,7 @@ def describe(started: Session) -> str:
     what = f"{kind.name} of {'x'.join(map(str, model.shape[1:]))}" if model.shape[1:] else kind.name
     count = sum(p.numel() for p in model.parameters())
     processes = distributed.world_size()
-    where = f"{batches.x.device}" + (f", {processes} processes" if processes > 1 else "")
+    where = f"{batches.device}" + (f", {processes} processes" if processes > 1 else "")
     return (
         f"{config.model} on {config.data}: {len(batches.x)} training, {parts} {what}, {count} parameters, "
         f"{config.elbo} estimator, {where}. Run: {started.run.folder}"

@@ -17,7 +17,7 @@ from inference.html import report
 from inference.plots import run_figures
 from tests import forks
 from tests.browser import browser, open_page  # noqa: F401  (fixtures)
-from tests.support import every_kind
+from tests.support import NARROW_NETWORKS, every_kind
 
 ROOT = Path(__file__).parent.parent
 if "PPL_MODELS_CACHE" not in os.environ:  # compiled programs of this session only; the workers share them
@@ -55,6 +55,13 @@ def seeded() -> Iterator[None]:
 def float64() -> None:
     """Sets the default dtype to float64 during the test."""
     torch.set_default_dtype(torch.float64)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks with few channels and blocks: none of the identities depends on their number."""
+    for module, name, number in NARROW_NETWORKS:
+        monkeypatch.setattr(module, name, number)
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,21 @@
 import json
 import math
 import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
+import pytest
 import torch
 from torch import Tensor
 
 from inference import svi
 from inference.metrics.importance import sample_pool
+from ppl_models import af_vae, vqvae
 from ppl_models.base import LatentVariableModel
+from ppl_models.nets import gated, residual
 from tools import table
 
 # The models in README's table of systems. The docs must cover these; a newly registered model needs no docs.
@@ -22,6 +27,14 @@ DOCUMENTED = re.findall(r"^\| `(\w+)` \|", _SYSTEMS.partition(table.SYSTEMS_MARK
 # Options of a run that takes about a second.
 TINY = ["--steps", "40", "--batch-size", "20", "--hidden", "16", "--z-dim", "2"]
 SSVAE = ["--model", "ssvae", *TINY, "--labels", "6"]
+
+# Constants of networks, and the numbers with which tests of identities are fast.
+NARROW_NETWORKS = ((residual, "WIDTH", 8), (vqvae, "WIDTH", 8), (af_vae, "WIDTH", 8), (gated, "BLOCKS", 1))
+
+
+def shortened(every: Iterable[Any], kept: Collection[Any]) -> list[Any]:
+    """Parameters of a test: all values, of which only those in `kept` are tested outside of .ci/full."""
+    return [pytest.param(value, marks=() if value in kept else pytest.mark.full) for value in every]
 
 
 def lines(run: Path) -> list[dict]:

@@ -213,13 +213,19 @@ def load_plain(content: bytes, path: Path) -> dict[str, Any]:
     return state
 
 
-def check_memory(need: float, what: str) -> None:
-    """Raises UserError if a number of bytes exceeds the free memory."""
+def free_memory() -> float:
+    """Returns the bytes of memory that this process can still take."""
     free = psutil.virtual_memory().available
     if resource:  # which can limit a process
         most, _ = resource.getrlimit(resource.RLIMIT_AS)
         if most != resource.RLIM_INFINITY:
             free = min(free, max(most - psutil.Process().memory_info().vms, 0))
+    return free
+
+
+def check_memory(need: float, what: str) -> None:
+    """Raises UserError if a number of bytes exceeds the free memory."""
+    free = free_memory()
     if need > free:
         raise UserError(
             f"{what} needs {need / GIB:.1f} GiB of memory, and {free / GIB:.1f} are free: "

@@ -156,10 +156,8 @@ def build_parser(name: str | None) -> Parser:
 
 
 def _add_data(parser: Parser, cls: type[LatentVariableModel], named: bool) -> None:
-    images = (
-        f"{', '.join(IMAGE_SETS)}, torchvision:NAME, a file (.npz, .npy, .csv, .tsv, .parquet, .txt), or a "
-    )
-    images += "folder of images (default: mnist, else digits)"
+    images = f"{', '.join(IMAGE_SETS)}, torchvision:NAME, a file (.npz, .npy, .csv, .tsv, .parquet, .txt), "
+    images += "or a folder of images (default: mnist, else digits)"
     names = ", ".join(points.NAMES)
     kind = OBSERVATIONS[cls.observation].data
     about = images if kind is IMAGES else f"a file, as in {kind.default}"
@@ -168,7 +166,8 @@ def _add_data(parser: Parser, cls: type[LatentVariableModel], named: bool) -> No
     add = parser.add_argument
     add("--data", metavar="NAME", help=about)
     add("--data-dir", type=Path, metavar="DIR", help=f"folder of named data sets (default: {DATA_DIR})")
-    add("--label-column", metavar="NAME", help="column of the labels in a .csv, .tsv or .parquet table")
+    about = "column of the labels in a table or a data set of Hugging Face"
+    add("--label-column", metavar="NAME", help=about)
     about = "height and width to which the images of a folder are resized and cropped"
     add("--image-size", type=SIZE.parse, metavar="N", help=about)
     add("--tokens", metavar="UNIT", help="unit of the tokens in a .txt file: words (default), characters")
@@ -253,9 +252,8 @@ def read_data(given: argparse.Namespace) -> tuple[Dataset, str | None]:
     cls, options = MODELS[given.model], vars(given)
     kind, name = OBSERVATIONS[cls.observation].data, options.get("data", cls.default_dataset)
     if name is None and kind is not IMAGES:
-        raise UserError(
-            f"{given.model} observes {kind.name} and has no default data set. Give {kind.default}."
-        )
+        message = f"{given.model} observes {kind.name} and has no default data set. Give {kind.default}."
+        raise UserError(message)
     reading = {key: options.get(key) for key in ("label_column", "image_size", "tokens", "max_length")}
     return find_dataset(name, options.get("data_dir", DATA_DIR), cls, **reading)
 
@@ -271,7 +269,7 @@ def configuration(given: argparse.Namespace, data: Dataset) -> RunConfig:
     train = TrainConfig(**settings).resolved(cls, data.shape)
     usual = defaults(cls, data.shape)
     if cls.values_option and data.vocabulary:
-        usual[cls.values_option] = len(data.vocabulary)
+        usual |= {cls.values_option: len(data.vocabulary)}
     own = {key: options.get(key, usual[key]) for key in cls.options()}
     indices = read_indices(given.labelled) if "labelled" in options else None
     if indices is not None:

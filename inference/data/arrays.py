@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.data.stored import Data, Rows, is_stored, slices
 from inference.errors import UserError
 
 CHUNK = 1_000  # images converted at a time
@@ -14,7 +15,7 @@ TOLERANCE = 1e-3  # fraction of the scale by which floats may exceed it because 
 WHITES = (1, 16, 255, 1023, 4095, 16383, 65535)  # usual values of white, for advice only
 
 
-Tensors = tuple[dict[str, Tensor], int | None]
+Tensors = tuple[dict[str, Data], int | None]
 
 
 def read_images(x: dict[str, np.ndarray], name: str, dims: int | None = None) -> Tensors:
@@ -29,6 +30,7 @@ def read_images(x: dict[str, np.ndarray], name: str, dims: int | None = None) ->
 
     Returns:
         Tensors by part, uint8 (n, channels, height, width), and the scale of the images (see `image_scale`).
+        An array that stays on disk (see `stored.is_stored`) becomes `Rows`, which convert what is read.
 
     Raises:
         UserError: an array holds something else, or the parts do not fit together.
@@ -36,7 +38,7 @@ def read_images(x: dict[str, np.ndarray], name: str, dims: int | None = None) ->
     _check_numbers(x, name)
     axes = {part: _channel_axis(array.shape, f"{name}: {part}") for part, array in x.items()}
     scale = image_scale(x, name)
-    levels = {part: _to_levels(_channel_first(array, axes[part]), scale) for part, array in x.items()}
+    levels = {part: _convert(array, axes[part], scale) for part, array in x.items()}
     return _of_one_shape(levels, name, "images"), scale
 
 
@@ -52,7 +54,7 @@ def read_codes(x: dict[str, np.ndarray], name: str, dims: int | None = None) -> 
     _check_numbers(x, name)
     axes = {part: _channel_axis(array.shape, f"{name}: {part}") for part, array in x.items()}
     _check_codes(x, name)
-    codes = {part: _to_levels(_channel_first(array, axes[part]), 255) for part, array in x.items()}
+    codes = {part: _convert(array, axes[part], 255) for part, array in x.items()}
     return _of_one_shape(codes, name, "images"), None
 
 
@@ -71,7 +73,7 @@ def read_points(x: dict[str, np.ndarray], name: str, dims: int | None = None) ->
         UserError: an array holds something else, or the parts do not fit together.
     """
     _check_numbers(x, name)
-    points = {part: _to_points(array, f"{name}: {part}", dims) for part, array in x.items()}
+    points: dict[str, Data] = {part: _to_points(array, f"{name}: {part}", dims) for part, array in x.items()}
     return _of_one_shape(points, name, "points"), None
 
 
@@ -101,11 +103,13 @@ def read_sequences(x: dict[str, np.ndarray], name: str, dims: int | None = None)
         _refuse_where(
             late, f"{what} has {{}} after the end of a sequence, or empty sequences", "Use 0 there."
         )
-    sequences = {part: torch.from_numpy(tokens.astype(np.int32)) for part, tokens in x.items()}
+    sequences: dict[str, Data] = {
+        part: torch.from_numpy(tokens.astype(np.int32)) for part, tokens in x.items()
+    }
     return _of_one_shape(sequences, name, "sequences"), None
 
 
-def _of_one_shape(tensors: dict[str, Tensor], name: str, what: str) -> dict[str, Tensor]:
+def _of_one_shape(tensors: dict[str, Data], name: str, what: str) -> dict[str, Data]:
     """Returns the parts. Raises UserError if they differ in shape."""
     if len({tensor.shape[1:] for tensor in tensors.values()}) > 1:
         raise UserError(
@@ -128,8 +132,8 @@ def image_scale(x: dict[str, np.ndarray], name: str) -> int:
     Raises:
         UserError: no scale fits, or the parts disagree. The message gives the range of each part.
     """
-    low = {part: float(images.min()) for part, images in x.items()}
-    high = {part: float(images.max()) for part, images in x.items()}
+    ranges = {part: _range(images) for part, images in x.items()}
+    low, high = ({part: found[end] for part, found in ranges.items()} for end in (0, 1))
     top = max(high.values())
     darkest = min((value for value in high.values() if value > 0), default=0.0)
     floats = any(images.dtype.kind == "f" for images in x.values())
@@ -152,9 +156,9 @@ def image_scale(x: dict[str, np.ndarray], name: str) -> int:
         advice = "each part by its own, for example x / 255"
     elif top <= 1:
         advice = "x * 255 if they were divided by 255 twice"
-    ranges = " and ".join(f"{part} runs from {low[part]:.7g} to {high[part]:.7g}" for part in x)
+    said = " and ".join(f"{part} runs from {low[part]:.7g} to {high[part]:.7g}" for part in x)
     raise UserError(
-        f"{name}: {ranges}, so white may be 1, 255 or another value. "
+        f"{name}: {said}, so white may be 1, 255 or another value. "
         f"Give every part as floats in 0..1, divided by the value of white ({advice})."
     )
 
@@ -167,8 +171,14 @@ def _check_numbers(parts: dict[str, np.ndarray], name: str) -> None:
             raise UserError(f"{what} has shape {x.shape}, so it is empty. Give at least one image or point.")
         if x.dtype.kind not in "buif":
             raise UserError(f"{what} has type {x.dtype}. Give an array of numbers.")
-        if x.dtype.kind == "f":
+        if x.dtype.kind == "f" and not all(np.isfinite(some).all() for some in slices(x)):
             _refuse_where(~np.isfinite(x), f"{what} has {{}} that are not finite", "Replace or remove them.")
+
+
+def _range(x: np.ndarray) -> tuple[float, float]:
+    """Returns the smallest and the largest value, after one reading of what is on disk."""
+    ends = [(some.min(), some.max()) for some in slices(x)]
+    return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
 
 
 def _refuse_where(wrong: np.ndarray, complaint: str, advice: str) -> None:
@@ -229,17 +239,27 @@ def _channel_first(x: np.ndarray, axis: int | None) -> np.ndarray:
 def _check_codes(x: dict[str, np.ndarray], name: str) -> None:
     """Raises UserError unless every part holds whole numbers from 0 to 255."""
     for part, codes in x.items():
-        if codes.dtype.kind not in "bui" or codes.min() < 0 or codes.max() > 255:
+        low, high = _range(codes)
+        if codes.dtype.kind not in "bui" or low < 0 or high > 255:
             raise UserError(
-                f"{name}: {part} has type {codes.dtype} and runs from {codes.min()} to {codes.max()}. "
+                f"{name}: {part} has type {codes.dtype} and runs from {low:g} to {high:g}. "
                 "Codes are whole numbers from 0 to 255."
             )
+
+
+def _convert(x: np.ndarray, axis: int | None, scale: int) -> Data:
+    """Converts images to levels 0..255, (n, channels, height, width); rows on disk when they are read."""
+
+    def convert(some: np.ndarray) -> Tensor:
+        return _to_levels(_channel_first(some, axis), scale)
+
+    return Rows(x, convert) if is_stored(x) else convert(x)
 
 
 def _to_levels(x: np.ndarray, scale: int) -> Tensor:
     """Rounds images on a scale of 0..`scale` to levels 0..255, uint8, chunk by chunk to save memory."""
     if x.dtype == np.uint8 and scale == 255:
-        return torch.from_numpy(x)
+        return torch.from_numpy(x if x.flags.writeable else x.copy())
     levels = np.empty(x.shape, np.uint8)
     for start in range(0, len(x), CHUNK):
         levels[start : start + CHUNK] = np.rint(x[start : start + CHUNK] * (255 / scale)).clip(0, 255)

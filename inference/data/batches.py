@@ -6,6 +6,7 @@ from torch import Tensor
 from inference.backend import distributed
 from inference.data.dataset import Dataset
 from inference.data.observations import OBSERVATIONS
+from inference.data.stored import Data, Rows
 from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
 
@@ -22,9 +23,10 @@ class Batches:
         size: images per batch, over all processes.
         seed: the seed of the order.
         labels: indices of the labelled images, (labels,), see `labelled.choose_labelled`.
-        device: where the images are kept.
+        device: where the images are kept, unless they stay on disk, and where the batches are.
 
     Attributes:
+        x: all training images, a tensor or `stored.Rows`.
         per_epoch: batches per epoch. The last one has the images that are left over.
         images: images in a full batch of this process.
         order: the order of the images in the current epoch, (n,).
@@ -47,7 +49,8 @@ class Batches:
                 f"the data have {len(data.x_train)} training images, fewer than a batch of {size}. "
                 "Lower --batch-size."
             )
-        self.x = data.x_train.to(device)
+        x, self.device = data.x_train, device
+        self.x: Data = x if isinstance(x, Rows) else x.to(device)
         self.y = None if data.y_train is None else data.y_train.to(device)
         self.size, self.seed, self.labels = size, seed, labels.to(device)
         self.inputs, self.observation = model.inputs, OBSERVATIONS[model.observation_of(data.shape)].train
@@ -59,7 +62,7 @@ class Batches:
         self.epoch, self.order = -1, torch.empty(0)
         self.labelled: list[Tensor] = []
         if self.y is not None and "x_labelled" in self.inputs:
-            self.labelled = [self.x[self.labels], self.y[self.labels]]
+            self.labelled = [self.x[self.labels].to(device), self.y[self.labels]]
 
     def full(self, step: int) -> bool:
         """Whether a step has a full batch."""
@@ -70,14 +73,22 @@ class Batches:
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self.order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
+            self.order = torch.randperm(len(self.x), generator=generator).to(self.device)
             self.epoch = epoch
         end = len(self.x) if place == self.per_epoch - 1 else (place + 1) * self.size
         return distributed.local_share(self.order[place * self.size : end])
 
-    def tensors(self) -> list[Tensor]:
-        """Returns the data from which `select` takes a batch: x, y if the model has it, labelled x and y."""
-        return [self.x, *([self.y] if self._has_y else []), *self.labelled]  # type: ignore[list-item]
+    def tensors(self, step: int) -> list[Tensor]:
+        """Returns what `select` takes a batch from: indices, x, y if the model has it, labelled x and y.
+
+        If the images are in memory, x and y are all of them. If they are on disk, the batch of the step is
+        read, and x and y are these images.
+        """
+        index, y = self.index(step), self.y if self._has_y else None
+        if not isinstance(self.x, Rows):
+            return [index, self.x, *([] if y is None else [y]), *self.labelled]
+        read = [self.x[index].to(self.device), *([] if y is None else [y[index]])]
+        return [torch.arange(len(index), device=self.device), *read, *self.labelled]
 
     @property
     def _has_y(self) -> bool:
@@ -89,8 +100,8 @@ class Batches:
         Every process has all labelled images: their loss is a mean of its own.
 
         Args:
-            index: of the images, (batch,).
-            x: all training images.
+            index: of the images in x, (batch,).
+            x: images.
             *others: the other tensors of `tensors`.
 
         Returns:
@@ -106,4 +117,4 @@ class Batches:
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Returns the inputs of a step, 0, 1, ..., as `select` does."""
-        return self.select(self.index(step), *self.tensors())
+        return self.select(*self.tensors(step))

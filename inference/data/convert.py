@@ -12,6 +12,7 @@ from torch.utils import data as torch_data
 from inference.data.dataset import Dataset
 from inference.data.labels import Header, needs_labels, read_labels
 from inference.data.observations import OBSERVATIONS
+from inference.data.stored import Growing
 from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
 
@@ -32,7 +33,12 @@ def as_dataset(
 
     * a tensor or array x, or a pair (x, y) of them;
     * a torch `Dataset`, map-style or iterable, whose items are x or (x, y);
-    * a torch `DataLoader`, whose batches are x or (x, y). It is read once, to its end.
+    * a torch `DataLoader`, whose batches are x or (x, y).
+
+    A torch data set and a loader are read once, to their end: training shuffles and batches the data points
+    itself, so that a seed repeats it. What a loader augments at random stays as it was read. More than 1 GiB
+    of images, or than a quarter of the free memory, go to a temporary file (see `stored.Growing`); a large
+    array that is mapped from a file stays there.
 
     What x may hold depends on the model's kind of observation, by the same rules as in an .npz file: images
     (n, height, width), (n, channels, height, width) or (n, height, width, channels), on a scale of 0..1,
@@ -83,11 +89,10 @@ def as_dataset(
 def _read(source: Source, what: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns x and y of a source as arrays; y is None if there are no labels."""
     if isinstance(source, torch_data.DataLoader):
-        batches = [_pair(batch, f"{what}, a batch") for batch in source]
-        return _concatenate(batches, what, np.concatenate)
+        return _concatenate((_pair(batch, f"{what}, a batch") for batch in source), what)
     if isinstance(source, torch_data.Dataset):
-        items = [_pair(item, f"{what}, an item") for item in _items(source)]
-        return _concatenate(items, what, np.stack)
+        items = (_pair(item, f"{what}, an item") for item in _items(source))
+        return _concatenate(((x[None], None if y is None else y[None]) for x, y in items), what)
     return _pair(source, what)
 
 
@@ -120,15 +125,21 @@ def _array(value: Any, what: str) -> np.ndarray:
 
 
 def _concatenate(
-    pairs: list[tuple[np.ndarray, np.ndarray | None]], what: str, join: Any
+    pairs: Iterable[tuple[np.ndarray, np.ndarray | None]], what: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Joins the arrays of batches or items. Raises UserError if there are none, or they differ in shape."""
-    if not pairs:
-        raise UserError(f"{what} is empty. Give at least one image or point.")
-    y = [labels for _, labels in pairs if labels is not None]
-    if y and len(y) < len(pairs):
-        raise UserError(f"{what} has labels for {len(y)} of {len(pairs)} parts. Give labels for all or none.")
+    """Joins the arrays of batches. Raises UserError if there are none, or they differ in shape."""
+    y, count = list[np.ndarray](), 0
+    with Growing(what) as joined:
+        for x, labels in pairs:
+            joined.append(x)
+            count += 1
+            y += [] if labels is None else [labels]
+        if not count:
+            raise UserError(f"{what} is empty. Give at least one image or point.")
+        if y and len(y) < count:
+            raise UserError(f"{what} has labels for {len(y)} of {count} parts. Give labels for all or none.")
+        array = joined.array()
     try:
-        return join([x for x, _ in pairs]), join(y) if y else None
+        return array, np.concatenate(y) if y else None
     except ValueError:
-        raise UserError(f"{what} has items of different shapes. Give them the same shape.") from None
+        raise UserError(f"labels of {what} differ in shape. Give them the same shape.") from None

@@ -1,4 +1,4 @@
-"""A data set, held in memory."""
+"""A data set, held in memory or on disk."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -7,9 +7,9 @@ from fractions import Fraction
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from inference.data.observations import IMAGES, POINTS, DataKind
+from inference.data.stored import Data, chunks, padded, select
 from inference.data.vocabulary import Vocabulary
 from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
@@ -38,8 +38,8 @@ class Dataset:
 
     Attributes:
         name: a name that `load.find_dataset` knows, or the path of a file or folder.
-        x_train: images or codes (n, channels, height, width), uint8; points (n, d), float32; or sequences
-            of tokens (n, length), int32.
+        x_train: images or codes (n, channels, height, width), uint8; points (n, d), float32; or sequences of
+            tokens (n, length), int32: a tensor, or `stored.Rows` of images or codes that stay on disk.
         y_train: class numbers (n,), int64, from 0 to classes - 1, or None.
         x_test: test data like `x_train`.
         y_test: labels like `y_train`.
@@ -55,12 +55,12 @@ class Dataset:
     """
 
     name: str
-    x_train: Tensor
+    x_train: Data
     y_train: Tensor | None
-    x_test: Tensor
+    x_test: Data
     y_test: Tensor | None
     x_independent: Tensor | None = None
-    x_valid: Tensor | None = None
+    x_valid: Data | None = None
     y_valid: Tensor | None = None
     scale: int | None = None
     columns: Columns | None = None
@@ -126,9 +126,9 @@ class Dataset:
         y = self.y_train
         return replace(
             self,
-            x_train=self.x_train[~chosen],
+            x_train=select(self.x_train, ~chosen),
             y_train=None if y is None else y[~chosen],
-            x_valid=self.x_train[chosen],
+            x_valid=select(self.x_train, chosen),
             y_valid=None if y is None else y[chosen],
         )
 
@@ -147,8 +147,14 @@ class Dataset:
         more_rows, more_columns = shape[1] - self.shape[1], shape[2] - self.shape[2]
         left, top = more_columns // 2, more_rows // 2
         edges = (left, more_columns - left, top, more_rows - top)
-        valid = None if self.x_valid is None else pad(self.x_valid, edges)
-        return replace(self, x_train=pad(self.x_train, edges), x_test=pad(self.x_test, edges), x_valid=valid)
+        valid = None if self.x_valid is None else padded(self.x_valid, edges)
+        x_train, x_test = padded(self.x_train, edges), padded(self.x_test, edges)
+        return replace(self, x_train=x_train, x_test=x_test, x_valid=valid)
+
+    def largest(self) -> int:
+        """Returns the largest value of all parts, such as the largest number of a token."""
+        parts = [x for x in (self.x_train, self.x_valid, self.x_test) if x is not None and len(x)]
+        return max(int(some.max()) for x in parts for some in chunks(x))
 
     def checksum(self) -> str:
         """Returns a digest of every value and label, of the columns of a table and of a vocabulary.
@@ -159,7 +165,8 @@ class Dataset:
         """
         digest = hashlib.sha256()
         for x, y in ((self.x_train, self.y_train), (self.x_test, self.y_test)):
-            digest.update(x.numpy().tobytes())
+            for some in chunks(x):
+                digest.update(some.numpy().tobytes())
             digest.update(b"none" if y is None else self.own_labels(y).numpy().tobytes())
         if self.class_names and isinstance(self.class_names[0], str):
             digest.update("\0".join(map(str, self.class_names)).encode())

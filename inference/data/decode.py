@@ -2,15 +2,16 @@
 
 import io
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from inference.backend.files import check_memory, read_regular
+from inference.data.stored import Data, Growing, Rows
 from inference.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -34,15 +35,34 @@ class Decoded(NamedTuple):
     transparent: bool
 
 
-def decode_all(folder: Path, files: list[Path], image_size: int | None) -> tuple[Tensor, str | None]:
+class Files(NamedTuple):
+    """Encoded images.
+
+    Attributes:
+        name: what messages call all of them.
+        names: what messages call each of them.
+        read: returns the content of the image of a number, 0, 1, ...
+    """
+
+    name: str
+    names: Sequence[str | Path]
+    read: Callable[[int], bytes]
+
+
+def files_in(folder: Path, files: Sequence[Path]) -> Files:
+    """Returns image files of a folder, which are read when they are decoded."""
+    return Files(str(folder), files, lambda number: read_regular(files[number], MAX_FILE))
+
+
+def decode_all(files: Files, image_size: int | None) -> tuple[Data, str | None]:
     """Decodes image files.
 
     If all files are grey, the images have one channel; otherwise grey images become RGB. Images are turned
     as their EXIF orientation says. 16-bit grey is scaled from 0..65535 to 0..255. Transparent pixels are
-    composited on white.
+    composited on white. Images that are too large for the memory (see `stored.exceeds_limit`) go to a
+    temporary file.
 
     Args:
-        folder: what messages call the data.
         files: the files.
         image_size: the height and width of the result: the short side is resized to it (bicubic), and the
             long side is cropped at its centre. None means that all images must have the same size.
@@ -51,35 +71,49 @@ def decode_all(folder: Path, files: list[Path], image_size: int | None) -> tuple
         Images (n, channels, height, width), uint8, and one line for the user, or None.
 
     Raises:
-        UserError: a file cannot be read, images differ in size and there is no `image_size`, or they need
-            more memory than is free.
+        UserError: a file cannot be read, images differ in size and there is no `image_size`, or there is no
+            space for them.
     """
-    images: list[np.ndarray] = []
-    brightest = {8: 0, 16: 0}
-    largest = transparent = 0
     if image_size:
-        check_memory(2 * len(files) * image_size**2, str(folder))
-    for file in files:
-        found = decode(file, image_size)
-        if found.pixels.nbytes > largest:
-            largest = found.pixels.nbytes
-            check_memory((2 * len(files) - len(images)) * largest, str(folder))
-        if images and found.pixels.shape[:2] != images[0].shape[:2]:
-            sizes = [f"{path} has {_size(x)}" for path, x in ((files[0], images[0]), (file, found.pixels))]
+        check_memory(2 * 3 * image_size**2, files.name)
+    for channels in (1, 3):
+        with Growing(files.name) as images:
+            found = _decode_into(images, files, image_size, channels)
+            if found is not None:
+                x, note = images.array(), f"{found} images with transparent pixels are shown on white"
+                break
+    return Rows(x, torch.from_numpy) if isinstance(x, np.memmap) else torch.from_numpy(
+        x
+    ), note if found else None
+
+
+def _decode_into(images: Growing, files: Files, image_size: int | None, channels: int) -> int | None:
+    """Decodes image files to 1 or 3 channels, and counts those with transparent pixels.
+
+    Returns None at the first file with colour if there should be 1 channel.
+    """
+    size, brightest, transparent = "", {8: 0, 16: 0}, 0
+    for number, name in enumerate(files.names):
+        found = decode(files, number, image_size)
+        pixels = found.pixels.transpose(2, 0, 1) if found.pixels.ndim == 3 else found.pixels[None]
+        if channels < len(pixels):
+            return None
+        size = size or _size(found.pixels)
+        if _size(found.pixels) != size:
             raise UserError(
-                f"{' and '.join(sizes)} pixels. Give --image-size N to resize and crop all images."
+                f"{files.names[0]} has {size} and {name} has {_size(found.pixels)} pixels. "
+                "Give --image-size N to resize and crop all images."
             )
-        images.append(found.pixels)
-        brightest[found.depth] = max(brightest[found.depth], int(found.pixels.max()))
+        images.append(pixels.repeat(channels // len(pixels), 0)[None])
+        brightest[found.depth] = max(brightest[found.depth], int(pixels.max()))
         transparent += found.transparent
     for depth, level in brightest.items():
         if 0 < level < DARKEST:
             raise UserError(
-                f"{folder}: the brightest pixel of all {depth}-bit images is {level} on a scale of 0 to 255, "
-                f"so white may not be {2**depth - 1}. Multiply the pixels so that it is."
+                f"{files.name}: the brightest pixel of all {depth}-bit images is {level} on a scale of 0 to "
+                f"255, so white may not be {2**depth - 1}. Multiply the pixels so that it is."
             )
-    note = f"{transparent} images with transparent pixels are shown on white" if transparent else None
-    return _stack(images), note
+    return transparent
 
 
 def _size(pixels: np.ndarray) -> str:
@@ -87,24 +121,15 @@ def _size(pixels: np.ndarray) -> str:
     return f"{pixels.shape[1]}x{pixels.shape[0]}"
 
 
-def _stack(images: list[np.ndarray]) -> Tensor:
-    """Joins images to (n, channels, height, width), and empties the list to save memory."""
-    channels = max(1 if x.ndim == 2 else 3 for x in images)
-    joined = np.empty((len(images), channels, *images[0].shape[:2]), np.uint8)
-    for i in reversed(range(len(images))):
-        pixels = images.pop()
-        joined[i] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return torch.from_numpy(joined)
-
-
-def decode(file: Path, image_size: int | None) -> Decoded:
-    """Decodes an image file, and resizes and crops it to `image_size` if that is given.
+def decode(files: Files, number: int, image_size: int | None) -> Decoded:
+    """Decodes the image of a number, and resizes and crops it to `image_size` if that is given.
 
     Raises:
         UserError: the file is not a PNG, JPEG or WebP image, is damaged, or is an animation.
     """
+    file = files.names[number]
     try:
-        content = read_regular(file, MAX_FILE)
+        content = files.read(number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -122,7 +147,7 @@ def decode(file: Path, image_size: int | None) -> Decoded:
         ) from None
 
 
-def _convert(image: Image.Image, file: Path, image_size: int | None) -> Decoded:
+def _convert(image: Image.Image, file: str | Path, image_size: int | None) -> Decoded:
     if getattr(image, "n_frames", 1) > 1:
         raise UserError(f"{file} is an animation of {image.n_frames} frames. Save each frame as an image.")  # type: ignore[attr-defined]
     if image.mode not in GREY + COLOUR:

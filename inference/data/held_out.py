@@ -4,18 +4,20 @@ import math
 from collections.abc import Iterator
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from inference.data.dataset import Dataset
 from inference.data.observations import OBSERVATIONS
+from inference.data.stored import Data, Rows
 from ppl_models.base import LatentVariableModel
 
 PIXELS = 32 * 32  # of an image up to which chunks have their full size
 
 
 class HeldOut:
-    """The whole test set as a model observes it, with fixed noise.
+    """The whole test set as a model observes it, with fixed noise. What is on disk is read in chunks.
 
     Args:
         data: the data set.
@@ -24,19 +26,20 @@ class HeldOut:
 
     Attributes:
         raw: the test images as levels 0..255, or points or codes, (n, *shape).
-        x: the same as the model observes them, (n, *shape).
+        x: the same as the model observes them, (n, *shape); None if they are on disk.
         y: labels (n,), or None.
     """
 
     def __init__(self, data: Dataset, model: type[LatentVariableModel], device: torch.device):
         self.data, self.model, self.device = data, model, device
-        self.raw, self.observation = data.x_test.to(device), OBSERVATIONS[model.observation_of(data.shape)]
-        self.x = self.observation.test(self.raw)
+        x, self.observation = data.x_test, OBSERVATIONS[model.observation_of(data.shape)]
+        self.raw: Data = x if isinstance(x, Rows) else x.to(device)
+        self.x = None if isinstance(self.raw, Rows) else self.observation.test(self.raw)
         self.y = None if data.y_test is None else data.y_test.to(device)
         self.inputs = model.inputs
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.raw)
 
     @cached_property
     def others(self) -> dict[str, "HeldOut"]:
@@ -63,10 +66,12 @@ class HeldOut:
             The model's inputs, `x` (size, *shape) and `y` if the model takes it; x without noise,
             (size, *shape); the labels (size,), or None.
         """
+        noise = np.random.RandomState(0)
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            y = None if self.y is None else self.y[part]
-            inputs = {"x": self.x[part].to(torch.get_default_dtype())}
+            raw, y = self.raw[part].to(self.device), None if self.y is None else self.y[part]
+            x = self.observation.test(raw, noise) if self.x is None else self.x[part]
+            inputs = {"x": x.to(torch.get_default_dtype())}
             if y is not None and "y" in self.inputs:
                 inputs |= {"y": y}
-            yield inputs, self.observation.levels(self.raw[part]), y
+            yield inputs, self.observation.levels(raw), y

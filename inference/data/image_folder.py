@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-
 from inference.data.dataset import Dataset
-from inference.data.decode import decode_all
-from inference.data.labels import Header, needs_labels, read_labels
-from inference.data.split import train_and_test
+from inference.data.decode import files_in
+from inference.data.labels import needs_labels
+from inference.data.pictures import as_labels, dataset_of
 from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
 
@@ -65,28 +62,12 @@ def load(
             f"{folder} has no labels, and this model needs them. Move the images into one "
             "subfolder per class."
         )
-    if len(parts) == 2:
-        train, test = torch.arange(len(files)).split([len(part.files) for part in found])
-    else:
-        train, test = train_and_test(len(files), str(folder))
-    x, note = decode_all(folder, files, image_size)
-    numbers = all(name.isdecimal() and len(name) < 18 and name == str(int(name)) for name in names)
-    own = np.array(names, dtype=int if numbers else str)
-    y = {part: own[i.numpy()] for part, i in (("train", train), ("test", test)) if names}
-    headers = {part: Header(labels.shape, labels.dtype) for part, labels in y.items()}
-    counts = {"train": len(train), "test": len(test)}
-    labels = read_labels(str(folder), y, headers, counts, needs_labels(model))
-    data = Dataset(
-        str(folder.resolve()),
-        *(x[train], labels.y["train"], x[test], labels.y["test"]),
-        class_names=labels.names,
-    )
+    sizes = [len(part.files) for part in found]
+    labels = as_labels(names) if names else None
+    data, notes = dataset_of(str(folder.resolve()), files_in(folder, files), labels, sizes, image_size, model)
     others = sum(part.others for part in found)
-    notes = [f"{folder}: {len(files)} images of {'x'.join(map(str, data.shape))}"]
-    notes += [f"{others} files that are not PNG, JPEG or WebP are not read"] if others else []
-    notes += [note] if note else []
-    notes += [f"a tenth is the test set, {len(test)} of {len(files)}"] if len(parts) == 1 else []
-    notes += [labels.note] if labels.note else []
+    if others:
+        notes.insert(1, f"{others} files that are not PNG, JPEG or WebP are not read")
     return data, "; ".join(notes)
 
 

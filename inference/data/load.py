@@ -4,6 +4,7 @@ from pathlib import Path
 
 from inference.data import (
     digits,
+    huggingface,
     image_folder,
     npz,
     points,
@@ -34,9 +35,10 @@ def load_dataset(
     Args:
         name: "digits", "mnist", "fashion-mnist", "svhn", "svhn-extra", "cifar10", another set of torchvision
             such as "torchvision:KMNIST", a name of two-dimensional points such as "smiley", the path of an
-            .npz or .npy file, of a .csv, .tsv or .parquet table or of a .txt file, or a folder of images.
+            .npz or .npy file, of a .csv, .tsv or .parquet table or of a .txt file, a folder of images, or the
+            folder that Hugging Face's `save_to_disk` wrote.
         data_dir: the folder that holds the files of named data sets, or into which they are downloaded.
-        label_column: name of the labels' column in a table.
+        label_column: name of the labels' column in a table or a data set of Hugging Face.
         image_size: height and width to which the images of a folder are resized and cropped.
         tokens: "words" (default) or "characters" of a .txt file.
         max_length: the largest number of tokens of a line of a .txt file; longer lines are cut.
@@ -74,11 +76,11 @@ def find_dataset(
 
     Args:
         name: a name of `IMAGE_SETS` or `points.NAMES`, torchvision:NAME, or the path of an .npz or .npy file,
-            of a table, of a text, or of a folder of images. None means MNIST, or digits if MNIST is neither
-            in `data_dir` nor can be downloaded.
+            of a table, of a text, of a folder of images, or of one that Hugging Face's `save_to_disk` wrote.
+            None means MNIST, or digits if MNIST is neither in `data_dir` nor can be downloaded.
         data_dir: the folder that holds the files of named data sets.
         model: the class that the data are for. It decides how a file is read (see `npz.load`).
-        label_column: name of the labels' column in a table.
+        label_column: name of the labels' column in a table or a data set of Hugging Face.
         image_size: height and width to which the images of a folder are resized and cropped.
         tokens: unit of the tokens of a text, see `text.load`.
         max_length: largest number of tokens of a line of a text.
@@ -92,9 +94,10 @@ def find_dataset(
     """
     known, path = name in points.NAMES or name in IMAGE_SETS, Path(name or "")
     is_table = path.suffix.lower() in tables.SUFFIXES
-    if label_column is not None and not is_table:
-        raise UserError("--label-column names a column of a table. Give --data FILE.csv, or leave it out.")
     is_folder = name is not None and not known and path.is_dir()
+    is_saved = is_folder and huggingface.is_saved(path)
+    if label_column is not None and not (is_table or is_saved):
+        raise UserError("--label-column names a column of a table. Give --data FILE.csv, or leave it out.")
     if image_size is not None and not is_folder:
         raise UserError("--image-size applies to a folder of images. Leave it out.")
     is_text = path.suffix.lower() == text.SUFFIX and not known
@@ -103,6 +106,8 @@ def find_dataset(
         raise UserError(f"{option} applies to a text. Give --data FILE.txt, or leave it out.")
     if name is None:
         return _load_default(data_dir)
+    if is_saved:
+        return huggingface.load(path, label_column, image_size, model)
     if is_folder:
         return image_folder.load(path, image_size, model)
     if is_text:
@@ -117,6 +122,8 @@ def find_dataset(
     if name == "digits":
         return digits.load(), line
     if name in torchvision_sets.SIZES:
+        if line and not torchvision_sets.is_available(name, data_dir):
+            raise UserError(f"the data set {name} cannot be downloaded. For the folder, give ./{name}.")
         return torchvision_sets.load(name, data_dir), line
     if name.startswith(torchvision_others.PREFIX):
         return torchvision_others.load(name, data_dir)

@@ -10,8 +10,9 @@ import numpy as np
 from inference.backend.files import check_memory
 from inference.data.dataset import Dataset
 from inference.data.labels import Header, needs_labels, read_labels
-from inference.data.observations import IMAGES, OBSERVATIONS, POINTS
+from inference.data.observations import IMAGES, OBSERVATIONS, POINTS, DataKind
 from inference.data.split import train_and_test
+from inference.data.stored import exceeds_limit, select
 from inference.errors import UserError
 from ppl_models.base import LatentVariableModel
 
@@ -41,18 +42,19 @@ def load(path: Path, model: type[LatentVariableModel] | None = None) -> tuple[Da
 
     Raises:
         UserError: there is no such file, or it holds anything else. An array that is larger than the free
-            memory is not read.
+            memory is not read, except that images and codes of a large .npy stay on disk (see `stored`).
     """
     kind = OBSERVATIONS[model.observation].data if model else IMAGES
     dims = model.example_shape[0] if model and kind is POINTS else None
     with _opened(path) as file:
         single = file.read(6) == b"\x93NUMPY"
-    arrays, headers = ({"array": _read_single(path)}, {}) if single else _read(path)
+    arrays, headers = ({"array": _read_single(path, kind)}, {}) if single else _read(path)
     x = {part: arrays.pop(part) for part in tuple(arrays) if not part.startswith("y")}
     tensors, scale = kind.read(x, str(path), dims)
     if single:
         train, test = train_and_test(len(tensors["array"]), str(path))
-        tensors = {"x_train": tensors["array"][train], "x_test": tensors["array"][test]}
+        whole = tensors["array"]
+        tensors = {"x_train": select(whole, train), "x_test": select(whole, test)}
     counts = {"y_train": len(tensors["x_train"]), "y_test": len(tensors["x_test"])}
     if single and needs_labels(model):
         raise UserError(
@@ -80,8 +82,8 @@ def _opened(path: Path) -> IO[bytes]:
         raise UserError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from None
 
 
-def _read_single(path: Path) -> np.ndarray:
-    """Returns the array of an .npy, mapped into memory."""
+def _read_single(path: Path, kind: DataKind) -> np.ndarray:
+    """Returns the array of an .npy, mapped into memory. A large one stays on disk, except points."""
     try:
         with open(path, "rb") as file:
             header = _header(file, path.stat().st_size, "the array")
@@ -89,7 +91,10 @@ def _read_single(path: Path) -> np.ndarray:
             raise UserError(f"{path} cannot be read, it is an array of Python objects. {OBJECTS}")
         if not math.prod(header.shape):
             return np.empty(header.shape, header.dtype)  # which cannot be mapped
-        check_memory(3 * math.prod(header.shape) * header.dtype.itemsize, str(path))
+        size = math.prod(header.shape) * header.dtype.itemsize
+        if kind is not POINTS and exceeds_limit(size):
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        check_memory(3 * size, str(path))
         return np.load(path, mmap_mode="c", allow_pickle=False)
     except UserError:
         raise

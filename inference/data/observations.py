@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.data.arrays import read_codes, read_images, read_points, read_sequences
+from inference.data.arrays import Tensors, read_codes, read_images, read_points, read_sequences
 from inference.errors import UserError, unknown
 from ppl_models.distributions.token_sequence import END, PAD, UNKNOWN
+
+Noise = np.random.RandomState | None  # the next images' fixed noise; None: that of the first images
 
 
 def binarize(x: Tensor) -> Tensor:
@@ -26,18 +28,18 @@ def binarize(x: Tensor) -> Tensor:
     return (255 * (256 * high + low) < 65536 * x.to(high.dtype)).to(high.dtype)
 
 
-def fixed_binarization(x: Tensor) -> Tensor:
+def fixed_binarization(x: Tensor, noise: Noise = None) -> Tensor:
     """Converts levels 0..255 to 0 or 1 with fixed noise: one binomial sample per pixel by RandomState(0)."""
-    ones = np.random.RandomState(0).binomial(1, x.cpu().numpy() / 255)
+    ones = (noise or np.random.RandomState(0)).binomial(1, x.cpu().numpy() / 255)
     return torch.from_numpy(ones.astype(np.uint8)).to(x.device)
 
 
-def unit(x: Tensor) -> Tensor:
+def unit(x: Tensor, noise: Noise = None) -> Tensor:
     """Converts levels 0..255 to 0..1."""
     return x.to(torch.get_default_dtype()) / 255
 
 
-def centred(x: Tensor) -> Tensor:
+def centred(x: Tensor, noise: Noise = None) -> Tensor:
     """Converts levels 0..255 to -1..1."""
     return 2 * unit(x) - 1
 
@@ -47,13 +49,13 @@ def dequantize(x: Tensor) -> Tensor:
     return (x + torch.rand(x.shape, dtype=torch.get_default_dtype(), device=x.device)) / 128 - 1
 
 
-def fixed_dequantization(x: Tensor) -> Tensor:
+def fixed_dequantization(x: Tensor, noise: Noise = None) -> Tensor:
     """Converts levels 0..255 as `dequantize` does, with fixed noise: NumPy's RandomState(0) samples it."""
-    noise = np.random.RandomState(0).uniform(size=x.shape).astype(np.float32)
-    return (x + torch.from_numpy(noise).to(x.device)) / 128 - 1
+    added = (noise or np.random.RandomState(0)).uniform(size=x.shape).astype(np.float32)
+    return (x + torch.from_numpy(added).to(x.device)) / 128 - 1
 
 
-def identity(x: Tensor) -> Tensor:
+def identity(x: Tensor, noise: Noise = None) -> Tensor:
     """Converts points or codes to the default dtype; the values stay the same."""
     return x.to(torch.get_default_dtype())
 
@@ -86,7 +88,7 @@ class DataKind:
 
     name: str
     noun: str
-    read: Callable[[dict[str, np.ndarray], str, int | None], tuple[dict[str, Tensor], int | None]]
+    read: Callable[[dict[str, np.ndarray], str, int | None], Tensors]
     example: Callable[[tuple[int, ...], int, int], Tensor]
     drawn: str | None = None
     samples: int = 10
@@ -144,7 +146,8 @@ class ObservationKind:
     Attributes:
         data: what the data set holds.
         train: converts raw values to x in training; may sample noise from torch's generator.
-        test: converts raw values to x in held-out data; its noise is fixed.
+        test: converts raw values to x in held-out data; its noise is fixed. A second argument continues the
+            noise from one chunk of the data to the next.
         levels: converts raw values to the range of x, without noise where the model accepts such values.
         shown: converts x to the range 0..1 in which images are plotted; leaves points and codes as they are.
         label: describes x in results. The text before the colon names the kind.
@@ -154,7 +157,7 @@ class ObservationKind:
 
     data: DataKind
     train: Callable[[Tensor], Tensor]
-    test: Callable[[Tensor], Tensor]
+    test: Callable[..., Tensor]
     levels: Callable[[Tensor], Tensor]
     shown: Callable[[Tensor], Tensor] = _same
     label: str = "values as they are"

@@ -114,7 +114,7 @@ def with_columns(data: Dataset, columns: Columns) -> Dataset:
         )
     loc, scale = torch.tensor(columns.location).double(), torch.tensor(columns.scale).double()
     x_train, x_test = (
-        ((original_units(x, data.columns) - loc) / scale).float() for x in (data.x_train, data.x_test)
+        ((original_units(x, data.columns) - loc) / scale).float() for x in (data.x_train[:], data.x_test[:])
     )
     return replace(data, x_train=x_train, x_test=x_test, columns=columns)
 

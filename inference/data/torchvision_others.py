@@ -76,7 +76,7 @@ def load(name: str, data_dir: Path) -> tuple[Dataset, str | None]:
     y = {part: np.asarray(getattr(instance, spec.labels)) for part, instance in parts.items()}
     tensors, _ = read_images(x, name)
     if spec.transposed:
-        tensors = {part: images.transpose(2, 3).contiguous() for part, images in tensors.items()}
+        tensors = {part: images[:].transpose(2, 3).contiguous() for part, images in tensors.items()}
     headers = {part: Header(labels.shape, labels.dtype) for part, labels in y.items()}
     counts = {part: len(images) for part, images in tensors.items()}
     labels = read_labels(name, y, headers, counts, required=True)

@@ -95,7 +95,7 @@ def training(it: ReportData) -> Markup:
         "facts",
         {
             "data": Markup("<b>{}</b>: {}").format(Path(config.data).name, _sizes(it)),
-            "pixels" if it.what == "image" else "values": config.observation,
+            "pixels" if it.what == "image" else "values": _observation(config),
             "model": Markup("<b>{}</b>, {}").format(config.model, parameters),
             "options": Markup("; ").join(options),
             "labelled images": config.labelled_file or "",
@@ -112,6 +112,13 @@ def training(it: ReportData) -> Markup:
             "unavailable": it.missing,
         },
     )
+
+
+def _observation(config: RunConfig) -> str:
+    """Returns what the model observes. The points of a table are standardised, unless they are 0 and 1."""
+    columns = config.columns or {"location": [], "scale": []}
+    standardised = any(columns["location"]) or any(scale != 1 for scale in columns["scale"])
+    return "points, each column standardised" if standardised else config.observation
 
 
 def _selected(config: RunConfig, results: Mapping[str, Any]) -> str:

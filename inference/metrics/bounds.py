@@ -85,7 +85,7 @@ def evaluate_bounds(
     model.eval()
     per_image: dict[str, dict[int, Tensor]] = {}  # (samples, chunk) by name and number of the chunk
     counts = None  # how often each entry of a codebook is chosen
-    devices = [test.x.device] if test.x.is_cuda else []
+    devices = [test.device] if test.device.type == "cuda" else []
     with torch.random.fork_rng(devices), pyro.validation_enabled(False):
         for number, (inputs, without_noise, y) in enumerate(test.chunks(test.chunk_size(CHUNK))):
             if number % distributed.world_size() != distributed.rank():

@@ -101,7 +101,7 @@ def importance_samples(
     hidden = True if distributed.rank() else None
     title = f"{pool} samples per image"
     bar = tqdm(total=len(test), unit="image", desc=title, disable=hidden, dynamic_ncols=True)
-    rng = torch.random.fork_rng([test.x.device] if test.x.is_cuda else [])
+    rng = torch.random.fork_rng([test.device] if test.device.type == "cuda" else [])
     with rng, pyro.validation_enabled(False), bar:
         for number, (inputs, _, _) in enumerate(test.chunks(images)):
             if number % distributed.world_size() == distributed.rank():
@@ -118,7 +118,8 @@ def _sampler(model: LatentVariableModel, test: HeldOut, pool: int, rows: int) ->
 
     Compiling takes seconds, which a small estimate does not pay back.
     """
-    if test.x.is_cuda or distributed.world_size() > 1 or test.x.numel() * pool < MIN_VALUES:
+    values = len(test) * math.prod(test.data.shape) * pool
+    if test.device.type == "cuda" or distributed.world_size() > 1 or values < MIN_VALUES:
         return _weighted_samples
     most = _at_once(pool, rows)
     function, say = partial(_weighted_samples, particles=most), partial(print, file=sys.stderr)
@@ -251,7 +252,10 @@ def _bytes_per_sample(model: LatentVariableModel, test: HeldOut) -> int:
 
     hooks = [module.register_forward_hook(add_size) for module in model.modules()]
     inputs, _, _ = next(test.chunks(1))
-    with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []), pyro.validation_enabled(False):
+    with (
+        torch.random.fork_rng([test.device] if test.device.type == "cuda" else []),
+        pyro.validation_enabled(False),
+    ):
         ImportanceWeighted(1).sample(model.model, model.guide, **inputs)
     for hook in hooks:
         hook.remove()

@@ -32,7 +32,7 @@ def probe(model: LatentVariableModel, data: Dataset) -> dict[str, dict[str, floa
 
     if data.y_train is None or data.y_test is None or data.classes < 2 or "y" in model.inputs:
         return {}
-    test, metrics = codes_of_levels(model, data.x_test), {}
+    test, metrics = codes_of_levels(model, data.x_test[:]), {}
     if not test.shape[1]:
         return {}
     smallest_class = int(data.y_train.bincount(minlength=data.classes).min())

@@ -40,9 +40,9 @@ def conditional_sample_accuracy(model: LatentVariableModel, data: Dataset) -> di
         images = (
             OBSERVATIONS[model.observation].shown(model.eval().sample(len(y), y=y, noise=False)).clamp(0, 1)
         )
-        classifier = train(data.x_train.to(device), data.y_train.to(device), data.classes)
+        classifier = train(data.x_train[:].to(device), data.y_train.to(device), data.classes)
     model.train(was_training)
-    real = [_classify(classifier, unit(part.to(device))) for part in data.x_test.split(CHUNK)]
+    real = [_classify(classifier, unit(part.to(device))) for part in data.x_test[:].split(CHUNK)]
     return {
         "conditional_sample_accuracy": _accuracy(_classify(classifier, images) == y),
         "classifier_accuracy": _accuracy(torch.cat(real).cpu() == data.y_test),

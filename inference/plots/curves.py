@@ -8,7 +8,7 @@ import numpy as np
 
 from inference.backend.files import save_figure
 from inference.plots.canvas import subplots
-from inference.plots.labels import SPLITS, UNITS, metric_title
+from inference.plots.labels import REPLACED_BY, SPLITS, UNITS, metric_title
 
 Line = dict[str, Any]  # of metrics.jsonl
 
@@ -24,6 +24,22 @@ def curve_metrics(lines: list[Line]) -> list[str]:
     return [name for name in names if name not in left_out]
 
 
+def figure_metrics(lines: list[Line], dims: int | None = None) -> list[str]:
+    """Returns the names of the metrics that a figure shows: without constant KL terms and repeated curves.
+
+    Args:
+        lines: lines of metrics.jsonl.
+        dims: see `draw_curves`; if given, an axis in bits takes the place of the metric in bits.
+    """
+    names = curve_metrics(lines)
+    if dims and "bits_per_dim" in names:
+        names.remove("bits_per_dim")
+    values = {name: {line[name] for line in lines if name in line} for name in names}
+    constant = {name for name in names if name.startswith("kl") and len(values[name]) == 1}
+    repeated = {name for name in names if any(other in names for other in REPLACED_BY.get(name, ()))}
+    return [name for name in names if name not in constant | repeated] or names
+
+
 def value_range(values: list[float]) -> tuple[float, float]:
     """Returns the vertical range of a panel: all values and a margin, which is positive for constants too."""
     margin = max(0.06 * (max(values) - min(values)), 1e-3 * abs(max(values))) or 0.1
@@ -31,7 +47,7 @@ def value_range(values: list[float]) -> tuple[float, float]:
 
 
 def draw_curves(metrics: list[Line], path: Path, what: str = "image", dims: int | None = None) -> None:
-    """Draws every metric over training, one panel per metric and one line per split.
+    """Draws the metrics over training, one panel per metric and one line per split.
 
     Args:
         metrics: the lines of metrics.jsonl.
@@ -42,11 +58,9 @@ def draw_curves(metrics: list[Line], path: Path, what: str = "image", dims: int 
     from matplotlib.lines import Line2D  # imported late: matplotlib takes a second
 
     lines = {split: [line for line in metrics if line["split"] == split] for split in SPLITS}
-    names = curve_metrics([line for split in SPLITS for line in lines[split]])
-    if dims and "bits_per_dim" in names:
-        names.remove("bits_per_dim")  # the second axis shows it
-    columns = min(len(names), 4)
-    rows = -(-len(names) // columns)
+    names = figure_metrics([line for split in SPLITS for line in lines[split]], dims)
+    rows = -(-len(names) // 4)
+    columns = -(-len(names) // rows)
     figure, panels = subplots(
         rows, columns, figsize=(4.0 * columns, 3.2 * rows), squeeze=False, layout="constrained"
     )
@@ -64,7 +78,10 @@ def draw_curves(metrics: list[Line], path: Path, what: str = "image", dims: int 
 def _draw_panel(
     panel: Any, name: str, lines: dict[str, list[Line]], metrics: list[Line], what: str, dims: int | None
 ) -> None:
-    """Draws one metric, with a range that ignores the first 3 % of the steps, whose values are far off."""
+    """Draws one metric, with a range that ignores the first 3 % of the steps, whose values are far off.
+
+    A first value outside of the range is written into the panel.
+    """
     from matplotlib.ticker import MaxNLocator
 
     for split, (_, style) in SPLITS.items():
@@ -72,7 +89,14 @@ def _draw_panel(
         if points:
             panel.plot(*zip(*points, strict=True), **style)
     first = 0.03 * metrics[-1]["step"]
-    panel.set_ylim(*value_range([line[name] for line in metrics if name in line and line["step"] >= first]))
+    low, high = value_range([line[name] for line in metrics if name in line and line["step"] >= first])
+    panel.set_ylim(low, high)
+    start = next(line for line in metrics if name in line)
+    if not low <= start[name] <= high:
+        words = f"step {start['step']}: {start[name]:.4g}"
+        panel.text(
+            0.97, 0.95, words, transform=panel.transAxes, ha="right", va="top", fontsize=8, color="0.35"
+        )
     panel.set_title(metric_title(name), fontsize=10)
     panel.set_xlabel("step")
     panel.xaxis.set_major_locator(MaxNLocator(4))

@@ -82,12 +82,14 @@ def _view(title: str, model: LatentVariableModel, inputs: dict[str, Tensor], y: 
     )
 
 
-def factorisation(graph: Relations, letter: str) -> list[str]:
+def factorisation(graph: Relations, letter: str, guide: Relations | None = None) -> list[str]:
     """Returns the density of a program as products of one factor per variable.
 
     Args:
         graph: the graph of a model or a guide.
         letter: "p" for a model, "q" for a guide.
+        guide: the guide of a model. If given, a plate of the model whose variables are densities of the guide
+            gets the letter "q", as the labels of the semi-supervised model.
 
     Returns:
         One line of mathtext per outermost plate, as `$p(x, z) = p(z) p(x | z)$`; no line without random
@@ -98,12 +100,23 @@ def factorisation(graph: Relations, letter: str) -> list[str]:
         free = [node.name for node in group if node.kind == "random" and not has_no_factor(node, letter)]
         joint = sorted(free, key=lambda name: name != "x")  # x first, the others in the program's order
         outside = [node.name for node in group if node.kind == "input" or has_no_factor(node, letter)]
-        factors = [f"{letter}({_conditional([name], graph.parents(name))})" for name in free]
-        whole = f"{letter}({_conditional(joint, outside)})"
+        of_guide = guide is not None and all(_is_of_guide(name, graph, guide) for name in free)
+        of = "q" if of_guide else letter
+        factors = [f"{of}({_conditional([name], graph.parents(name))})" for name in free]
+        whole = f"{of}({_conditional(joint, outside)})"
         if free:
             product = r"\,".join(factors)
             lines.append(f"${whole} = {product}$" if len(free) > 1 else f"${product}$")
     return lines
+
+
+def _is_of_guide(name: str, graph: Relations, guide: Relations) -> bool:
+    """Whether a model observes a variable under a density of its guide, which has inputs as parents alone."""
+    edges = [edge for edge in graph.edges if edge.child == name]
+    used = {network for edge in edges for network in edge.networks}
+    of_inputs = all(graph.nodes[edge.parent].kind == "input" for edge in edges)
+    of_guide = {network for edge in guide.edges for network in edge.networks}
+    return graph.nodes[name].observed and of_inputs and bool(used) and used <= of_guide
 
 
 def _conditional(names: Iterable[str], parents: Iterable[str]) -> str:
@@ -167,15 +180,15 @@ def draw(model: LatentVariableModel, path: Path, batch: int | None = None) -> No
             words = f"{type(model).__name__}, {title}" + f": {view.title}" * bool(view.title)
             axes.text(centre, high + 0.25, words, fontsize=12, ha="center", va="center")
             draw_graph(axes, graph, places, letter)
-            _write_formulae(axes, graph, letter, centre, low - 0.2)
+            formulae = factorisation(graph, letter, view.guide) or ["no latents: the guide is empty"]
+            _write_formulae(axes, formulae, families(graph, letter), centre, low - 0.2)
     where = "Subject" if path.suffix.lower() == ".pdf" else "Description"
     figure.savefig(path, dpi=150, metadata={where: describe(shown)})
 
 
-def _write_formulae(axes: Any, graph: Relations, letter: str, x: float, y: float) -> None:
+def _write_formulae(axes: Any, formulae: list[str], distributions: str, x: float, y: float) -> None:
     """Writes the factorisation and the families below a graph, from `y` downwards."""
-    formulae = factorisation(graph, letter) or ["no latents: the guide is empty"]
     for i, line in enumerate(formulae):
         axes.text(x, y - 0.42 * i, line, fontsize=12.5, ha="center", va="center")
     small = {"fontsize": 9, "color": "0.35", "ha": "center", "va": "center"}
-    axes.text(x, y - 0.42 * len(formulae), families(graph, letter), **small)
+    axes.text(x, y - 0.42 * len(formulae), distributions, **small)

@@ -1,5 +1,6 @@
 """Figures of images: grids, samples, reconstructions, interpolations, and latents by label."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -178,5 +179,6 @@ def save_grid(
     axes.set_yticks([(row + 0.5) * step for row in range(len(rows))], rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=11)
+    points = 16 if columns > 7 else 11  # a large grid is shown reduced
+    axes.set_title(textwrap.fill(title, int(72 * width / (0.56 * points))), fontsize=points)
     save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.05)

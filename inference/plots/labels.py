@@ -11,7 +11,7 @@ LABELS = {
     "accuracy": "accuracy",
     "mean_squared_error": "mean squared error",
     "squared_error": "squared error",
-    "squared_error_and_kl": "squared error + KL",
+    "squared_error_and_kl": "squared error + KL (-ELBO less its constant)",
     "bits_per_dim": "negative ELBO",
     "loss": "squared error + codebook + commitment",
     "codebook": "codebook loss",
@@ -39,6 +39,14 @@ UNITS = {
     "tokens": "tokens",
     "mean_squared_error": "per pixel",
     "squared_error": "per image",
+}
+# A figure leaves out a metric if it has one of these instead, whose curve says the same: the other one has no
+# constant, or the unit that is published, or it is the loss.
+REPLACED_BY = {
+    "negative_elbo": ("squared_error_and_kl", "bits_per_dim", "loss"),
+    "reconstruction": ("squared_error", "mean_squared_error"),
+    "codebook": ("commitment",),  # equal in value
+    "negative_log_p": ("nats_per_code",),
 }
 # Legend text and line style of each split in metrics.jsonl.
 SPLITS: dict[str, tuple[str, dict[str, Any]]] = {

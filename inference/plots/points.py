@@ -39,8 +39,6 @@ def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
         x: test points `(n, d)`.
         path: where the figure goes.
     """
-    from matplotlib.ticker import MaxNLocator
-
     trace = model.generate(SHOWN)
     panels = {f"{len(x[:SHOWN])} test points": x[:SHOWN], f"{SHOWN} samples": trace.nodes["x"]["value"]}
     if latents_of(trace).keys() - {"x"}:
@@ -54,8 +52,9 @@ def draw_samples(model: LatentVariableModel, x: Tensor, path: Path) -> None:
         panel.set_title(title, fontsize=10)
         panel.set_xlabel(first)
     (left, right), (bottom, top) = axes[0].get_xlim(), axes[0].get_ylim()
-    ticks = min(max(round(7 * (right - left) / (top - bottom)), 2), 7)  # fewer if the panel is narrow
-    axes[0].xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 4, 5, 10]))
+    half = max(right - left, top - bottom) / 2  # square panels, also if the points are a narrow cloud
+    axes[0].set_xlim((left + right) / 2 - half, (left + right) / 2 + half)
+    axes[0].set_ylim((bottom + top) / 2 - half, (bottom + top) / 2 + half)
     axes[0].set_ylabel(second)
     save_figure(figure, path, dpi=150, bbox_inches="tight", pad_inches=0.08)
 

@@ -38,7 +38,7 @@ def draw_all(model: LatentVariableModel, batches: Batches, test: HeldOut, run: R
     draw_curves(run.metrics(), run.figures / "curves.png", kind.noun, dims)
     was_training = model.training
     model.eval()
-    with torch.random.fork_rng([test.x.device] if test.x.is_cuda else []):
+    with torch.random.fork_rng([test.device] if test.device.type == "cuda" else []):
         torch.manual_seed(0)
         if kind.drawn:
             FIGURES[kind.drawn](model, batches, test, run)
@@ -77,7 +77,7 @@ def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, run
     The density p(x) is drawn if it is tractable and the points are in the plane.
     """
     levels = OBSERVATIONS[model.observation].levels
-    x, seen = levels(test.x), levels(batches.x)
+    x, seen = levels(test.raw[:]), levels(batches.x[:])
     points.draw_samples(model, x, run.figures / "samples.png")
     points.draw_latents_of_data(model, seen, batches.y, run.figures / "latents.png")
     if test.data.columns:

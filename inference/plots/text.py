@@ -18,9 +18,7 @@ def vocabulary_of(test: HeldOut) -> Vocabulary:
     data = test.data
     if data.vocabulary:
         return data.vocabulary
-    parts = (data.x_train, data.x_valid, data.x_test)
-    largest = max(int(x.max()) for x in parts if x is not None and len(x))
-    return Vocabulary("words", tuple(map(str, range(largest + 1))), data.shape[0])
+    return Vocabulary("words", tuple(map(str, range(data.largest() + 1))), data.shape[0])
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from inference.backend.device import choose_device
 from inference.backend.files import write_whole
 from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
+from inference.data.stored import Data
 from inference.errors import UserError
 from inference.rundir.restore import restore, restore_model
 from inference.rundir.run import Run
@@ -111,7 +112,7 @@ def _first_stage(folder: Path, data_dir: Path | None) -> tuple[Run, Dataset, VQV
     return run, data, model
 
 
-def _codes(model: VQVAE, data: Dataset, x: Tensor) -> np.ndarray:
+def _codes(model: VQVAE, data: Dataset, x: Data) -> np.ndarray:
     """The codes of raw images, (n, height, width), uint8."""
     levels = Dataset(data.name, data.x_train, None, x, None)
     images = HeldOut(levels, type(model), next(model.parameters()).device)

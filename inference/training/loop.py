@@ -66,7 +66,7 @@ class Loop:
     ):
         self.model, self.batches, self.held_out, self.config = model, batches, held_out, config
         self.callbacks, self.say, self.stop = list(callbacks), say, stop
-        self.device = batches.x.device
+        self.device = batches.device
         self.loss = Loss(model, config.elbo, config.particles)
         self.kl_weight = KLWeight(model, config.kl_warmup, self.device)
         self.steps = Steps(
@@ -74,7 +74,8 @@ class Loop:
         )
         self.optimizer, self.average = self.steps.optimizer, self.steps.average
         self.selection = Selection(config)
-        values = sum(part.x.numel() for part in held_out.values()) * (config.steps // config.eval_every)
+        values = sum(map(len, held_out.values())) * math.prod(model.shape)
+        values *= config.steps // config.eval_every
         compiles = config.compile == "inductor" and values >= MIN_VALUES and distributed.world_size() == 1
         self.terms = CompiledTerms(self.evaluated_model, say) if compiles else chunk_terms
         # A callback that is called after every step needs the control after every step.

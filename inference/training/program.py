@@ -28,7 +28,7 @@ class Program:
 
     A step indexes its batch, samples the noise of the observations, computes the objective and its gradients,
     clips them, and updates the parameters by Adam or AdamW and their moving average. It changes the tensors
-    of the model, of the optimiser and of the average in place.
+    of the model, of the optimiser and of the average in place. Images on disk are read before the step.
 
     Args:
         loss: the loss.
@@ -55,18 +55,19 @@ class Program:
         self.run: Compiled | None = None
         self.seconds_per_step = math.inf  # of the last block
 
-    def prepare(self, reached: list[nn.Parameter], index: Tensor) -> None:
+    def prepare(self, reached: list[nn.Parameter], step: int) -> None:
         """Collects the inputs of the step.
 
         Args:
             reached: the parameters that have a gradient.
-            index: of the images of a full batch.
+            step: the number of a step with a full batch.
         """
+        self.index, *self.data = self.batches.tensors(step)
         for p in reached:
             if not self.optimizer.state[p]:
                 zeros = [torch.zeros_like(p, memory_format=torch.preserve_format) for _ in range(2)]
-                step = torch.zeros((), dtype=torch.float32, device=p.device)
-                self.optimizer.state[p] = {"step": step, "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
+                count = torch.zeros((), dtype=torch.float32, device=p.device)
+                self.optimizer.state[p] = {"step": count, "exp_avg": zeros[0], "exp_avg_sq": zeros[1]}
         self.reached = reached
         self.parameters, self.buffers = named_tensors(self.loss)
         places = {p.data_ptr(): name for name, p in self.parameters.items()}
@@ -79,13 +80,11 @@ class Program:
         if self.average:
             module = self.average.module
             self.averages = [value.detach() for value in chain(module.parameters(), module.buffers())]
-        self.total = torch.zeros((), device=index.device)  # of the objectives of a block
+        self.total = torch.zeros((), device=self.index.device)  # of the objectives of a block
         self.state = [*self.parameters.values(), *self.buffers.values()]
         self.state += [*self.exp_avgs, *self.exp_avg_sqs, *self.averages, self.total]
-        self.data = self.batches.tensors()
-        self.index = index
         weights = [p.numel() for p in reached if p.dim() > 1]
-        self.largest_product = max(weights, default=0) * len(index) * self.config.particles
+        self.largest_product = max(weights, default=0) * len(self.index) * self.config.particles
 
     def counters(self) -> list[Tensor]:
         """How many steps the optimiser and the average have made. The program does not change these."""
@@ -209,11 +208,11 @@ class Program:
         assert self.run is not None
         began, before, run = time.perf_counter(), Snapshot(self.state), self.run
         self.total.zero_()
-        fixed = [*self.state, *self.data]
         rows = self.scalars(step, count, lr_factor).unbind()
         with torch.no_grad(), product_library(self.largest_product):
             for i, row in enumerate(rows):
-                run([*fixed, row, self.batches.index(step + i)])
+                index, *data = self.batches.tensors(step + i)
+                run([*self.state, *data, row, index])
         # A gradient that is not finite stays in the mean of the gradients.
         sums = torch.stack([self.total, *(mean.sum() for mean in self.exp_avgs)])
         if not sums.isfinite().all():

@@ -80,7 +80,7 @@ def start(
         UserError: the run cannot start.
     """
     model, batches, data = prepare(config, data, model)
-    test = HeldOut(data, config.model_class, batches.x.device)
+    test = HeldOut(data, config.model_class, batches.device)
     config = replace(config, labelled=batches.labels.tolist(), **provenance(distributed.world_size()))
     run = None if distributed.rank() else on_exit.enter_context(Run.create(folder, config))
     named = distributed.all_gather(run and run.folder)[0]
@@ -124,7 +124,7 @@ def resume(
                 model.load_state_dict(parameters)
         except (AttributeError, TypeError, ValueError, RuntimeError):
             raise schema.other_version(f"{folder}: checkpoint.pt does not fit config.json", config) from None
-    test = HeldOut(data, config.model_class, batches.x.device)
+    test = HeldOut(data, config.model_class, batches.device)
     run.truncate_metrics_after(state["step"] if state else -1)
     run.write("config.json", config.to_json())
     return Session(run, model, batches, data, test, state)

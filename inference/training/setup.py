@@ -99,9 +99,7 @@ def check_data(cls: type[LatentVariableModel], options: Mapping[str, Any], data:
             f"{name} observes {kind.name}, and {data.name} has {data.kind.name}: try {kind.default}"
             + (f", or {advice}" if others else "")
         )
-    if (
-        cls.values_option is not None and (most := _largest(data)) >= options[cls.values_option]
-    ):  # uint8 has no 256
+    if cls.values_option and (most := data.largest()) >= options[cls.values_option]:  # uint8 has no 256
         value = "code" if kind is CODES else "token"
         raise UserError(f"{data.name} has {value} {most}: give {flag(cls.values_option)} more than that")
     if data.y_train is None and {"y", "x_labelled"} & set(cls.inputs):
@@ -110,10 +108,6 @@ def check_data(cls: type[LatentVariableModel], options: Mapping[str, Any], data:
         raise UserError(
             f"{data.name} has no labels, and {name} needs them: {advice}, or choose another model"
         )
-
-
-def _largest(data: Dataset) -> int:
-    return max(int(x.max()) for x in (data.x_train, data.x_valid, data.x_test) if x is not None and len(x))
 
 
 def observes(cls: type[LatentVariableModel], data: Dataset) -> bool:
@@ -126,7 +120,7 @@ def check_values(model: LatentVariableModel, data: Dataset) -> None:
     values = OBSERVATIONS[model.observation].values
     if values is None:
         return
-    for x in (data.x_train, data.x_test):
+    for x in (data.x_train[:], data.x_test[:]):
         wrong = ~torch.isin(x, torch.tensor(values))
         if wrong.any():
             column = int(wrong.any(0).nonzero()[0])

@@ -161,7 +161,7 @@ class Steps:
     def _block(self, step: int, count: int, stop: bool) -> Made:
         """Makes steps by the program. If one is not finite, it is found by making them one at a time."""
         assert self.program is not None
-        before = RandomState(self.batches.x.device)
+        before = RandomState(self.batches.device)
         if self.program.block(step, count, self.lr_factor):
             return Made(count, None, stop)
         if count > 1:
@@ -171,7 +171,7 @@ class Steps:
                 if single.skipped:
                     return Made(made + 1, single.skipped, stop)
             return Made(count, None, stop)
-        after, buffers = RandomState(self.batches.x.device), Snapshot(list(self.loss.buffers()))
+        after, buffers = RandomState(self.batches.device), Snapshot(list(self.loss.buffers()))
         before.restore()
         objective, batch, _, _ = self._gradients(step, stop)
         reason = self.describe(objective, batch)
@@ -191,7 +191,7 @@ class Steps:
             Whether the program can be used for this step. It cannot if the eager step is not finite: then the
             next one is compared.
         """
-        program, random = self.program, RandomState(self.batches.x.device)
+        program, random = self.program, RandomState(self.batches.device)
         assert program is not None
         buffers = Snapshot(list(self.loss.buffers()))
         objective, _, finite, _ = self._gradients(step, False)
@@ -201,7 +201,7 @@ class Steps:
         random.restore()
         if not finite:
             return False
-        program.prepare(reached, self.batches.index(step))
+        program.prepare(reached, step)
         before = Snapshot(program.state + program.counters())
         self._single(step, False)
         expected = Snapshot(program.state)

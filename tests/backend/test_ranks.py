@@ -37,6 +37,10 @@ from inference.data.examples import example_inputs
 from inference.elbo.estimators import Loss
 from inference.training.gradients import Gradients
 from tests.ppl_models.test_contract import build
+from tests.support import NARROW_NETWORKS
+
+for module, constant, number in NARROW_NETWORKS:
+    setattr(module, constant, number)
 
 def sliced(draw, part):
     def normal(shape, *arguments, **keywords):
@@ -159,6 +163,7 @@ sweep.run_command(sweep.main)
 """
 
 
+@pytest.mark.full
 def test_a_sweep_is_shared_out(small_npz: Path, tmp_path: Path) -> None:
     small = ["--hidden", "8", "--batch-size", "15", "--steps", "10", "--data", str(small_npz)]
     grid = ["--model", "vae", "--over", "z-dim=1,2", "--seeds", "0", *small]
@@ -187,6 +192,7 @@ def test_a_process_that_has_lost_another_ignores_sigterm() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.full
 def test_a_killed_process_ends_the_run_with_a_word(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [*TORCHRUN, *arguments(small_npz, run, 1_000_000)]

@@ -28,7 +28,9 @@ PAIRS = [(name, estimator) for name, cls in MODELS.items() for estimator in cls.
 
 def test_every_model_and_estimator_agrees(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--batch-size", "2", "--json"]) == 0
-    results = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
+    results = found["comparisons"]
+    assert found["agrees"] is True
     assert [(result["model"], result["estimator"]) for result in results] == PAIRS
     for result in results:
         assert (
@@ -83,7 +85,9 @@ def test_a_run_s_own_parameters_and_images(
     assert svi.main([*arguments, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     capsys.readouterr()
     assert main(["--run", str(run), "--batch-size", "30", "--json"]) == 0
-    results = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
+    results = found["comparisons"]
+    assert found["agrees"] is True
     assert [result["estimator"] for result in results] == list(MODELS[model].estimators)
     assert all(result["batch"] == 30 and str(run) in result["model"] for result in results)
     # thirty images are the whole test set: the terms are those that the run itself measured

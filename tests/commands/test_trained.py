@@ -147,7 +147,7 @@ def test_no_file_is_overwritten(name: str, run: Path, tmp_path: Path) -> None:
         ("sample", ["--labels", "a"], r"a is not a list of labels, as in 0,1,2"),
         ("sample", ["--n", "0"], "0 is not a whole number above zero"),
         ("sample", ["--temperature", "0"], "0 is not a number above zero"),
-        ("sample", ["--out", "x.csv"], r"x\.csv has an unknown ending\. Use one of \.png, \.npz\."),
+        ("sample", ["--out", "x.csv"], r"x\.csv has an unknown ending\. Use one of \.png, \.npz, \.txt\."),
         (
             "encode",
             ["--out", "x.png"],

@@ -263,7 +263,7 @@ def test_pickles_and_truncated_archives_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.dat").write_text("1,2\n")
-    with pytest.raises(UserError, match=r"is neither an \.npz or \.npy file nor .*numpy\.savez"):
+    with pytest.raises(UserError, match=r"is neither an \.npz or .*numpy\.savez"):
         find_dataset(str(tmp_path / "x.dat"), tmp_path)
     with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:
         archive.writestr("a.png", b"")

@@ -215,6 +215,8 @@ def test_a_run_on_a_table_is_restored_resumed_and_drawn(tmp_path: Path) -> None:
     assert Columns(**{key: tuple(value) for key, value in config["columns"].items()}) == data.columns
     assert (config["label_column"], config["shape"], config["classes"]) == ("kind", [2], 3)
     assert {"samples.png", "columns.png", "curves.png"} <= {each.name for each in (run / "figures").iterdir()}
+    page = (run / "report.html").read_text()
+    assert "<dd>points, each column standardised</dd>" in page and "points as they are" not in page
     assert svi.main(["--resume", str(run), "--steps", "6"]) == 0
     assert torch.equal(load_data(Run.open(run)).x_test, data.x_test)
     assert Run.open(run).config.data_kind is POINTS

@@ -5,11 +5,12 @@ from pathlib import Path
 import matplotlib.figure
 import matplotlib.image
 import numpy as np
+import pytest
 import torch
 
-from inference.plots import curves
+from inference.plots import curves, points
 from inference.plots import images as image_plots
-from ppl_models import SSVAE
+from ppl_models import MODELS, SSVAE
 
 
 def test_grid_places_images_row_by_row() -> None:
@@ -94,10 +95,61 @@ def test_the_validation_set_has_its_own_curve(tmp_path: Path, monkeypatch) -> No
 
 def test_curves_are_drawn(tmp_path: Path) -> None:
     metrics = [
-        {"step": step, "split": split, "seconds": 1.0, "negative_elbo": 100.0 - step, "kl": 3.0, "kl_z": 3.0}
+        {"step": step, "split": split, "seconds": 1.0, "negative_elbo": 100.0 - step, "kl_z": 3.0 + step}
         for step in range(0, 50, 5)
         for split in ("train", "test")
     ]
     curves.draw_curves(metrics, tmp_path / "curves.png")
     picture = matplotlib.image.imread(tmp_path / "curves.png")
     assert picture.shape[1] > 1000 and picture[..., :3].std() > 0.05
+
+
+def test_a_figure_shows_each_curve_once(tmp_path: Path, monkeypatch) -> None:
+    """The course's loss of a VQ-VAE, and its squared error + KL, take the place of the bound."""
+    line = {"step": 0, "split": "test", "seconds": 1.0, "negative_elbo": 500.0, "reconstruction": 190.0}
+    codes = {
+        "kl": 310.0,
+        "kl_z": 310.0,
+        "mean_squared_error": 0.1,
+        "loss": 0.2,
+        "codebook": 0.1,
+        "commitment": 0.1,
+    }
+    assert curves.figure_metrics([line | codes, line | codes | {"loss": 0.1}]) == [
+        "mean_squared_error",
+        "loss",
+        "commitment",
+    ]
+    levels = {"kl": 5.0, "kl_z1": 2.0, "kl_z2": 3.0, "squared_error": 9.0, "squared_error_and_kl": 14.0}
+    lines = [line | levels, line | {name: value + 1 for name, value in levels.items()}]
+    assert curves.figure_metrics(lines) == list(levels)
+    bits = [line | {"bits_per_dim": 3.0}]
+    assert curves.figure_metrics(bits) == ["reconstruction", "bits_per_dim"]
+    assert curves.figure_metrics(bits, dims=2) == ["negative_elbo", "reconstruction"]
+    prior = {"step": 0, "split": "test", "negative_log_p": 128.0, "nats_per_code": 2.0}
+    assert curves.figure_metrics([prior]) == ["nats_per_code"]
+
+
+def test_a_first_value_out_of_range_is_written_into_the_panel(tmp_path: Path, monkeypatch) -> None:
+    saved = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: saved.append(self))
+    metrics = [
+        {"step": step, "split": "test", "seconds": 1.0, "negative_elbo": 900.0 if step == 0 else 100.0 - step}
+        for step in range(0, 50, 5)
+    ]
+    curves.draw_curves(metrics, tmp_path / "curves.png")
+    (panel,) = saved[0].axes
+    assert [text.get_text() for text in panel.texts] == ["step 0: 900"] and panel.get_ylim()[1] < 200
+
+
+def test_samples_of_a_narrow_cloud_have_square_panels(tmp_path: Path, monkeypatch) -> None:
+    saved = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: saved.append(self))
+    x = torch.randn(100, 2) * torch.tensor([1.0, 50.0])
+    points.draw_samples(MODELS["vae2d"]((2,)).eval(), x, tmp_path / "samples.png")
+    for panel in saved[0].axes:
+        (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
+        assert right - left == pytest.approx(top - bottom) and top - bottom > 150
+        assert (
+            left < x[:, 0].min() and right > x[:, 0].max() and bottom < x[:, 1].min() and top > x[:, 1].max()
+        )

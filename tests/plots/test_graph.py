@@ -37,7 +37,7 @@ def test_the_factorisation_is_that_of_the_docstring(name: str) -> None:
     """The first line of the docstring of a model has the factorisation of its programs."""
     cls = MODELS[name]
     view = views(cls(cls.padded((1, 8, 8)), 10).eval())[0]
-    lines = [*factorisation(view.model, "p"), *factorisation(view.guide, "q")]
+    lines = [*factorisation(view.model, "p", view.guide), *factorisation(view.guide, "q")]
     assert (cls.__doc__ or "").startswith(";  ".join(map(plain, lines)))
     plates = {"data": cls.defaults["batch_size"]}
     assert view.model.plates == plates and view.guide.plates == (plates if view.guide.nodes else {})
@@ -63,9 +63,9 @@ def test_the_semi_supervised_model_has_three_views() -> None:
         ("input", True, ("labelled",)),
         ("random", True, ("labelled",)),
     ]
-    assert [plain(line) for line in factorisation(some.model, "p")] == [
+    assert [plain(line) for line in factorisation(some.model, "p", some.guide)] == [
         "p(x, y, z) = p(y) p(z) p(x | y, z)",
-        "p(y_labelled | x_labelled)",
+        "q(y_labelled | x_labelled)",  # the classifier, which is the guide's
     ]
 
     assert [name for name, node in seen.model.nodes.items() if node.observed] == ["y", "x"]

@@ -14,6 +14,7 @@ import torch
 from torch.testing import assert_close
 
 from inference import svi
+from inference.cli import train
 from inference.data import points
 from inference.data.dataset import Dataset
 from inference.data.examples import example_inputs
@@ -43,7 +44,7 @@ def few_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
         data, note = find_dataset(*given, **options)
         return replace(data, x_test=data.x_test[:2_000], y_test=None, x_independent=None), note
 
-    monkeypatch.setattr(svi, "find_dataset", found)
+    monkeypatch.setattr(train, "find_dataset", found)
 
 
 @pytest.mark.parametrize("name", MEANS)

@@ -48,6 +48,28 @@ def test_log_likelihood_of_ppca_is_that_of_its_marginal(float64: None) -> None:
     assert_close(model.log_likelihood(x), marginal.log_prob(x.flatten(1)))
 
 
+def test_a_component_pays_if_its_variance_exceeds_that_of_the_noise(float64: None) -> None:
+    """The gain over W = 0 is (r - 1 - log r) / 2 with r = lambda / s^2; no W gains if r <= 1."""
+    variances = torch.linspace(2.0, 0.1, 16)
+    x = torch.cat([sign * (16 * variances).sqrt().diag() for sign in (1, -1)]).view(-1, *SHAPE)
+    assert_close(x.flatten(1).T.cov(correction=0), variances.diag())
+    model = PPCA(SHAPE, z_dim=1)
+
+    @torch.no_grad()
+    def mean_log_p(w: torch.Tensor, noise: float) -> float:
+        model.decoder.weight.copy_(w[:, None])
+        model.decoder.bias.zero_()
+        model.log_scale.fill_(0.5 * math.log(noise))
+        return model.log_likelihood(x).mean().item()
+
+    first, none = torch.eye(16)[0], torch.zeros(16)
+    gain = mean_log_p(math.sqrt(2.0 - 0.5) * first, 0.5) - mean_log_p(none, 0.5)
+    assert gain == pytest.approx(0.5 * (4 - 1 - math.log(4)))
+    for w in (0.1 * first, first, *torch.randn(20, 16)):
+        assert mean_log_p(w, 2.0) < mean_log_p(none, 2.0)
+        assert mean_log_p(w, 0.5) <= mean_log_p(math.sqrt(2.0 - 0.5) * first, 0.5)
+
+
 @pytest.mark.parametrize(("guide", "orthogonal"), [("full", False), ("mean_field", True)])
 def test_with_the_exact_guide_every_bound_is_log_p(guide: str, orthogonal: bool, float64: None) -> None:
     model, x = linear(guide, orthogonal), torch.randn(50, *SHAPE)

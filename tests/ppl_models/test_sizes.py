@@ -17,26 +17,18 @@ from inference.errors import UserError
 from inference.html import explorer
 from inference.plots.graph import draw
 from inference.rundir.restore import restore
-from ppl_models import MODELS, ConvVAE, vqvae
+from ppl_models import MODELS, ConvVAE
 from ppl_models.base import LatentVariableModel
-from ppl_models.nets import gated, residual
 from ppl_models.programs import sample_latents
+from tests.support import shortened
 
-SIZES = [(28, 28), (32, 32), (64, 64), (128, 128), (48, 64)]
+SIZES = shortened([(28, 28), (32, 32), (64, 64), (128, 128), (48, 64)], [(28, 28), (48, 64)])
 STRIDES = {"conv_vae": 8, "hvae": 16, "vqvae": 4, "gated_vae": 4, "af_vae": 4, "pixel_vae": 4}
 MAPS = {"hvae": 12, "vqvae": 8, "gated_vae": 3, "af_vae": 3}  # channels of the latent maps
 OPTIONS = {
     **{"vqvae": {"codes": 9}, "gated_vae": {"z_channels": 3}, "af_vae": {"z_channels": 3, "flows": 1}},
     "pixel_vae": {"z_dim": 3, "width": 4, "receptive_field": 2},
 }
-
-
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks with few channels: none of the identities depends on their number."""
-    for module in (residual, vqvae):
-        monkeypatch.setattr(module, "WIDTH", 8)
-    monkeypatch.setattr(gated, "BLOCKS", 1)
 
 
 def build(name: str, size: tuple[int, int], channels: int = 3) -> LatentVariableModel:
@@ -195,7 +187,7 @@ def test_chunks_of_larger_images_have_no_more_pixels() -> None:
         assert test.chunk_size(100) == expected and test.chunk_size(1) == 1
 
 
-@pytest.mark.parametrize("name", STRIDES)
+@pytest.mark.parametrize("name", shortened(STRIDES, ["conv_vae", "hvae"]))
 def test_a_run_on_large_images(
     name: str, narrow: None, tmp_path: Path, with_report: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,7 +219,7 @@ def test_priors_of_codes_of_16_x_16(
     x = np.random.RandomState(0).randint(256, size=(12, 64, 64, 3), dtype=np.uint8)
     np.savez(tmp_path / "large.npz", x_train=x[:8], x_test=x[8:])
     for key, value in {"steps": 2, "batch_size": 4}.items():
-        monkeypatch.setitem(svi.MODELS[f"code_{prior}"].defaults, key, value)
+        monkeypatch.setitem(MODELS[f"code_{prior}"].defaults, key, value)
     arguments = ["--model", "vqvae", "--codes", "9", "--data", str(tmp_path / "large.npz"), "--steps", "2"]
     run = tmp_path / "run"
     arguments += ["--batch-size", "4", "--code-prior", prior, "--run-dir", str(run)]
@@ -245,7 +237,7 @@ def test_priors_of_codes_of_16_x_16(
     assert not changed[: 9 * 16 + 6].any() and changed[9 * 16 + 6] and changed[-1]
 
 
-@pytest.mark.parametrize("size", [(48, 64), (64, 64), (128, 128)], ids=str)
+@pytest.mark.parametrize("size", shortened([(48, 64), (64, 64), (128, 128)], [(48, 64)]), ids=str)
 def test_the_explorer_decodes_large_images(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     x = torch.randint(256, (60, 3, *size)).byte()

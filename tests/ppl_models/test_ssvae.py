@@ -195,7 +195,7 @@ def test_a_run_on_labelled_images_that_a_file_names(
     assert torch.equal(data.y_train[[5, 3, 4, 4]], y)
     capsys.readouterr()
     assert compare_main(["--run", str(run), "--json"]) == 0
-    (result,) = json.loads(capsys.readouterr().out)
+    (result,) = json.loads(capsys.readouterr().out)["comparisons"]
     error = cross_entropy(model.classify(x), y).item()
     assert result["terms"]["classification"]["by_hand"] == pytest.approx(error, rel=1e-4)
     assert evaluate_command.main([str(run), "--particles", "1"]) == 0

@@ -23,7 +23,7 @@ from inference.errors import UserError
 from inference.html import report
 from inference.metrics.bounds import evaluate_bounds
 from inference.rundir.restore import restore
-from ppl_models import VQVAE
+from ppl_models import MODELS, VQVAE
 from ppl_models.nets import codebook as module
 from ppl_models.nets.codebook import Codebook
 from ppl_models.programs import sample_latents
@@ -168,8 +168,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["--model", "vqvae", "--data", str(folder / "colours.npz"), "--codes", "9", "--steps", "2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "write_after_training", lambda *_: 0)
-        patch.setitem(svi.MODELS["code_pixelcnn"].defaults, "steps", 2)
-        patch.setitem(svi.MODELS["code_pixelcnn"].defaults, "batch_size", 8)
+        patch.setitem(MODELS["code_pixelcnn"].defaults, "steps", 2)
+        patch.setitem(MODELS["code_pixelcnn"].defaults, "batch_size", 8)
         arguments += ["--batch-size", "8", "--code-prior", "pixelcnn", "--run-dir", str(folder / "run")]
         assert svi.main(arguments) == 0
     return folder / "run"

@@ -15,8 +15,10 @@ from inference.training import loop
 from inference.training.compiled_terms import CompiledTerms
 from ppl_models import MODELS
 from tests.ppl_models.test_contract import build
+from tests.support import shortened
 from tests.training.test_program import CPU, data_for, train
 
+pytestmark = pytest.mark.usefixtures("narrow")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 
 
@@ -114,9 +116,10 @@ def test_a_program_that_differs_is_not_used(
 
 
 @needs_compiler
-def test_a_compiled_evaluation_is_kept_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", shortened(["vae", "ssvae"], ["vae"]))
+def test_a_compiled_evaluation_is_kept_in_the_cache(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = build("ssvae", labels=10)
+    model = build(name, **({"labels": 10} if name == "ssvae" else {}))
     test = held_out(model)
     with fast_float32(CPU):
         eager = evaluate_bounds(model, test)

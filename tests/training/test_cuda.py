@@ -49,7 +49,7 @@ from tests.backend.test_ranks import arguments
 from tests.ppl_models.test_contract import SHALLOW, build, slow
 from tests.support import checkpoint, lines, same
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures", "narrow")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 TRIED = ("vae", "ssvae", "vqvae")  # on the CPU
@@ -106,7 +106,8 @@ def test_a_step_is_the_cpu_s(name: str, way: str, device: str, float64: None) ->
         assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", MODELS)
+# not seq_vae: torch's GRU asks a GPU for its memory
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "seq_vae"])
 def test_no_model_mixes_devices(name: str) -> None:
     """Objective, bound and samples on tensors that only pretend to be on CUDA: none meets one of the CPU."""
     model = build(name, **SHALLOW.get(name, {})).eval()

@@ -19,11 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 # Where the site has the pages that do not lie in docs/ or that have another name there.
 MOVED = {"README.md": "overview.md", "CONTRIBUTING.md": "contributing.md"}
+MOVED |= {"exercises/README.md": "exercises.md"}
 # Entries of the site's table of contents, in order; pages of docs/ that are not here follow.
 CONTENTS = (
     ("Start", "index"),
     ("Overview", "overview"),
     ("Tutorials", "tutorials/index"),
+    ("Exercises", "exercises"),
     ("How-to guides", "howto/index"),
     ("Derivations", "derivations/index"),
     ("Courses", "courses/index"),

@@ -3,14 +3,17 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
+import pyro
 import pytest
 import torch
 
+from ppl_models import MODELS
 from tests.support import DOCUMENTED
 from tests.test_docs import PAGES, formulas, links
 from tools.site.pages import DOCS, collect, site_links
@@ -18,7 +21,8 @@ from tools.site.pages import DOCS, collect, site_links
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
+NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
+SHORT = {"01-elbo", "10-your-own-model"}  # notebooks that the default tests run
 TOCTREE = re.compile(r"^```\{toctree\}\n(?::\w+:\n)*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -83,19 +87,54 @@ def test_katex_renders_every_formula(open_page: Callable[..., "Page"], tmp_path:
     assert page.evaluate(render, [*found, r"\frac{"]) == [r"\frac{"]
 
 
+def code_cells(path: Path) -> list[dict[str, Any]]:
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_has_no_output(path: Path) -> None:
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert cells and not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+def test_a_notebook_has_no_output_and_its_links_lead_to_files(path: Path, tmp_path: Path) -> None:
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code_cells(path))
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"]
+    page = tmp_path / "page.md"
+    page.write_text("\n\n".join("".join(cell["source"]) for cell in cells))
+    missing = [target for _, _, target in links(page) if not (path.parent / target).exists()]
+    assert not missing
+    wrong = [(formula, problem) for _, formula, problem in formulas(page) if problem]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "courses").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_notebook_of_a_course_has_every_deliverable_in_order(path: Path) -> None:
+    course = path.stem.removesuffix("-notebook")
+    names = [line.partition("\t")[0] for line in (DOCS / "deliverables").read_text().splitlines()]
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    headings = re.findall(r"^#+ .*`([^`]+)`$", text, re.MULTILINE)
+    expected = [name for name in names if name.startswith(f"{course}-")]
+    assert headings == expected and expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[] if path.stem in SHORT else pytest.mark.full) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
+def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend, rng = matplotlib.get_backend(), torch.get_rng_state()
+    monkeypatch.chdir(tmp_path)  # a notebook may write files
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    known = MODELS.copy()
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     try:
         namespace: dict[str, object] = {"__name__": "__main__"}
-        for cell in cells:
-            exec(compile("".join(cell["source"]), f"{path.name}, {cell['id']}", "exec"), namespace)
+        with pyro.get_param_store().scope():
+            for cell in code_cells(path):
+                exec(compile("".join(cell["source"]), f"{path.name}, {cell['id']}", "exec"), namespace)
     finally:
+        MODELS.clear()
+        MODELS.update(known)
         pyplot.close("all")
         matplotlib.use(backend)
         torch.set_rng_state(rng)

@@ -1,6 +1,6 @@
 """Times the importance-weighted bound of a test set against the time of its matrix products alone.
 
-python -m benchmarks.bound             10,000 images, 1,000 samples per image
+python -m benchmarks.bound             10,000 images, 5,000 samples per image
 python -m benchmarks.bound --write     write the table into docs/cost.md, between its marks
 
 The floating-point operations of the networks are counted. The rate of a matrix product of the decoder's shape
@@ -37,7 +37,7 @@ from tools.table import write_between
 
 MARKS = "<!-- bound: made by python -m benchmarks.bound --write -->", "<!-- end of bound -->"
 SHAPE = (1, 28, 28)
-SAMPLES = 1_000  # per image
+SAMPLES = 5_000  # per image
 MEMORY_IMAGES, MEMORY_SAMPLES = 100, (100, 1_000, 5_000)
 ROWS = 3_000  # of the matrix product whose rate is measured: about as many as a chunk of samples has
 

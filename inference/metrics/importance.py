@@ -21,7 +21,7 @@ from inference.data.held_out import HeldOut
 from inference.elbo.importance_weighted import ImportanceSamples, ImportanceWeighted
 from ppl_models.base import LatentVariableModel
 
-MEMORY = 64  # default working memory, MiB; what fits in a processor's last cache is fastest too
+MEMORY = 32  # default working memory, MiB; what fits in a processor's last cache is fastest too
 MIN_POOL = 100  # samples per image; fewer do not show the tail of the weights
 BLOCK = 100  # maximum number of images whose weights are processed at once
 KEPT = 100  # samples per image in the result

@@ -25,7 +25,7 @@ MEMORY = 32  # default working memory, MiB; what fits in a processor's last cach
 MIN_POOL = 100  # samples per image; fewer do not show the tail of the weights
 BLOCK = 100  # maximum number of images whose weights are processed at once
 KEPT = 100  # samples per image in the result
-MIN_VALUES = 4 * 10**9  # least number of observed values in a compiled estimate, over all samples
+MIN_VALUES = 2 * 10**9  # least number of observed values in a compiled estimate, over all samples
 EQUAL = 1e-9  # log-weights that differ by less (nats) are equal
 K_HAT_THRESHOLD = 0.7  # above it an importance-weighted estimate cannot be trusted. Vehtari et al. 2024
 

@@ -24,6 +24,10 @@ MAX_PROGRAMS = 100  # in the cache; the oldest are deleted
 def compiled(graph: GraphModule, given: Sequence[Tensor], path: Path | None = None) -> Compiled:
     """Compiles a graph. The compiled code uses torch's RNG, as the graph does.
 
+    On the CPU the program is compiled ahead of time, so that it can be kept in a file. On a GPU
+    `torch.compile` compiles it when it first runs, and keeps the kernels in a cache of its own: torch 2.11
+    crashes when it loads a program that was compiled ahead of time for a GPU.
+
     Args:
         graph: a recorded graph. It may change its inputs in place.
         given: its inputs.
@@ -39,18 +43,26 @@ def compiled(graph: GraphModule, given: Sequence[Tensor], path: Path | None = No
     for name in ("torch.utils.cpp_extension", "torch._inductor", "torch._export", "torch.export"):
         logging.getLogger(name).setLevel(logging.ERROR)
     fold_uniform_tensors(graph)
+    # reorder_for_peak_memory: torch 2.10 changes the order of the random numbers with it.
+    settings: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory": False}
+    if any(value.is_cuda for value in given):
+        return _compiled_when_run(graph, settings)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         package = str(Path(folder) / "step.pt2")
         with torch.no_grad():
             exported = torch.export.export(graph, tuple(given), strict=False)
         # vec_isa_ok: trust the processor's flags. Trying each of its vector instructions takes 6 seconds.
-        # reorder_for_peak_memory: torch 2.10 changes the order of the random numbers with it.
-        settings = {"fallback_random": True, "cpp.vec_isa_ok": True, "reorder_for_peak_memory": False}
+        settings["cpp.vec_isa_ok"] = True
         torch._inductor.aoti_compile_and_package(exported, package_path=package, inductor_configs=settings)
         if path:
             _keep(Path(package), path)
         return load_program(Path(package))
+
+
+def _compiled_when_run(graph: GraphModule, settings: dict[str, Any]) -> Compiled:
+    program = torch.compile(graph, fullgraph=True, dynamic=False, options=settings)
+    return lambda inputs: program(*inputs)
 
 
 def load_program(path: Path) -> Compiled:

@@ -15,6 +15,7 @@ from inference.backend.snapshots import Snapshot
 from inference.compiled.capture import named_tensors, record, value_and_gradients
 from inference.compiled.checks import description
 from inference.compiled.compiler import Compiled, cache_path, cached_program, compiled
+from inference.compiled.cuda_graph import as_cuda_graph
 from inference.data.batches import Batches
 from inference.elbo.estimators import Loss
 from inference.rundir.config import TrainConfig
@@ -174,16 +175,25 @@ class Program:
         given = self.given(step, self.index)
         path = cache_path(self._key(given))
         if cached:
-            self.run = cached_program(path)
-            return self.run is not None
+            return self._use(cached_program(path), given)
         weight = self.loss.model.kl_weight
         try:
             graph = record(self.step, given, split_addmm=not self.total.is_cuda)
         finally:
             if self.config.kl_warmup:
                 self.loss.model.kl_weight = weight
-        self.run = compiled(graph, given, path)
-        return True
+        return self._use(compiled(graph, given, path), given)
+
+    def _use(self, run: Compiled | None, given: list[Tensor]) -> bool:
+        """Makes steps by a program from now on, on a GPU as a CUDA graph. Returns whether there is one.
+
+        The scalars and the indices, which each step copies into the graph, get memory of their own: here they
+        are parts of larger tensors.
+        """
+        if run and self.total.is_cuda:
+            run = as_cuda_graph(run, [*given[:-2], *(value.clone() for value in given[-2:])])
+        self.run = run
+        return run is not None
 
     def _key(self, given: list[Tensor]) -> str:
         """What the program depends on: shapes, settings and constants of the model."""

@@ -89,19 +89,21 @@ def train(
     say: Callable[[str], None] = pytest.fail,
     bad: int | None = None,
     images: int = 23,
+    device: torch.device = CPU,
     **settings: Any,
 ) -> tuple[Loop, Ended, Tensor]:
-    """Trains a model. Returns the loop, where its blocks ended, and the next number of torch's RNG."""
+    """Trains a model. Returns the loop, where its blocks ended, and the next number of the device's RNG."""
+    model = model.to(device)
     cls, ended = type(model), Ended()
     config = TrainConfig(
         compile=mode, **{"steps": 8, "batch_size": 5, "eval_every": 100, **settings}
     ).resolved(cls, model.shape)
-    batches, _ = prepare_batches(cls, model.constructor_options, config, data_for(model, images, bad), CPU)
+    batches, _ = prepare_batches(cls, model.constructor_options, config, data_for(model, images, bad), device)
     torch.manual_seed(1)
-    with fast_float32(CPU):
+    with fast_float32(device):
         made = Loop(model, batches, {}, config, [ended], say=say)
         made.run()
-    return made, ended, torch.rand(1)
+    return made, ended, torch.rand(1, device=device)
 
 
 def state(made: Loop) -> dict[str, list[Tensor]]:

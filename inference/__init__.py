@@ -7,7 +7,9 @@ reads a saved model or a run folder. `sample`, `encode` and `score` give samples
 latents of data and a bound per data point. Each command `python -m inference.NAME` calls these functions.
 """
 
+import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +35,21 @@ __all__ = [
 _MODULES = {"Callback": "inference.training.callbacks", "History": "inference.training.callbacks"}
 _MODULES |= dict.fromkeys(("encode", "sample", "score"), "inference.apply")
 _MODULES |= {"TrainConfig": "inference.rundir.config", "fit": "inference.fitting"}
+
+
+def _warn_of_namesakes(folder: Path) -> None:
+    """Warns of other distributions in a folder that have a package `inference` too."""
+    for found in sorted(folder.glob("inference*-*.dist-info")):
+        name, _, _ = found.name.partition("-")
+        warnings.warn(
+            f"the distribution {name} has a package `inference` too, and one replaces files of the other. "
+            "Install ppl-models in an environment without it.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+_warn_of_namesakes(Path(__file__).parents[1])
 
 
 def __getattr__(name: str) -> Any:

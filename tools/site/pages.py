@@ -18,7 +18,12 @@ from tools.site.reference import reference_pages
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 # Where the site has the pages that do not lie in docs/ or that have another name there.
-MOVED = {"README.md": "overview.md", "CONTRIBUTING.md": "contributing.md"}
+MOVED = {
+    "README.md": "overview.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+}
 MOVED |= {"exercises/README.md": "exercises.md"}
 # Entries of the site's table of contents, in order; pages of docs/ that are not here follow.
 CONTENTS = (

@@ -23,8 +23,6 @@ ROOT = Path(__file__).parent.parent
 if "PPL_MODELS_CACHE" not in os.environ:  # compiled programs of this session only; the workers share them
     os.environ["PPL_MODELS_CACHE"] = tempfile.mkdtemp(prefix="ppl-models-")
     atexit.register(shutil.rmtree, os.environ["PPL_MODELS_CACHE"], ignore_errors=True)
-# The C++ code that calls the kernels runs for microseconds, and takes seconds to optimise.
-os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers and their subprocesses share the cores
     cores = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
     torch.set_num_threads(cores)

@@ -1,24 +1,38 @@
 """The commands of docs/howto/larger-images.md."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+import pytest
+
+from inference import svi
+
+PAGE = Path(__file__).parent.parent / "docs" / "howto" / "larger-images.md"
 
 
-def test_the_commands_train_on_images_of_48_x_64(tmp_path: Path) -> None:
-    page = (ROOT / "docs/howto/larger-images.md").read_text()
-    (block,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(
-        ["bash", "-e", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the two commands of the page in a folder."""
+    (block,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    python, option, program, *command = shlex.split(block)
+    assert [python, option, *command[:3]] == ["python", "-c", "python", "-m", "inference.svi"]
+    monkeypatch.chdir(folder)
+    exec(program, {})
+    assert svi.main(command[3:]) == 0
+
+
+def test_the_commands_train_on_images_of_48_x_64(
+    tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, monkeypatch)
     results = json.loads((tmp_path / "wide/results.json").read_text())
     assert results["config"]["shape"] == [1, 48, 64]
+
+
+@pytest.mark.full
+def test_the_report_has_the_explorer(
+    tmp_path: Path, with_report: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, monkeypatch)
     assert 'id="explorer"' in (tmp_path / "wide/report.html").read_text()

@@ -83,6 +83,7 @@ def test_the_example_passes_the_contract_tests(tmp_path: Path) -> None:
     assert passed(tmp_path, *selected, "tests/ppl_models/test_contract.py") >= 15
 
 
+@pytest.mark.full
 def test_no_other_test_requires_anything_of_the_example(tmp_path: Path) -> None:
     """No test requires its results, a diagram in docs/ or an implementation in plain PyTorch."""
     selected = "factor_analysis or documented or every_system or made_from_step_json or help_lists or in_step"

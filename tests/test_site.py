@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
-SHORT = {"01-elbo", "10-your-own-model"}  # notebooks that the default tests run
+SHORT = {"01-elbo"}  # notebooks that the default tests run
 TOCTREE = re.compile(r"^```\{toctree\}\n(?::\w+:\n)*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

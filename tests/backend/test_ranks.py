@@ -120,12 +120,13 @@ def arguments(data: Path, run: Path, steps: int) -> list[str]:
     return ["-m", "inference.svi", *own, "--compile", "graph"]
 
 
-# `inference.svi` without the report after training, which takes a second.
+# `inference.svi` without the pictures and the report after training, which take a second each.
 WITHOUT_REPORT = """
-from inference import svi
+from inference import fitting, svi
 from inference.html import report
 
 report.write_after_training = lambda *_: 0
+fitting.draw_all = lambda *_: None
 svi.run_command(svi.main)
 """
 

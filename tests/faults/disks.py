@@ -73,7 +73,10 @@ def drop_privileges(folder: Path) -> None:
 
 
 def fail_writes(folder: Path, fraction: float, data_dir: Path) -> Report:
-    """Makes writes fail in each way: from the start, from the middle on, and in the middle only."""
+    """Makes writes fail in each way: from the start, from the middle on, and in the middle only.
+
+    Below a tenth of the trials, no run draws pictures or writes a report, which takes most of the time.
+    """
     report = Report(
         "runs with a full disk, or a folder that is read-only or disappears, from the start or in the middle"
     )
@@ -90,7 +93,8 @@ def fail_writes(folder: Path, fraction: float, data_dir: Path) -> Report:
         home = folder / name
         home.mkdir()
         run_dir = home / "run"
-        result = run([*VAE, "--run-dir", run_dir], log, before=lambda: before(run_dir), pictures=pictures)
+        drawn = pictures and fraction >= 0.1
+        result = run([*VAE, "--run-dir", run_dir], log, before=lambda: before(run_dir), pictures=drawn)
         free_disk()
         problem = check(run_dir, result) if result.clean else result.text
         report.check(not problem, f"{name}: {problem}")

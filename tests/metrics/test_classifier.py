@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,25 @@ from ppl_models.base import LatentVariableModel
 from tests.support import SSVAE
 
 DIGITS = find_dataset("digits", Path("nowhere"))[0]
+TRAIN = sample_classifier.train
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the training to a second or two, which is enough for 8x8 pixels."""
     monkeypatch.setattr(sample_classifier, "STEPS", 100)
+
+
+@cache
+def classifier_of_digits() -> nn.Module:
+    """A trained classifier, for tests that are about what it is given."""
+    return TRAIN(DIGITS.x_train, DIGITS.y_train, 10)
+
+
+@pytest.fixture
+def trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the tests that use this share one classifier."""
+    monkeypatch.setattr(sample_classifier, "train", lambda *_: classifier_of_digits())
 
 
 def real(off: int = 0, change: Callable[[Tensor], Tensor] = lambda x: x) -> LatentVariableModel:
@@ -56,11 +70,11 @@ def test_real_images_are_read_as_well_as_the_classifier_reads() -> None:
     assert conditional_sample_accuracy(model, DIGITS) == figures  # the RNG state before does not matter
 
 
-def test_another_class_is_seen() -> None:
+def test_another_class_is_seen(trained_once: None) -> None:
     assert conditional_sample_accuracy(real(off=1), DIGITS)["conditional_sample_accuracy"]["value"] < 0.03
 
 
-def test_what_lies_beyond_black_and_white_is_clamped() -> None:
+def test_what_lies_beyond_black_and_white_is_clamped(trained_once: None) -> None:
     def beyond(x: Tensor) -> Tensor:
         return torch.where(x > 0.5, 1 + 20 * torch.rand(x.shape), -20 * torch.rand(x.shape))
 

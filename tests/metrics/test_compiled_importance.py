@@ -50,6 +50,7 @@ def test_compiled_samples_are_the_eager_ones(
 
 
 @needs_compiler
+@pytest.mark.full
 def test_a_compiled_estimate_in_float32(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,8 @@ from ppl_models import MODELS, VAE
 from ppl_models.base import LatentVariableModel
 from tests.ppl_models.test_contract import build, slow
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 def untrained(model: LatentVariableModel, steps: int = 2, lr: float = 1e-4) -> list[str]:
     """The names of the parameters that some steps of plain SVI leave exactly as they are."""

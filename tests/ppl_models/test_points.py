@@ -170,6 +170,7 @@ class TestFlow:
         assert jacobian[first, second] == 0 != jacobian[second, first]
 
 
+@pytest.mark.full
 def test_a_run_on_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     arguments = ["--model", "vae2d", "--data", "gauss-full-1", "--steps", "1500", "--run-dir", str(run)]
@@ -226,6 +227,7 @@ def test_warm_up_lets_the_divergence_in_little_by_little(
     ]
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("few_held_out")
 def test_a_flow_leaves_its_density(tmp_path: Path) -> None:
     run = tmp_path / "run"

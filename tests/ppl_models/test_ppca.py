@@ -138,6 +138,7 @@ def test_maximum_likelihood_is_where_the_likelihood_is_flat_and_greatest(float64
     assert model.log_likelihood(x).mean() < best - 1e-3
 
 
+@pytest.mark.full
 def test_svi_finds_the_maximum_likelihood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From a random start, by the main job itself, and the command that says how near it came."""
     x = np.random.RandomState(0).normal(size=(300, 3)) @ np.random.RandomState(1).normal(size=(3, 16))

@@ -17,6 +17,8 @@ from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents
 from tests.ppl_models.test_contract import build
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.fixture(params=list(MODELS))
 def model(request: pytest.FixtureRequest) -> LatentVariableModel:

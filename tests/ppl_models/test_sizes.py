@@ -22,7 +22,9 @@ from ppl_models.base import LatentVariableModel
 from ppl_models.programs import sample_latents
 from tests.support import shortened
 
-SIZES = shortened([(28, 28), (32, 32), (64, 64), (128, 128), (48, 64)], [(28, 28), (48, 64)])
+SIZES = shortened(
+    [(28, 28), (32, 32), (64, 64), (128, 128), (48, 64)], [(48, 64)]
+)  # 28 x 28 is padded to 32 x 32, as in the contract tests
 STRIDES = {"conv_vae": 8, "hvae": 16, "vqvae": 4, "gated_vae": 4, "af_vae": 4, "pixel_vae": 4}
 MAPS = {"hvae": 12, "vqvae": 8, "gated_vae": 3, "af_vae": 3}  # channels of the latent maps
 OPTIONS = {
@@ -43,7 +45,7 @@ def test_by_hand_equals_pyro_at_every_size(
     name: str, size: tuple[int, int], narrow: None, float64: None
 ) -> None:
     model = build(name, size)
-    estimators = model.estimators if size == (48, 64) else model.estimators[:1]
+    estimators = model.estimators if size == (64, 64) else model.estimators[:1]
     for estimator in estimators:
         if ESTIMATORS[estimator].particles == 1 or model.kl_weight == 1:
             result = compare(model, example_inputs(model, 2 if name == "vqvae" else 1), estimator)
@@ -187,7 +189,7 @@ def test_chunks_of_larger_images_have_no_more_pixels() -> None:
         assert test.chunk_size(100) == expected and test.chunk_size(1) == 1
 
 
-@pytest.mark.parametrize("name", shortened(STRIDES, ["conv_vae", "hvae"]))
+@pytest.mark.parametrize("name", shortened(STRIDES, ["conv_vae"]))
 def test_a_run_on_large_images(
     name: str, narrow: None, tmp_path: Path, with_report: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,7 +214,7 @@ def test_a_run_on_large_images(
     assert (tmp_path / "diagram.png").stat().st_size > 5_000
 
 
-@pytest.mark.parametrize("prior", ["pixelcnn", "transformer"])
+@pytest.mark.parametrize("prior", shortened(["pixelcnn", "transformer"], ["pixelcnn"]))
 def test_priors_of_codes_of_16_x_16(
     prior: str, narrow: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,23 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         write_whole(path, b"after")
     monkeypatch.undo()
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("part", [lambda size: 1, lambda size: (size + 1) // 2], ids=["one byte", "half"])
+def test_a_write_that_ends_early_is_continued(
+    part: Callable[[int], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may write less than it is given, and does so beyond 2 GiB."""
+    content, counts, write = bytes(range(256)), [], os.write
+
+    def short(file: int, rest: bytes) -> int:
+        counts.append(write(file, rest[: part(len(rest))]))
+        return counts[-1]
+
+    monkeypatch.setattr(os, "write", short)
+    write_whole(tmp_path / "x", content)
+    assert (tmp_path / "x").read_bytes() == content
+    assert sum(counts) == 256 and len(counts) > 8
 
 
 def test_what_does_not_fit_says_how_much_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

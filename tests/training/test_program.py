@@ -25,7 +25,7 @@ from inference.training.steps import BLOCK_SECONDS
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 from ppl_models.code_prior import CodePrior
-from tests.ppl_models.test_contract import SHALLOW, SHAPE, build
+from tests.ppl_models.test_contract import KINDS, SHALLOW, SHAPE, build
 from tests.support import shortened
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -126,11 +126,7 @@ def apart(a: Loop, b: Loop) -> float:
     return max(found)
 
 
-# Their steps are made of what the other models' steps are made of.
-ALIKE = {"beta_vae", "conv_vae", "hvae", "gated_vae", "pixel_vae", "code_transformer"}
-
-
-@pytest.mark.parametrize("name", shortened(MODELS, set(MODELS) - ALIKE))
+@pytest.mark.parametrize("name", shortened(MODELS, [*KINDS, "flow"]))
 def test_a_block_is_as_many_eager_steps(name: str, float64: None, replayed: list[int]) -> None:
     settings: dict[str, Any] = {"ema": 0.9, "clip": 1.0, "schedule": "cosine", "lr_warmup": 3}
     settings |= {"kl_warmup": 6} if MODELS[name].has_kl_weight else {}

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ from inference.rundir.run import Run
 from inference.training.selection import PLATEAU, Selection
 from ppl_models import VAE
 from ppl_models.base import LatentVariableModel
-from tests.support import TINY, checkpoint, same, timeless
+from tests.support import TINY, checkpoint, same, shortened, timeless
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 VALIDATED = ["--model", "vae", *TINY, "--compile", "eager", "--validation", "0.2"]
@@ -139,17 +140,21 @@ EVERYTHING = ["--early-stopping", "negative_elbo:6", "--schedule", "plateau", "-
 EVERYTHING += ["--optimizer", "adamw", "--weight-decay", "0.1", "--accumulate", "2", "--lr", "0.01"]
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph"])
-@pytest.mark.parametrize("interrupted_at", [9, 23])
+INTERRUPTED = shortened(
+    [(9, "eager"), (23, "eager"), (9, "graph"), (23, "graph")], [(9, "eager"), (23, "graph")]
+)
+
+
+@pytest.mark.parametrize("case", INTERRUPTED, ids=str)
 def test_an_interrupted_run_goes_on_bit_for_bit(
-    interrupted_at: int,
-    mode: str,
+    case: tuple[int, str],
     small_npz: Path,
     tmp_path: Path,
     scripted: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before and after the best step, with counters of both patiences that are not zero."""
+    interrupted_at, mode = case
     scripted(lambda step: abs(step - 14) if step > 4 else 5.0)
     options = [*VALIDATED, *EVERYTHING, "--compile", mode, "--data", str(small_npz), "--run-dir"]
     assert svi.main([*options, str(tmp_path / "whole")]) == 0
@@ -275,6 +280,17 @@ def test_a_run_of_before_these_settings_goes_on(small_npz: Path, tmp_path: Path)
     assert evaluate_command.main([str(runs[0]), "--particles", "1"]) == 0
 
 
+@pytest.fixture(scope="module")
+def selected(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a selection, which tests do not change."""
+    run = tmp_path_factory.mktemp("selected") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("inference.fitting.draw_all", lambda *_: None)
+        patch.setattr("inference.html.report.write_after_training", lambda *_: 0)
+        assert svi.main([*VALIDATED, "--select", "kl", "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    return run
+
+
 @pytest.mark.parametrize(
     "key, value, complaint",
     [
@@ -286,10 +302,9 @@ def test_a_run_of_before_these_settings_goes_on(small_npz: Path, tmp_path: Path)
     ],
 )
 def test_a_checkpoint_with_a_wrong_selection_is_refused(
-    key: str | None, value: Any, complaint: str, small_npz: Path, tmp_path: Path
+    key: str | None, value: Any, complaint: str, selected: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    assert svi.main([*VALIDATED, "--select", "kl", "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    run = shutil.copytree(selected, tmp_path / "run")
     state = unpack(run / "checkpoint.pt")
     if key is None:
         del state["selection"]

@@ -19,6 +19,7 @@ from inference.errors import UserError
 from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.importance import importance_sample
 from inference.metrics.run_evaluation import why_no_importance_weights
+from inference.rundir.pretrained import checksums, pretrained
 from inference.rundir.restore import no_larger_than, restore_model
 from inference.rundir.run import Run
 from inference.rundir.run_config import IN_MEMORY
@@ -155,14 +156,17 @@ def load(path: str | Path) -> LatentVariableModel:
     """Loads a model, in evaluation mode on the CPU. No data set is needed, and no code of the file is run.
 
     Args:
-        path: a file that `model.save` wrote, or a run folder.
+        path: a file that `model.save` wrote, a run folder, or the name of a pretrained model, such as
+            "gmvae-mnist" (`runs/published/weights/README.md` lists them).
 
     Raises:
-        UserError: it is neither, or its class is not registered.
+        UserError: it is none of these, or its class is not registered.
     """
     path = Path(path)
     if path.is_dir():
         return restore_model(Run.open(path))
+    if str(path) in checksums() and not path.exists():
+        return load(pretrained(str(path))).float()  # the file is in half precision
     try:
         content = load_plain(read_regular(path), path)
     except OSError as error:

@@ -18,7 +18,15 @@ from inference.api import load
 from inference.apply import encode
 from inference.cli.callable_module import make_callable
 from inference.cli.entry import run_command
-from inference.cli.outputs import TABLES, add_data, add_source, check_new_file, find_data, write_table
+from inference.cli.outputs import (
+    TABLES,
+    add_data,
+    add_source,
+    check_new_file,
+    find_data,
+    trained_model,
+    write_table,
+)
 from inference.cli.parser import Parser
 
 
@@ -31,8 +39,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("latents.npz"), metavar="FILE", help=about)
     given = parser.parse_args(arguments)
     check_new_file(given.out, TABLES)
-    model = load(given.run)
-    data, name = find_data(given.run, model, given.data, given.data_dir)
+    source = trained_model(given)
+    model = load(source)
+    data, name = find_data(source, model, given.data, given.data_dir)
     found = encode(model, data, device=given.device).arrays()
     write_table(given.out, {key: value.numpy() for key, value in found.items()})
     n, *_ = (len(value) for value in found.values())

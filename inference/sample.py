@@ -23,7 +23,7 @@ from inference.apply import sample
 from inference.backend.files import write_whole
 from inference.cli.callable_module import make_callable
 from inference.cli.entry import run_command
-from inference.cli.outputs import add_source, check_new_file, write_table
+from inference.cli.outputs import add_source, check_new_file, trained_model, write_table
 from inference.cli.parser import Parser
 from inference.errors import UserError
 from inference.metrics.sampling import Samples
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     if given.out:
         check_new_file(given.out, ENDINGS)
     found = sample(
-        given.run,
+        trained_model(given),
         given.n,
         labels=given.labels,
         temperature=given.temperature,

@@ -20,7 +20,15 @@ from inference.api import load
 from inference.apply import score
 from inference.cli.callable_module import make_callable
 from inference.cli.entry import run_command
-from inference.cli.outputs import TABLES, add_data, add_source, check_new_file, find_data, write_table
+from inference.cli.outputs import (
+    TABLES,
+    add_data,
+    add_source,
+    check_new_file,
+    find_data,
+    trained_model,
+    write_table,
+)
 from inference.cli.parser import Parser
 from inference.rundir.kinds import COUNT
 
@@ -38,8 +46,9 @@ def main(arguments: list[str]) -> int:
     add("--json", action="store_true", help="print the summary as JSON")
     given = parser.parse_args(arguments)
     check_new_file(given.out, TABLES)
-    model = load(given.run)
-    data, name = find_data(given.run, model, given.data, given.data_dir)
+    source = trained_model(given)
+    model = load(source)
+    data, name = find_data(source, model, given.data, given.data_dir)
     found = score(model, data, given.particles, device=given.device)
     columns = {"score": found.values, "mc_se": found.mc_se} | ({} if found.y is None else {"y": found.y})
     write_table(given.out, {key: value.numpy() for key, value in columns.items()})

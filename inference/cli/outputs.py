@@ -1,5 +1,6 @@
 """Sources of a trained model and of data, and new files, for commands that read a run and write elsewhere."""
 
+import argparse
 import io
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from inference.data.load import find_dataset
 from inference.data.observations import OBSERVATIONS
 from inference.data.tables import with_columns
 from inference.errors import UserError
+from inference.rundir.pretrained import pretrained
 from inference.rundir.restore import load_data
 from inference.rundir.run import Run
 from ppl_models.base import LatentVariableModel
@@ -23,11 +25,28 @@ TABLES = (".npz", ".csv", ".parquet")  # files of one row per data point
 
 
 def add_source(parser: Parser) -> None:
-    """Adds the trained model, the device and --model to a command."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or a file of model.save")
+    """Adds the trained model, the device and --model to a command. `trained_model` says what was given."""
+    parser.add_argument(
+        "run", type=Path, nargs="?", metavar="RUN", help="a run folder, or a file of model.save"
+    )
+    about = "a pretrained model of the repository in place of RUN, such as gmvae-mnist"
+    parser.add_argument("--pretrained", metavar="NAME", help=about)
     about = "auto, cpu or cuda (default: auto)"
     parser.add_argument("--device", default="auto", metavar="NAME", help=about)
     add_model_file(parser)
+
+
+def trained_model(given: argparse.Namespace) -> Path:
+    """Returns the trained model that the options of `add_source` name, in a form that `load` takes.
+
+    Raises:
+        UserError: they name none, or two, or no pretrained model has the name.
+    """
+    if (given.run is None) == (given.pretrained is None):
+        raise UserError("name one trained model: a run folder, a saved model, or --pretrained NAME.")
+    if given.pretrained:
+        pretrained(given.pretrained)  # raises UserError
+    return given.run or Path(given.pretrained)
 
 
 def add_data(parser: Parser) -> None:

@@ -18,7 +18,8 @@ from inference.backend.device import double_precision
 from inference.elbo.estimators import ESTIMATORS, checked_by_pyro
 from inference.elbo.traces import terms_of
 from inference.errors import UserError, unknown
-from ppl_models.base import ELBOTerms, LatentVariableModel
+from ppl_models.base import LatentVariableModel
+from ppl_models.elbo_terms import ELBOTerms
 from ppl_models.programs import latents_of
 
 VALUE_TOLERANCE = 1e-9  # relative to the sum of the terms' magnitudes

@@ -92,6 +92,13 @@ def no_reports_elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         monkeypatch.setattr(run_figures, "draw_curves", lambda metrics, path, *_: path.touch())
 
 
+@pytest.fixture(autouse=True)
+def short_classifier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations train the classifier of images in few steps, except where tests look at its accuracy."""
+    if request.node.path.stem != "test_classifier":
+        monkeypatch.setattr("inference.metrics.sample_classifier.STEPS", 20)
+
+
 @pytest.fixture
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw no pictures, in a test or in all tests of a file except those with `with_report`."""

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference import load, svi, sweep
+from inference import load, svi
 from inference.cli.initial import weights_checksum
 from inference.errors import UserError
 from inference.rundir.run import Run
 from tests.support import TINY, checkpoint, lines
-from tools import table
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -93,18 +92,3 @@ def test_json_of_a_training_is_all_of_stdout(
     printed = capsys.readouterr()
     assert json.loads(printed.out) == {"run": str(run), "test": Run.open(run).results()["test"]}
     assert "results, curves and pictures" in printed.err
-
-
-def test_json_of_a_sweep_and_of_the_tables(
-    small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "sweep"
-    made = ["--model", "vae", *TINY, "--over", "beta=1", "--seeds", "0", "--data", str(small_npz)]
-    assert sweep.main([*made, "--out", str(out), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found == {"results": json.loads((out / "results.json").read_text())}
-    assert found["results"][0]["over"] == {"beta": 1.0}
-    assert table.main(["--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["results"]) == len(table.published())
-    with pytest.raises(UserError, match="not allowed with"):
-        table.main(["--json", "--write"])

@@ -1,5 +1,6 @@
 """A sweep: its grid of runs, what goes on where it stopped, and the table and picture that it leaves."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from inference.data.batches import Batches
 from inference.errors import TrainingDiverged, UserError
 from inference.rundir.restore import restore
 from tests.support import SSVAE, TINY, checkpoint, same
+from tools import table
 
 GRID = ["--model", "vae", "--over", "beta=0.5,1", "--seeds", "0,3", *TINY]
 
@@ -30,7 +32,8 @@ class Here:
     def __init__(self, command: list[str], stdout: IO[str], **_: Any):
         self.returncode = 1
         try:
-            self.returncode = svi.main(command[3:])
+            with contextlib.redirect_stdout(stdout):
+                self.returncode = svi.main(command[3:])
         except (UserError, TrainingDiverged) as error:
             print(f"error: {error}", file=stdout, flush=True)
 
@@ -425,3 +428,18 @@ def test_a_cell_is_a_mean_and_a_deviation_of_four_digits() -> None:
         "| 0      | 2     | 0, 1, 2 | 100.7 ± 2.082 | -2201 |",
         "| 0.0001 | 2     | -       | -             | -     |",
     ]
+
+
+def test_json_of_a_sweep_and_of_the_tables(
+    small_npz: Path, tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    made = ["--model", "vae", *TINY, "--over", "beta=1", "--seeds", "0", "--data", str(small_npz)]
+    assert sweep.main([*made, "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"results": json.loads((out / "results.json").read_text())}
+    assert found["results"][0]["over"] == {"beta": 1.0}
+    assert table.main(["--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["results"]) == len(table.published())
+    with pytest.raises(UserError, match="not allowed with"):
+        table.main(["--json", "--write"])

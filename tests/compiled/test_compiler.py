@@ -10,6 +10,7 @@ from inference.compiled import compiler
 from inference.compiled.capture import record
 
 
+@pytest.mark.full
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 def test_a_program_compiled_when_run_is_the_function(float64: None) -> None:
     def function(total: Tensor, x: Tensor) -> list[Tensor]:

@@ -43,7 +43,7 @@ def contrast(page: "Page", selector: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("kind", shortened(KINDS, ["ssvae", "vae2d"]))
+@pytest.mark.parametrize("kind", shortened(KINDS, ["ssvae"]))
 def test_a_report_opens_quickly_and_fits(kind: str, report_runs: Path, open_page: Open) -> None:
     """Without console messages or requests, which the fixture checks."""
     for width, dark in ((380, False), (380, True), (1600, False), (1600, True)):

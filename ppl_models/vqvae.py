@@ -32,8 +32,8 @@ class VQVAE(LatentVariableModel):
     h and w are a quarter of the image's height and width: the map of an image of 32 x 32 is 8 x 8. Smaller
     images are zero-padded; height and width of larger ones are multiples of 4.
 
-    -ELBO is the bound for a discrete latent with a deterministic posterior. Divided by pi D, it is the mean
-    squared error plus a constant. The other two terms are penalties: means over the nearest entries c and the
+    The bound is that of a discrete latent with a deterministic posterior. -ELBO / (pi D) is the mean squared
+    error plus a constant. The other two terms are penalties: means over the nearest entries c and the
     encoder's outputs e, where sg stops the gradient. The codebook penalty moves the entries; `--codebook
     average` omits it and uses moving averages. The commitment penalty keeps e near the entries. The choice of
     an entry has no gradient: z = e + sg(c - e) passes the decoder's gradient to e (straight-through). The

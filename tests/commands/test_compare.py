@@ -14,7 +14,7 @@ from torch import Tensor
 from inference import svi
 from inference.compare import main
 from inference.data.examples import example_inputs
-from inference.elbo.comparison import Comparison, compare
+from inference.elbo.comparison import Comparison, compare, formula
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
 from inference.training.gradients import Gradients
@@ -116,6 +116,12 @@ def test_inputs_and_estimators_are_checked() -> None:
         compare(model, torch.zeros(2, 1, 8, 8))
     with pytest.raises(UserError, match="unknown estimator 'tracy': did you mean trace"):
         compare(MODELS["vae"]((1, 8, 8)), torch.zeros(2, 1, 8, 8), "tracy")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_formula_of_a_comparison_has_equations_and_no_prose(name: str) -> None:
+    lines = formula(MODELS[name], importance=False)
+    assert len(lines) <= 3 and all(" = " in line for line in lines)
 
 
 def test_a_comparison_is_a_table_in_text_and_in_a_notebook() -> None:

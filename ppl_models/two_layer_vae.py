@@ -13,7 +13,7 @@ from ppl_models.base import LatentVariableModel
 from ppl_models.elbo_terms import KL, ELBOTerms
 from ppl_models.nets import activations
 from ppl_models.nets.heads import loc_log_scale
-from ppl_models.nets.mlp import MLP
+from ppl_models.nets.mlp import MLP, glorot_
 
 
 class TwoLayerVAE(LatentVariableModel):
@@ -33,7 +33,8 @@ class TwoLayerVAE(LatentVariableModel):
     expectation of log q(z1 | x) - log p(z1 | z2), and the estimator mean_field does not apply.
 
     Burda, Grosse and Salakhutdinov 2016, Importance Weighted Autoencoders (arXiv 1509.00519), the model with
-    two stochastic layers, in its sizes. `iwae` and `iwae_dreg` train it with the paper's bound.
+    two stochastic layers, in its sizes and with its initialisation. `iwae` and `iwae_dreg` train it with the
+    paper's bound.
     """
 
     estimators = ("trace", "iwae", "iwae_dreg")
@@ -60,8 +61,17 @@ class TwoLayerVAE(LatentVariableModel):
         self.encoder2 = MLP(z1_dim, [hidden2, hidden2], 2 * z2_dim, nonlinearity)
         self.prior_net = MLP(z2_dim, [hidden2, hidden2], 2 * z1_dim, nonlinearity)
         self.decoder = MLP(z1_dim, [hidden1, hidden1], pixels, nonlinearity)
+        glorot_(self)
         self.likelihood = likelihoods.build(likelihood, self.shape)
         self.observation = likelihoods.observation(likelihood, self.shape, self.observation)
+
+    def initialize(self, x: Tensor) -> None:
+        """Sets the decoder's last bias, if it is zero, so that p(x | z1) starts at the mean of the data.
+
+        As in the paper. Without it, training stays for long where z1 and z2 are collapsed.
+        """
+        if not self.decoder.output_bias.any():
+            self.decoder.output_bias.copy_(self.likelihood.initial_bias(x.flatten(1).mean(0)))
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):

@@ -39,6 +39,11 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.activation = activation
 
+    @property
+    def output_bias(self) -> Tensor:
+        """The bias of the last layer, `(out_features,)`."""
+        return cast(nn.Linear, self.layers[-1]).bias
+
     def forward(self, *inputs: Tensor) -> Tensor:
         first, *rest = cast(Iterable[nn.Linear], self.layers)
         if len({part.shape[:-1] for part in inputs}) == 1:
@@ -51,3 +56,14 @@ class MLP(nn.Module):
         for layer in rest:
             h = layer(self.activation(h))
         return h.to(inputs[0].dtype)  # also under autocast
+
+
+def glorot_(module: nn.Module) -> None:
+    """Initialises linear layers for tanh: weights uniform in +-sqrt(6 / (in + out)), biases zero.
+
+    Glorot and Bengio 2010, Understanding the difficulty of training deep feedforward neural networks.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)

@@ -21,11 +21,13 @@ from ppl_models.ssvae import SSVAE
 from ppl_models.two_layer_vae import TwoLayerVAE
 from ppl_models.vae import VAE
 from ppl_models.vae2d import VAE2D
+from ppl_models.vamp_vae import VampVAE
 from ppl_models.vqvae import VQVAE
 
 for _name, _cls in {
     "vae": VAE,
     "gmvae": GMVAE,
+    "vamp_vae": VampVAE,
     "ssvae": SSVAE,
     "ae": AE,
     "beta_vae": BetaVAE,
@@ -71,6 +73,7 @@ __all__ = [
     "PixelVAE",
     "SeqVAE",
     "TwoLayerVAE",
+    "VampVAE",
     "from_saved",
     "register",
 ]

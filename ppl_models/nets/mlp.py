@@ -66,8 +66,8 @@ class GatedMLP(nn.Module):
     concatenation of their outputs. Their leading dimensions must broadcast. The second layer multiplies each
     part separately: x `(batch, d)` once for all particles of z `(particles, batch, d)`.
 
-    Dauphin, Fan, Auli and Grangier 2017 (arXiv 1612.08083); layers and initialisation, weights from
-    N(0, 2 / inputs), as in the code of Tomczak and Welling 2018, VAE with a VampPrior (arXiv 1705.07120).
+    Dauphin, Fan, Auli and Grangier 2017 (arXiv 1612.08083). The layers are those of Tomczak and Welling 2018,
+    VAE with a VampPrior (arXiv 1705.07120), and so are the gated layers' initial weights, N(0, 2 / inputs).
 
     Args:
         in_features: the last dimension of each input tensor.
@@ -81,7 +81,7 @@ class GatedMLP(nn.Module):
         self.first = nn.ModuleList(nn.Linear(d, 2 * hidden) for d in in_features)
         self.second = nn.ModuleList(nn.Linear(hidden, 2 * hidden, bias=i == 0) for i in range(parts))
         self.last = nn.Linear(hidden, out_features)
-        for layer in (*self.first, *self.second, self.last):
+        for layer in (*self.first, *self.second):
             inputs = hidden * parts if layer in self.second else layer.in_features
             nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
 

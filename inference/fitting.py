@@ -29,7 +29,7 @@ from inference.training.loop import Loop
 from inference.training.progress import Progress, StopSignals, table
 from inference.training.selection import check_metric
 from inference.training.session import Session
-from inference.training.setup import check_training, check_values, prepare_batches
+from inference.training.setup import check_training, check_values, initialize, prepare_batches
 from ppl_models.base import LatentVariableModel
 
 CODE_SAMPLES = 100  # images in the figure of a prior of codes
@@ -136,6 +136,7 @@ def _fit_in_memory(
     except ValueError as error:
         raise UserError(str(error)) from None
     check_metric(settings, model, data, where)
+    initialize(model, batches)
     test = HeldOut(data, cls, where)
     held_out = ({"validation": test} if len(test) else {}) | test.others
     history, shown = History(), Progress(settings.steps, quiet=not progress)

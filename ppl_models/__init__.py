@@ -18,18 +18,22 @@ from ppl_models.ppca import PPCA
 from ppl_models.registry import MODELS, from_saved, register
 from ppl_models.seq_vae import SeqVAE
 from ppl_models.ssvae import SSVAE
+from ppl_models.two_layer_vae import TwoLayerVAE
 from ppl_models.vae import VAE
 from ppl_models.vae2d import VAE2D
+from ppl_models.vamp_vae import VampVAE
 from ppl_models.vqvae import VQVAE
 
 for _name, _cls in {
     "vae": VAE,
     "gmvae": GMVAE,
+    "vamp_vae": VampVAE,
     "ssvae": SSVAE,
     "ae": AE,
     "beta_vae": BetaVAE,
     "conv_vae": ConvVAE,
     "hvae": HVAE,
+    "two_layer_vae": TwoLayerVAE,
     "fsvae": FSVAE,
     "gated_vae": GatedVAE,
     "af_vae": AFVAE,
@@ -68,6 +72,8 @@ __all__ = [
     "LatentVariableModel",
     "PixelVAE",
     "SeqVAE",
+    "TwoLayerVAE",
+    "VampVAE",
     "from_saved",
     "register",
 ]

@@ -160,6 +160,15 @@ class LatentVariableModel(ProgramPair):
         """Counts how often the latents use each codebook entry, `(codes,)`; None without a codebook."""
         return None
 
+    def initialize(self, x: Tensor) -> None:
+        """Sets initial values that depend on the training data, before the first step; by default none.
+
+        A model that has been trained, or has these values already, must not change.
+
+        Args:
+            x: training data in the range of the observations, without noise, `(n, *shape)`.
+        """
+
     def note(self) -> str | None:
         """Returns one line about the model's options to print when training begins, or None."""
         return None

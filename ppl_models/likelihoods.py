@@ -52,6 +52,10 @@ class Bernoulli(nn.Module):
         """Returns log p(x | h) by hand for flat x `(..., values)`, `(...)`."""
         return densities.bernoulli(x, h)
 
+    def initial_bias(self, mean: Tensor) -> Tensor:
+        """Returns the h at which x has this mean, the logits; means are limited to 0.001 to 0.999."""
+        return mean.clamp(0.001, 0.999).logit()
+
 
 class DiagonalNormal(nn.Module):
     """p(x | h) = N(x; h, diag scale^2), for vectors; scale `(d,)` is learned and does not depend on h.
@@ -76,6 +80,10 @@ class DiagonalNormal(nn.Module):
     def log_density(self, x: Tensor, h: Tensor) -> Tensor:
         """Returns log p(x | h) by hand for x `(..., d)`, `(...)`."""
         return densities.normal(x, h, self.scale)
+
+    def initial_bias(self, mean: Tensor) -> Tensor:
+        """Returns the h at which x has this mean, the mean itself."""
+        return mean
 
 
 def build(name: str, shape: tuple[int, ...]) -> Bernoulli | DiagonalNormal:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ppl_models import densities, likelihoods
 from ppl_models.base import LatentVariableModel
 from ppl_models.elbo_terms import KL, ELBOTerms, scale_kl
+from ppl_models.nets import activations
 from ppl_models.nets.heads import loc_scale
 from ppl_models.nets.mlp import MLP
 
@@ -42,14 +43,15 @@ class VAE(LatentVariableModel):
         *,
         z_dim: Annotated[int, "dimensions of the latent z"] = 10,
         hidden: Annotated[int, "width of the two hidden layers of each network"] = 300,
+        activation: Annotated[activations.Name, activations.ABOUT] = "elu",
         beta: Annotated[float, "weight of the KL term in the objective"] = 1.0,
         likelihood: Annotated[likelihoods.Name, likelihoods.ABOUT] = "auto",
     ):
         super().__init__(shape, classes)
-        pixels = math.prod(shape)
+        pixels, nonlinearity = math.prod(shape), activations.ACTIVATIONS[activation]
         self.z_dim, self.beta = z_dim, beta
-        self.encoder = MLP(pixels, [hidden, hidden], 2 * z_dim)
-        self.decoder = MLP(z_dim, [hidden, hidden], pixels)
+        self.encoder = MLP(pixels, [hidden, hidden], 2 * z_dim, nonlinearity)
+        self.decoder = MLP(z_dim, [hidden, hidden], pixels, nonlinearity)
         self.likelihood = likelihoods.build(likelihood, self.shape)
         self.observation = likelihoods.observation(likelihood, self.shape, self.observation)
 

@@ -69,8 +69,9 @@ class TrainConfig:
         batch_size: images or points per step.
         lr: learning rate.
         schedule: learning-rate schedule, "constant" (default); "cosine", which decays to zero at the last
-            step; or "plateau", which halves the rate after 2 evaluations without a better validation metric:
-            that of `select`, or else the negative ELBO.
+            step; "step", which falls to a tenth in 8 stages, each three times as long as the one before; or
+            "plateau", which halves the rate after 2 evaluations without a better validation metric: that of
+            `select`, or else the negative ELBO.
         optimizer: "adam" (default) or "adamw", which adds decoupled weight decay.
         weight_decay: weight decay of AdamW (0.01).
         accumulate: batches per step; the objective of the step is the mean of theirs (1).
@@ -96,10 +97,11 @@ class TrainConfig:
     batch_size: int = setting(COUNT, 97, "images or points per step")
     lr: float = setting(POSITIVE, 1e-3, "learning rate", "RATE")
     schedule: str = setting(
-        one_of(["constant", "cosine", "plateau"]),
+        one_of(["constant", "cosine", "step", "plateau"]),
         "constant",
-        "learning-rate schedule: constant; cosine, which decays to zero at the last step; or plateau, which "
-        "halves the rate after 2 evaluations without a better validation metric",
+        "learning-rate schedule: constant; cosine, which decays to zero at the last step; step, which falls "
+        "to a tenth in 8 stages, each three times as long as the one before; or plateau, which halves the "
+        "rate after 2 evaluations without a better validation metric",
         "NAME",
     )
     optimizer: str = setting(one_of(["adam", "adamw"]), "adam", "optimizer: adam, adamw", "NAME")

@@ -16,7 +16,18 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     fraction = min((step + 1) / max(config.lr_warmup, 1), 1.0)
     if config.schedule == "cosine":
         fraction *= (1 + math.cos(math.pi * step / config.steps)) / 2
+    if config.schedule == "step":
+        fraction *= 10 ** (-stage(step, config.steps) / 7)
     return config.lr * fraction
+
+
+def stage(step: int, steps: int) -> int:
+    """Returns the stage of the "step" schedule, 0 to 7: stage i has 3^i of 3280 equal parts of the steps.
+
+    Burda, Grosse and Salakhutdinov 2016, Importance Weighted Autoencoders (arXiv 1509.00519), train 3^i
+    epochs with the rate 0.001 * 10^(-i / 7).
+    """
+    return sum(step * 3280 >= steps * (3**i // 2) for i in range(1, 8))
 
 
 class KLWeight:

@@ -25,6 +25,7 @@ from inference.training.tensorboard import check_tensorboard
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 
+INITIAL_EXAMPLES = 10_000  # training data from which a model may set its initial values, at most
 MAX_TENSORS = 10_000  # of parameters: each costs a step some microseconds
 
 
@@ -56,7 +57,22 @@ def prepare(
     check_metric(config, model, data, device)
     if config.log:
         check_tensorboard()
+    initialize(model, batches)
     return model, batches, data
+
+
+def initialize(model: LatentVariableModel, batches: Batches) -> None:
+    """Lets a model set the initial values that depend on the training data, see `initialize` of models.
+
+    The model gets at most `INITIAL_EXAMPLES` examples, evenly spaced in the training data.
+    """
+    if type(model).initialize is LatentVariableModel.initialize:
+        return
+    n = len(batches.x)
+    index = torch.arange(0, n, -(-n // INITIAL_EXAMPLES))
+    x = batches.x[index.to(batches.device) if isinstance(batches.x, torch.Tensor) else index]
+    with torch.no_grad():
+        model.initialize(OBSERVATIONS[model.observation].levels(x.to(batches.device)))
 
 
 def prepare_batches(

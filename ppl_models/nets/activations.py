@@ -1,9 +1,11 @@
 """Activations that are faster on CPUs than the versions in torch."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import relu
 
 
 class _ELU(torch.autograd.Function):
@@ -34,6 +36,11 @@ def elu(x: Tensor) -> Tensor:
     e^x - 1 near zero, which the layers do not need.
     """
     return _ELU.apply(x) if torch.is_grad_enabled() else _elu(x)
+
+
+Name = Literal["elu", "relu", "tanh"]
+ABOUT = "activation of the hidden layers"
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": elu, "relu": relu, "tanh": torch.tanh}
 
 
 def gate(x: Tensor) -> Tensor:

@@ -34,3 +34,12 @@ def loc_log_scale(h: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
 def bounded_scale(log_scale: Tensor) -> Tensor:
     """Returns standard deviations exp(log_scale) + `MIN_SCALE`, of the same shape."""
     return MIN_SCALE + log_scale.exp()
+
+
+def loc_bounded_scale(h: Tensor) -> tuple[Tensor, Tensor]:
+    """Splits an output into a mean and a standard deviation, whose log variance is limited to [-6, 2].
+
+    The limits are those of the code of Tomczak and Welling 2018, VAE with a VampPrior.
+    """
+    loc, log_variance = h.chunk(2, dim=-1)
+    return loc, (0.5 * log_variance.clamp(-6, 2)).exp()

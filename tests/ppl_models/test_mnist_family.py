@@ -33,7 +33,7 @@ def test_options_are_the_courses() -> None:
         name: {key: p.default for key, p in cls.options().items() if key != "likelihood"}
         for name, cls in MODELS.items()
     }
-    assert usual["vae"] == {"z_dim": 10, "hidden": 300, "beta": 1.0}
+    assert usual["vae"] == {"z_dim": 10, "hidden": 300, "activation": "elu", "beta": 1.0}
     assert usual["gmvae"] == {"z_dim": 10, "hidden": 300, "components": 500, "beta": 1.0}
     weights = {"gen_weight": 1.0, "class_weight": 100.0}
     assert usual["ssvae"] == {"z_dim": 64, "hidden": 300, "labels": 100, **weights}

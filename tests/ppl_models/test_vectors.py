@@ -35,7 +35,9 @@ CASES = [
 def build(name: str, likelihood: str = "", **options: float) -> LatentVariableModel:
     """A small model of vectors, with parameters away from their initial values."""
     chosen = {"likelihood": likelihood} if likelihood else {}
-    model = MODELS[name]((D,), CLASSES, hidden=12, **chosen, **options)
+    widths = {"hidden": 12, "hidden1": 12, "hidden2": 12}
+    narrow = {key: width for key, width in widths.items() if key in MODELS[name].options()}
+    model = MODELS[name]((D,), CLASSES, **narrow, **chosen, **options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -37,6 +37,13 @@ def test_the_rate_climbs_and_falls() -> None:
     assert_close([learning_rate(step, both) for step in (50, 100)], [0.05, 0.0])
 
 
+def test_the_step_schedule_is_that_of_the_iwae_paper() -> None:
+    """3^i epochs at the rate 0.001 * 10^(-i / 7), for i from 0 to 7, here with two steps per epoch."""
+    config = TrainConfig(lr=1e-3, steps=2 * 3280, schedule="step", lr_warmup=0)
+    expected = [1e-3 * 10 ** (-i / 7) for i in range(8) for _ in range(2 * 3**i)]
+    assert_close([learning_rate(step, config) for step in range(2 * 3280)], expected)
+
+
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
     """At each step of Adam: the length of the gradient, and the parameters after it."""

@@ -221,3 +221,45 @@ def codes() -> Any:
         axes.set_title(title)
         axes.locator_params(nbins=4)
     return figure
+
+
+@figure_of("26-two-stochastic-layers")
+def two_layers() -> Any:
+    """The posterior of a chain of two normals, and the product of its marginals."""
+    figure, panels = canvas(1, 2, height=2.35, sharey=True)
+    z1, z2 = np.meshgrid(np.linspace(-2.6, 2.6, 200), np.linspace(-2.6, 2.6, 200))
+    slope, scale2, scale1 = 0.9, 0.45, 0.8
+    dependent = normal(z1, 0.3, scale1) * normal(z2, slope * z1, scale2)
+    marginal = np.hypot(slope * scale1, scale2)
+    independent = normal(z1, 0.3, scale1) * normal(z2, slope * 0.3, marginal)
+    titles = ("guide: q(z1 | x) q(z2 | z1)", "mean field: independent")
+    for axes, density, title, color in zip(
+        panels, (dependent, independent), titles, ("C0", "C3"), strict=True
+    ):
+        axes.contour(z1, z2, density / density.max(), levels=[0.05, 0.2, 0.5, 0.8], colors=color)
+        axes.set(xlabel="z1", xticks=[-2, 0, 2], yticks=[-2, 0, 2], aspect="equal")
+        axes.set_title(title)
+    panels[0].set_ylabel("z2")
+    return figure
+
+
+@figure_of("27-vampprior")
+def vampprior() -> Any:
+    """The aggregate posterior of 60 images, and the guide at four pseudo-inputs with their mean."""
+    figure, axes = canvas(height=2.2)
+    z, rng = np.linspace(-3.5, 3.5, 700), np.random.RandomState(1)
+    locs = np.concatenate(
+        [rng.normal(m, s, n) for m, s, n in ((-1.9, 0.3, 20), (0.2, 0.45, 25), (2, 0.25, 15))]
+    )
+    guides = [normal(z, loc, 0.22) / len(locs) for loc in locs]
+    axes.plot(z, sum(guides), color=GREY, label="mean of q over 60 images")
+    pseudo = [normal(z, loc, 0.4) / 4 for loc in (-1.9, -0.1, 0.5, 2.0)]
+    for i, part in enumerate(pseudo):
+        axes.fill_between(
+            z, part, color="C0", alpha=0.3, linewidth=0, label=None if i else "q at each pseudo-input, / 4"
+        )
+    axes.plot(z, sum(pseudo), color="C0", label="VampPrior: their sum")
+    axes.plot(z, normal(z), "--", color="C1", label="N(0, 1)")
+    axes.set(xlabel="z", yticks=[], ylim=(0, 0.66), xlim=(-3.5, 3.5))
+    axes.legend(loc="upper center", ncols=2)
+    return figure

@@ -36,7 +36,7 @@ TABLES = {
         "-ELBO": Column("negative_elbo"),
         "reconstruction": Column("reconstruction"),
         "KL": Column("kl"),
-        **{f"-IWAE-{m}": Column(f"iwae_{m}") for m in (1, 10, 100, 1000)},
+        **{f"-IWAE-{m}": Column(f"iwae_{m}") for m in (1, 10, 100, 1000, 5000)},
         "k-hat above 0.7": percent("k_hat_above_0.7"),
         "-log p(x)": Column("negative_log_p"),
     },

@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ def public_api() -> list[str]:
     found: list[str] = []
     for module in MODULES:
         there = import_module(module)
+        # A command's module that was imported hides the public function of its name.
+        get = vars(there).get("__getattr__", partial(getattr, there))
         for name in sorted(NAMES.get(module) or there.__all__):
-            found += _lines(f"{module}.{name}", getattr(there, name))
+            found += _lines(f"{module}.{name}", get(name))
     return found
 
 

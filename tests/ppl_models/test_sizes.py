@@ -214,7 +214,8 @@ def test_a_run_on_large_images(
     assert (tmp_path / "diagram.png").stat().st_size > 5_000
 
 
-@pytest.mark.parametrize("prior", shortened(["pixelcnn", "transformer"], ["pixelcnn"]))
+@pytest.mark.full
+@pytest.mark.parametrize("prior", ["pixelcnn", "transformer"])
 def test_priors_of_codes_of_16_x_16(
     prior: str, narrow: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +240,8 @@ def test_priors_of_codes_of_16_x_16(
     assert not changed[: 9 * 16 + 6].any() and changed[9 * 16 + 6] and changed[-1]
 
 
-@pytest.mark.parametrize("size", shortened([(48, 64), (64, 64), (128, 128)], [(48, 64)]), ids=str)
+@pytest.mark.full
+@pytest.mark.parametrize("size", [(48, 64), (64, 64), (128, 128)], ids=str)
 def test_the_explorer_decodes_large_images(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     x = torch.randint(256, (60, 3, *size)).byte()

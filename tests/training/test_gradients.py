@@ -63,6 +63,7 @@ def test_a_captured_step_is_the_plain_step(float64: None) -> None:
     assert other.mode == "graph" and other.replay is not None
 
 
+@pytest.mark.full
 @needs_compiler
 @pytest.mark.parametrize(("name", "estimator"), [("gmvae", "trace")])
 def test_a_compiled_step_is_the_plain_step(name: str, estimator: str, float64: None) -> None:

@@ -17,7 +17,7 @@ from ppl_models.nets.mlp import MLP, glorot_
 
 
 class TwoLayerVAE(LatentVariableModel):
-    """p(x, z1, z2) = p(z2) p(z1 | z2) p(x | z1);  q(z1, z2 | x) = q(z1 | x) q(z2 | z1).
+    """p(x, z2, z1) = p(z2) p(z1 | z2) p(x | z1);  q(z1, z2 | x) = q(z1 | x) q(z2 | z1).
 
     p(z2)      = N(z2; 0, I)                            z2 (batch, z2_dim)
     p(z1 | z2) = N(z1; loc(z2), diag scale(z2)^2)       z1, loc, scale (batch, z1_dim)

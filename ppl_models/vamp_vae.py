@@ -30,10 +30,10 @@ class VampVAE(LatentVariableModel):
     p(z1 | z2)    = N(z1; loc(z2), diag scale(z2)^2)
     q(z1 | x, z2) = N(z1; loc(x, z2), diag scale(x, z2)^2)
 
-    -ELBO(x) = -log p(x | z) + log q(z | x) - log p(z),    z ~ q(z | x)
-             or, with layers = 2 and z1, z2 ~ q,
-               -log p(x | z1, z2) + log q(z2 | x) - log p(z2) + KL(q(z1 | x, z2) || p(z1 | z2))
-    objective: the same with beta as the weight of the KL terms
+    -ELBO(x) = -log p(x | z) + log q(z | x) - log p(z),    z ~ q(z | x);    with layers = 2 and z1, z2 ~ q,
+    -ELBO(x) = -log p(x | z1, z2) + log q(z2 | x) - log p(z2) + KL(q(z1 | x, z2) || p(z1 | z2))
+
+    The objective has beta as the weight of the KL terms.
 
     The prior has the encoder's parameters, so that its gradient reaches the encoder too, through the
     pseudo-inputs. Their values are limited to the range of x, [0, 1].

@@ -109,9 +109,13 @@ def test_plain_torch_training_refuses_options_that_it_does_not_support(tmp_path:
         training.main([run])
 
 
+NOT_TIMED = {"two_layer_vae", "vamp_vae", "regularized_ssvae", "seq_vae"}  # no plain PyTorch next to them yet
+
+
 def test_the_table_of_steps_is_made_from_step_json() -> None:
     found = json.loads(step.TIMES.read_text())
-    assert found.keys() == IMPLEMENTATIONS.keys() == {*DOCUMENTED, "iwae"}
+    assert found.keys() == IMPLEMENTATIONS.keys()
+    assert {*DOCUMENTED, "iwae"} - found.keys() <= NOT_TIMED and not NOT_TIMED & found.keys()
     assert step.table(found) in COST.read_text()
 
 

@@ -85,7 +85,9 @@ def config(content: bytes, path: Path) -> RunConfig:
             f"--model FILE.py:CLASS, or call ppl_models.register. For a model of the suite: {_advice(found)}"
         )
     usual = {spec.name: spec.metadata["default"] for spec in fields(TrainConfig)}
-    older_writer = layout < 3 or any(usual[key] is not None for key in usual.keys() - found.keys())
+    lacks_option = bool(MODELS[found["model"]].options().keys() - found["options"].keys())
+    lacks_setting = any(usual[key] is not None for key in usual.keys() - found.keys())
+    older_writer = layout < 3 or lacks_setting or lacks_option
     known = {key: value for key, value in found.items() if key in kinds}
     try:
         return _checked(

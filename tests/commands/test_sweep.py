@@ -1,6 +1,5 @@
 """A sweep: its grid of runs, what goes on where it stopped, and the table and picture that it leaves."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -32,8 +31,7 @@ class Here:
     def __init__(self, command: list[str], stdout: IO[str], **_: Any):
         self.returncode = 1
         try:
-            with contextlib.redirect_stdout(stdout):
-                self.returncode = svi.main(command[3:])
+            self.returncode = svi.main(command[3:])
         except (UserError, TrainingDiverged) as error:
             print(f"error: {error}", file=stdout, flush=True)
 
@@ -436,7 +434,8 @@ def test_json_of_a_sweep_and_of_the_tables(
     out = tmp_path / "sweep"
     made = ["--model", "vae", *TINY, "--over", "beta=1", "--seeds", "0", "--data", str(small_npz)]
     assert sweep.main([*made, "--out", str(out), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    found = json.loads(printed[printed.index("{") :])  # after what the run, in this process, prints
     assert found == {"results": json.loads((out / "results.json").read_text())}
     assert found["results"][0]["over"] == {"beta": 1.0}
     assert table.main(["--json"]) == 0

@@ -97,7 +97,7 @@ def card(name: str, restored: Restored, results: dict[str, Any], content: bytes,
 * **Data**: {LICENCES.get(config.data, config.data)}.
 * **Observations**: {config.observation}.
 * **Command**: `{command}`
-* **Code**: commit {config.commit}, {versions}.
+* **Code**: commit {config.commit or "not recorded"}, {versions}.
 * **File**: {len(content):,} bytes, {precision}, SHA-256 `{hashlib.sha256(content).hexdigest()}`.
 
 On the whole test set, in float32 and before the change to {precision}, with standard errors over the images:

@@ -16,6 +16,7 @@ from ppl_models.made import MADE
 from ppl_models.pixel_vae import PixelVAE
 from ppl_models.ppca import PPCA
 from ppl_models.registry import MODELS, from_saved, register
+from ppl_models.regularized_ssvae import RegularizedSSVAE
 from ppl_models.seq_vae import SeqVAE
 from ppl_models.ssvae import SSVAE
 from ppl_models.vae import VAE
@@ -26,6 +27,7 @@ for _name, _cls in {
     "vae": VAE,
     "gmvae": GMVAE,
     "ssvae": SSVAE,
+    "regularized_ssvae": RegularizedSSVAE,
     "ae": AE,
     "beta_vae": BetaVAE,
     "conv_vae": ConvVAE,
@@ -67,6 +69,7 @@ __all__ = [
     "GatedVAE",
     "LatentVariableModel",
     "PixelVAE",
+    "RegularizedSSVAE",
     "SeqVAE",
     "from_saved",
     "register",

@@ -91,3 +91,28 @@ class BernoulliImage(TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Samples images of zeros and ones `(*sample_shape, ..., *shape)`."""
         return torch.bernoulli(self.mean.expand(*sample_shape, *self.batch_shape, *self.event_shape))
+
+
+class GreyBernoulliImage(BernoulliImage):
+    """`BernoulliImage` for grey levels from 0 to 1: the mean of its log density over binarizations.
+
+    A binarization b of x has independent pixels with p(b_i = 1) = x_i. The mean of log p(b) over b is
+    sum_i x_i l_i - log(1 + e^l_i), where l are the logits: log p is linear in each pixel. For zeros and ones
+    it is log p(x) itself.
+
+    Args:
+        logits: `(..., pixels)`.
+        shape: the event shape.
+    """
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.unit_interval, len(self.event_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Returns the mean log density of grey images `(..., *shape)`, with the broadcast batch shape."""
+        if self._validate_args:
+            self._validate_sample(value)
+        levels = value.flatten(-len(self.event_shape))
+        log_normalizer = -_LogProb.apply(torch.ones_like(self.logits), self.logits)
+        return (levels * self.logits).sum(-1) - log_normalizer

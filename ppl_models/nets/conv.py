@@ -4,6 +4,8 @@ All accept any leading dimensions: images `(..., channels, height, width)`, code
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +78,38 @@ class ImageDecoder28(BatchedSequential):
             nn.ConvTranspose2d(32, channels, 4, stride=2, padding=1),
             nn.Sigmoid(),
         )
+
+
+class ImageClassifier(BatchedSequential):
+    """Maps `(..., channels, height, width)` to logits `(..., classes)`, for images of any size.
+
+    Two convolutions of stride 2 and a hidden layer, each with batch norm and ReLU.
+    """
+
+    event_dim = 3
+
+    def __init__(self, shape: tuple[int, ...], classes: int):
+        channels, height, width = shape
+        quarter = -(-height // 4) * -(-width // 4)  # each stride rounds up
+        super().__init__(
+            *(nn.Conv2d(channels, 16, 5, stride=2, padding=2), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(32 * quarter, 128)),
+            *(ToImage(128, 1, 1), nn.BatchNorm2d(128), nn.ReLU(), nn.Flatten()),
+            nn.Linear(128, classes),
+        )
+
+    @contextmanager
+    def frozen_averages(self) -> Iterator[None]:
+        """Within it, batch norm does not update its running averages. What it computes is the same."""
+        norms = [layer for layer in self if isinstance(layer, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
 
 
 class EighthEncoder(BatchedSequential):

@@ -59,6 +59,7 @@ class RegularizedSSVAE(LatentVariableModel):
     estimators = ("enum",)
     observation = "shifted"
     has_label = True
+    size_divisor = 4
     defaults = {"steps": 6_000, "batch_size": 100, "lr": 1e-3, "schedule": "cosine", "precision": "bfloat16"}
     small_image_defaults = {"z_dim": 10, "hidden": 128, "steps": 2_000, "labels": 20, "radius": 0.8}
 

@@ -93,6 +93,20 @@ class BernoulliImage(TorchDistribution):
         return torch.bernoulli(self.mean.expand(*sample_shape, *self.batch_shape, *self.event_shape))
 
 
+class _MeanLogProb(torch.autograd.Function):
+    """sum_i x_i l_i - log(1 + e^l_i) with its gradient x - sigmoid(l), in few passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(x, logits)
+        return torch.linalg.vecdot(x, logits) + _log_prob(torch.ones_like(logits), logits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        x, logits = ctx.saved_tensors
+        return None, logits.sigmoid().neg_().add_(x).mul_(gradient.unsqueeze(-1))
+
+
 class GreyBernoulliImage(BernoulliImage):
     """`BernoulliImage` for grey levels from 0 to 1: the mean of its log density over binarizations.
 
@@ -114,5 +128,5 @@ class GreyBernoulliImage(BernoulliImage):
         if self._validate_args:
             self._validate_sample(value)
         levels = value.flatten(-len(self.event_shape))
-        log_normalizer = -_LogProb.apply(torch.ones_like(self.logits), self.logits)
-        return (levels * self.logits).sum(-1) - log_normalizer
+        batch = torch.broadcast_shapes(levels.shape, self.logits.shape)
+        return _MeanLogProb.apply(levels, self.logits.expand(batch))

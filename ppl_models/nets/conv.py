@@ -81,20 +81,21 @@ class ImageDecoder28(BatchedSequential):
 
 
 class ImageClassifier(BatchedSequential):
-    """Maps `(..., channels, height, width)` to logits `(..., classes)`, for images of any size.
+    """Maps `(..., channels, height, width)` to logits `(..., classes)`; height and width are multiples of 4.
 
-    Two convolutions of stride 2 and a hidden layer, each with batch norm and ReLU.
+    Two convolutions of stride 2, of 6x6 and 3x3 pixels, and a hidden layer, each with batch norm and ReLU.
+    The first one is a 3x3 convolution of blocks of 2x2 pixels, whose gradient with respect to the image is
+    several times faster on CPUs than that of a convolution of one channel.
     """
 
     event_dim = 3
 
     def __init__(self, shape: tuple[int, ...], classes: int):
         channels, height, width = shape
-        quarter = -(-height // 4) * -(-width // 4)  # each stride rounds up
         super().__init__(
-            *(nn.Conv2d(channels, 16, 5, stride=2, padding=2), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
             *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
-            *(nn.Flatten(), nn.Linear(32 * quarter, 128)),
+            *(nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), 128)),
             *(ToImage(128, 1, 1), nn.BatchNorm2d(128), nn.ReLU(), nn.Flatten()),
             nn.Linear(128, classes),
         )

@@ -60,8 +60,11 @@ class RegularizedSSVAE(LatentVariableModel):
     observation = "shifted"
     has_label = True
     size_divisor = 4
-    defaults = {"steps": 6_000, "batch_size": 100, "lr": 1e-3, "schedule": "cosine", "precision": "bfloat16"}
-    small_image_defaults = {"z_dim": 10, "hidden": 128, "steps": 2_000, "labels": 20, "radius": 0.8}
+    defaults = {
+        **{"steps": 2_000, "batch_size": 100, "lr": 1e-3, "schedule": "cosine", "precision": "bfloat16"},
+        "eval_every": 1_000,  # an evaluation takes as long as many steps
+    }
+    small_image_defaults = {"z_dim": 10, "hidden": 128, "labels": 20, "radius": 0.8}
 
     def __init__(
         self,
@@ -199,7 +202,7 @@ class RegularizedSSVAE(LatentVariableModel):
             if "entropy" in self.weights:
                 penalties["entropy"] = -(log_q.exp() * log_q).sum(-1).mean()
             if "balance" in self.weights:
-                penalties["balance"] = densities.kl_categorical_uniform(log_q.exp().mean(0).log())
+                penalties["balance"] = densities.kl_categorical_uniform(log_q.logsumexp(0))
             if "smoothness" in self.weights:
                 log_p = torch.cat([log_q, log_q_labelled]).detach()
                 log_r = densities.log_softmax(self._classify_perturbed(rows, logits))

@@ -61,7 +61,7 @@ class RegularizedSSVAE(LatentVariableModel):
     has_label = True
     size_divisor = 4
     defaults = {
-        **{"steps": 2_000, "batch_size": 100, "lr": 1e-3, "schedule": "cosine", "precision": "bfloat16"},
+        **{"steps": 4_000, "batch_size": 100, "lr": 3e-3, "schedule": "cosine", "precision": "bfloat16"},
         "eval_every": 1_000,  # an evaluation takes as long as many steps
     }
     small_image_defaults = {"z_dim": 10, "hidden": 128, "labels": 20, "radius": 0.8}

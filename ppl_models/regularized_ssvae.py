@@ -1,4 +1,4 @@
-"""Semi-supervised variational auto-encoder with posterior regularization of the classifier q(y | x)."""
+"""Semi-supervised variational auto-encoder with posterior regularization of its classifier."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Evaluates a finished run on its test set: importance-weighted bounds, linear probes, sample accuracy.
+"""Evaluates a finished run on its test set: importance-weighted bounds, probes, calibration, sample accuracy.
 
 python -m inference.evaluate RUN_DIR                                -IWAE-m at m = 1, 10, 100, 1000, and k-hat
 python -m inference.evaluate RUN_DIR --particles 1 5000             at other m

@@ -16,6 +16,7 @@ from ppl_models.made import MADE
 from ppl_models.pixel_vae import PixelVAE
 from ppl_models.ppca import PPCA
 from ppl_models.registry import MODELS, from_saved, register
+from ppl_models.regularized_ssvae import RegularizedSSVAE
 from ppl_models.seq_vae import SeqVAE
 from ppl_models.ssvae import SSVAE
 from ppl_models.two_layer_vae import TwoLayerVAE
@@ -29,6 +30,7 @@ for _name, _cls in {
     "gmvae": GMVAE,
     "vamp_vae": VampVAE,
     "ssvae": SSVAE,
+    "regularized_ssvae": RegularizedSSVAE,
     "ae": AE,
     "beta_vae": BetaVAE,
     "conv_vae": ConvVAE,
@@ -71,6 +73,7 @@ __all__ = [
     "GatedVAE",
     "LatentVariableModel",
     "PixelVAE",
+    "RegularizedSSVAE",
     "SeqVAE",
     "TwoLayerVAE",
     "VampVAE",

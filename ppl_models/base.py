@@ -63,7 +63,8 @@ class LatentVariableModel(ProgramPair):
     # The estimators that apply, the default first. "mean_field" requires that the guide samples the latents
     # in the model's order: otherwise the closed KL term of a latent can depend on a later sample.
     estimators: ClassVar[tuple[str, ...]] = ("trace",)
-    # How grey levels become x: "binary", sampled zeros and ones; "unit", 0 to 1; "centred", -1 to 1;
+    # How grey levels become x: "binary", sampled zeros and ones; "unit", 0 to 1; "shifted", the same
+    # with random shifts in training; "centred", -1 to 1;
     # "dequantised", -1 to 1 with uniform noise of one level's width. "points" and "codes" are not images.
     # "bits" are vectors of zeros and ones, "tokens" sequences of numbers of words or characters. A kind of
     # your own: see `inference.data.register_observation`.

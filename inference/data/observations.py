@@ -11,6 +11,7 @@ from inference.data.arrays import Tensors, read_codes, read_images, read_points,
 from inference.errors import UserError, unknown
 from ppl_models.distributions.token_sequence import END, PAD, UNKNOWN
 
+MAX_SHIFT = 1 / 14  # of the height and of the width, see `shifted`
 Noise = np.random.RandomState | None  # the next images' fixed noise; None: that of the first images
 
 
@@ -37,6 +38,27 @@ def fixed_binarization(x: Tensor, noise: Noise = None) -> Tensor:
 def unit(x: Tensor, noise: Noise = None) -> Tensor:
     """Converts levels 0..255 to 0..1."""
     return x.to(torch.get_default_dtype()) / 255
+
+
+def shifted(x: Tensor) -> Tensor:
+    """Converts levels 0..255 to 0..1 and shifts each image at random, with zeros from outside.
+
+    The shifts along height and width are independent and uniform, at most 1/14 of the side: 2 of 28 pixels.
+    Every call samples again. Values between pixels are interpolated linearly along each axis, by a product
+    with a matrix whose rows have the weights 1 - f and f.
+
+    Args:
+        x: `(n, channels, height, width)`.
+    """
+    moved = unit(x)
+    for axis in (-2, -1):
+        place = torch.arange(x.shape[axis], device=x.device)
+        by = (
+            x.shape[axis] * MAX_SHIFT * (2 * torch.rand(len(x), 1, 1, dtype=moved.dtype, device=x.device) - 1)
+        )
+        weights = (1 - (place[:, None] - place - by).abs()).clamp(min=0).unsqueeze(1)  # (n, 1, side, side)
+        moved = weights @ moved if axis == -2 else moved @ weights.mT
+    return moved.clamp(max=1)  # rounding
 
 
 def centred(x: Tensor, noise: Noise = None) -> Tensor:
@@ -178,6 +200,9 @@ OBSERVATIONS = _Kinds(
     {
         "binary": ObservationKind(IMAGES, binarize, fixed_binarization, unit, _same, f"0 or 1: {NOISE}"),
         "unit": ObservationKind(IMAGES, unit, unit, unit, _same, "0 to 1"),
+        "shifted": ObservationKind(
+            IMAGES, shifted, unit, unit, _same, "0 to 1: shifted by up to 1/14 of the sides in training only"
+        ),
         "centred": ObservationKind(IMAGES, centred, centred, centred, _centred_to_unit, "-1 to 1"),
         "dequantised": ObservationKind(
             IMAGES,

@@ -26,6 +26,11 @@ def latent_sites(trace: poutine.Trace) -> dict[str, Any]:
     return {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
 
 
+def _plates(site: dict[str, Any]) -> set[str]:
+    """Returns the names of the plates of a site."""
+    return {frame.name for frame in site["cond_indep_stack"]}
+
+
 def penalty_sites(guide_trace: poutine.Trace) -> dict[str, Any]:
     """Returns the observed sites of a guide, by name.
 
@@ -52,14 +57,16 @@ def terms_per_point(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: 
         kl: whether a KL term that has a closed form is computed by it ("closed") or from the samples.
 
     Returns:
-        Each term by name, `(..., batch)`, unweighted, in nats.
+        Each term by name, `(..., batch)`, unweighted, in nats. A term of another plate than that of the
+        data has the size of its plate, and is not summed over the latents of that of the data.
     """
     latents, penalties = latent_sites(guide_trace), penalty_sites(guide_trace)
     log_q = {name: site["fn"].log_prob(site["value"]) for name, site in latents.items()}
     enumerated = {name: log_q[name] for name in latents if latents[name]["infer"].get("enumerate")}
 
-    def expected(term: Tensor) -> Tensor:
-        return (term * sum(enumerated.values()).exp()).sum(0) if enumerated else term
+    def expected(term: Tensor, site: dict[str, Any]) -> Tensor:
+        log_probs = [value for name, value in enumerated.items() if _plates(latents[name]) == _plates(site)]
+        return (term * sum(log_probs[1:], log_probs[0]).exp()).sum(0) if log_probs else term
 
     terms = {}
     for name, site in sample_sites(model_trace).items():
@@ -71,9 +78,9 @@ def terms_per_point(model_trace: poutine.Trace, guide_trace: poutine.Trace, kl: 
             if kl == "closed" and name not in enumerated:
                 with suppress(NotImplementedError):  # Pyro uses the sample too if there is no closed form
                     log_ratio = kl_divergence(guide_site["fn"], site["fn"])
-            terms[f"kl_{name}"] = expected(log_ratio)
+            terms[f"kl_{name}"] = expected(log_ratio, site)
         elif name == "x":
-            terms["reconstruction"] = expected(-site["fn"].log_prob(site["value"]))
+            terms["reconstruction"] = expected(-site["fn"].log_prob(site["value"]), site)
         else:  # another observed site is a penalty
             terms[name] = -site["fn"].log_prob(site["value"])
     for name, site in penalties.items():

@@ -74,6 +74,7 @@ TABLES = {
     },
     "Labels": {
         "accuracy": percent("accuracy"),
+        "calibration error": percent("calibration_error"),
         **{f"probe, {n} labels": percent(f"probe_{n}") for n in (10, 100, 1000)},
         "conditional sample accuracy": percent("conditional_sample_accuracy"),
         "classifier accuracy, real images": percent("classifier_accuracy"),

@@ -1,4 +1,4 @@
-"""Evaluation of a finished run: tighter bounds, linear probes and conditional sample accuracy."""
+"""Evaluation of a finished run: tighter bounds, linear probes, calibration and sample accuracy."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +13,7 @@ from inference.backend.device import rng_state_preserved
 from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
 from inference.errors import UserError
+from inference.metrics.calibration import calibration
 from inference.metrics.importance import ImportanceSamplingResult, importance_sample, write_netcdf
 from inference.metrics.linear_probe import probe
 from inference.metrics.sample_classifier import conditional_sample_accuracy
@@ -54,7 +55,7 @@ def evaluate_full_test_set(
     """
     results, test = run.results(), HeldOut(data, type(model), next(model.parameters()).device)
     why_none = why_no_importance_weights(model, data, results["test"])
-    found, weighted = probe(model, data), None
+    found, weighted = probe(model, data) | calibration(model, test), None
     if {"reconstruction", "negative_log_p"} & results["test"].keys():  # a classifier alone generates nothing
         found |= conditional_sample_accuracy(model, data)
     if not why_none:

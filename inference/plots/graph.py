@@ -190,5 +190,10 @@ def _write_formulae(axes: Any, formulae: list[str], distributions: str, x: float
     """Writes the factorisation and the families below a graph, from `y` downwards."""
     for i, line in enumerate(formulae):
         axes.text(x, y - 0.42 * i, line, fontsize=12.5, ha="center", va="center")
-    small = {"fontsize": 9, "color": "0.35", "ha": "center", "va": "center"}
+    small = {
+        "fontsize": 9 if len(distributions) < 120 else 7,
+        "color": "0.35",
+        "ha": "center",
+        "va": "center",
+    }
     axes.text(x, y - 0.42 * len(formulae), distributions, **small)

@@ -3,7 +3,7 @@
 from ppl_models.distributions.autoregressive import AutoregressiveImage, AutoregressiveVector
 from ppl_models.distributions.autoregressive_grid import AutoregressiveGrid
 from ppl_models.distributions.autoregressive_map import AutoregressiveMap
-from ppl_models.distributions.bernoulli import BernoulliImage
+from ppl_models.distributions.bernoulli import BernoulliImage, GreyBernoulliImage
 from ppl_models.distributions.codes import UniformCodes
 from ppl_models.distributions.logistic_mixture import LogisticMixtureImage
 from ppl_models.distributions.mixture import MixtureOfNormals
@@ -17,6 +17,7 @@ __all__ = [
     "AutoregressiveMap",
     "AutoregressiveVector",
     "BernoulliImage",
+    "GreyBernoulliImage",
     "LogisticMixtureImage",
     "MixtureOfNormals",
     "NormalImage",

@@ -91,3 +91,42 @@ class BernoulliImage(TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Samples images of zeros and ones `(*sample_shape, ..., *shape)`."""
         return torch.bernoulli(self.mean.expand(*sample_shape, *self.batch_shape, *self.event_shape))
+
+
+class _MeanLogProb(torch.autograd.Function):
+    """sum_i x_i l_i - log(1 + e^l_i) with its gradient x - sigmoid(l), in few passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(x, logits)
+        return torch.linalg.vecdot(x, logits) + _log_prob(torch.ones_like(logits), logits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        x, logits = ctx.saved_tensors
+        return None, logits.sigmoid().neg_().add_(x).mul_(gradient.unsqueeze(-1))
+
+
+class GreyBernoulliImage(BernoulliImage):
+    """`BernoulliImage` for grey levels from 0 to 1: the mean of its log density over binarizations.
+
+    A binarization b of x has independent pixels with p(b_i = 1) = x_i. The mean of log p(b) over b is
+    sum_i x_i l_i - log(1 + e^l_i), where l are the logits: log p is linear in each pixel. For zeros and ones
+    it is log p(x) itself.
+
+    Args:
+        logits: `(..., pixels)`.
+        shape: the event shape.
+    """
+
+    @constraints.dependent_property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.unit_interval, len(self.event_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Returns the mean log density of grey images `(..., *shape)`, with the broadcast batch shape."""
+        if self._validate_args:
+            self._validate_sample(value)
+        levels = value.flatten(-len(self.event_shape))
+        batch = torch.broadcast_shapes(levels.shape, self.logits.shape)
+        return _MeanLogProb.apply(levels, self.logits.expand(batch))

@@ -4,6 +4,8 @@ All accept any leading dimensions: images `(..., channels, height, width)`, code
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +78,39 @@ class ImageDecoder28(BatchedSequential):
             nn.ConvTranspose2d(32, channels, 4, stride=2, padding=1),
             nn.Sigmoid(),
         )
+
+
+class ImageClassifier(BatchedSequential):
+    """Maps `(..., channels, height, width)` to logits `(..., classes)`; height and width are multiples of 4.
+
+    Two convolutions of stride 2, of 6x6 and 3x3 pixels, and a hidden layer, each with batch norm and ReLU.
+    The first one is a 3x3 convolution of blocks of 2x2 pixels, whose gradient with respect to the image is
+    several times faster on CPUs than that of a convolution of one channel.
+    """
+
+    event_dim = 3
+
+    def __init__(self, shape: tuple[int, ...], classes: int):
+        channels, height, width = shape
+        super().__init__(
+            *(nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), 128)),
+            *(ToImage(128, 1, 1), nn.BatchNorm2d(128), nn.ReLU(), nn.Flatten()),
+            nn.Linear(128, classes),
+        )
+
+    @contextmanager
+    def frozen_averages(self) -> Iterator[None]:
+        """Within it, batch norm does not update its running averages. What it computes is the same."""
+        norms = [layer for layer in self if isinstance(layer, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
 
 
 class EighthEncoder(BatchedSequential):

@@ -158,7 +158,7 @@ LABELLED = {
 def test_a_model_of_labels_says_that_it_needs_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert list(LABELLED) == ["ssvae", "fsvae"]
+    assert list(LABELLED) == ["ssvae", "regularized_ssvae", "fsvae"]
     monkeypatch.chdir(tmp_path)
     np.savez("own.npz", x_train=np.eye(8)[None].repeat(20, 0), x_test=np.eye(8)[None])
     with pytest.raises(UserError, match=r"own\.npz has no y_train and no y_test\. Add") as caught:

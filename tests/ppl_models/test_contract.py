@@ -205,9 +205,10 @@ def test_permuting_the_batch_permutes_the_terms(model: LatentVariableModel, floa
         model.guide(**inputs)
     latents, shuffled = latents_of(tracer.trace), {}
     bound = model.bound(**inputs, latents=latents)
-    for name, z in latents.items():  # an enumerated latent has one value for all images
+    for name, z in latents.items():
         batch = z.dim() - tracer.trace.nodes[name]["fn"].event_dim - 1
-        shuffled[name] = z if z.shape[batch] == 1 else z.index_select(batch, order)
+        # an enumerated latent has one value for all images; one of the labelled images keeps its order
+        shuffled[name] = z.index_select(batch, order) if z.shape[batch] == len(order) else z
     inputs |= {name: inputs[name][order] for name in ("x", "y") if name in inputs}
     for name, term in model.bound(**inputs, latents=shuffled).terms.items():
         assert_close(term, bound.terms[name][order])

@@ -43,6 +43,17 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert (found["step"], found["value"]) == (best["step"], best["negative_elbo"])
 
 
+def test_few_labels(tmp_path: Path) -> None:
+    """The labelled images are 20, two of each class, and their penalties are in the log."""
+    config = run_command("few-labels", tmp_path / "run")
+    data, _ = find_dataset("digits", tmp_path)
+    assert data.y_train is not None
+    assert data.y_train[config["labelled"]].bincount().tolist() == [2] * 10
+    assert config["options"]["radius"] == 0.8
+    (train,) = [line for line in lines(tmp_path / "run") if line["split"] == "train"]
+    assert {"classification", "entropy", "balance", "smoothness", "kl_z_labelled"} < train.keys()
+
+
 def test_optimizer(tmp_path: Path) -> None:
     config = run_command("optimizer", tmp_path / "run")
     chosen = [config[key] for key in ("optimizer", "weight_decay", "accumulate", "schedule")]

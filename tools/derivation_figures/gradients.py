@@ -82,3 +82,33 @@ def codebook() -> Any:
     axes.set(xticks=[], yticks=[], xlim=(0, 4.4), ylim=(0, 2.8))
     axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.17), handletextpad=0.1)
     return figure
+
+
+@figure_of("25-posterior-regularization")
+def adversarial_steps() -> Any:
+    """Points of two classes, the boundary between these, and the step of each point that changes q most."""
+    figure, axes = canvas(height=2.4)
+
+    def logit(x: Any) -> Any:
+        return 3 * (x[..., 1] - 0.8 * np.sin(1.4 * x[..., 0]))
+
+    grid = np.stack(np.meshgrid(np.linspace(-3, 3, 301), np.linspace(-2, 2, 201)), -1)
+    levels = [0.01, 0.1, 0.5, 0.9, 0.99]
+    q = 1 / (1 + np.exp(-logit(grid)))
+    axes.contourf(grid[..., 0], grid[..., 1], q, levels=[0, *levels, 1], cmap="RdBu", alpha=0.35)
+    axes.contour(grid[..., 0], grid[..., 1], q, levels=[0.5], colors="0.3", linewidths=1)
+    random = np.random.RandomState(3)
+    points = np.stack([random.uniform(-2.7, 2.7, 14), random.uniform(-1.6, 1.6, 14)], -1)
+    # One class is all but certain where the contours are far apart; the direction is known there too.
+    slope = np.stack([-3 * 0.8 * 1.4 * np.cos(1.4 * points[:, 0]), np.full(len(points), 3.0)], -1)
+    start = np.roll(points, 1, 0) - points
+    towards = np.sign((start * slope).sum(-1, keepdims=True))
+    steps = 0.5 * towards * slope / np.linalg.norm(slope, axis=-1, keepdims=True)
+    for x, r in zip(points, steps, strict=True):
+        axes.annotate(
+            "", x + r, x, arrowprops={"arrowstyle": "->", "color": "0.2", "shrinkA": 0, "shrinkB": 0}
+        )
+    axes.scatter(*points.T, s=14, c=np.where(logit(points) > 0, "C0", "C3"), zorder=3)
+    axes.set(xlim=(-3, 3), ylim=(-2, 2), xticks=[], yticks=[])
+    axes.set_title("arrows: r(x), of one length; shades: q(y | x), line: 1/2")
+    return figure

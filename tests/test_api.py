@@ -28,6 +28,7 @@ from inference.rundir.restore import restore
 from inference.rundir.run import Run
 from ppl_models import MODELS, SSVAE, VAE, VAE2D, LatentVariableModel, register
 from tests import forks
+from tests.ppl_models.test_contract import build
 from tests.support import TINY, checkpoint, lines
 
 SETTINGS = {"steps": 40, "batch_size": 20, "progress": False}
@@ -295,6 +296,14 @@ def test_a_history_is_a_table() -> None:
     frame = history.to_frame()
     assert isinstance(frame, pandas.DataFrame) and len(frame) == len(history.metrics) == 1
     assert frame["negative_elbo"][0] == history.metrics[0]["negative_elbo"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_loaded_from_its_file(name: str, tmp_path: Path) -> None:
+    """The limit of the next test leaves room for parameters that a module registers and then replaces."""
+    model = build(name)
+    model.save(tmp_path / "model.pt")
+    assert torch.equal(parameters(load(tmp_path / "model.pt")), parameters(model))
 
 
 def test_a_file_cannot_name_a_model_that_is_larger_than_itself(tmp_path: Path, small_npz: Path) -> None:

@@ -67,17 +67,18 @@ def restore_model(run: Run) -> LatentVariableModel:
 
 @contextmanager
 def no_larger_than(saved: Mapping[str, Any]) -> Iterator[None]:
-    """Stops the construction of a model with more parameters than a file holds.
+    """Stops the construction of a model with many more parameters than a file holds.
 
-    A file from a stranger can name options of a model that is far too large for the memory.
+    A file from a stranger can name options of a model that is far too large for the memory. A module may
+    register parameters that it then replaces, as Pyro's coupling transforms do.
 
     Args:
         saved: the parameters and buffers in the file.
 
     Raises:
-        UserError: a module registers more parameters than there are saved.
+        UserError: modules register more than twice as many parameters as there are saved.
     """
-    room = sum(value.numel() for value in saved.values() if isinstance(value, Tensor))
+    room = 2 * sum(value.numel() for value in saved.values() if isinstance(value, Tensor))
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal room

@@ -1,3 +1,12 @@
 """The checks of all exercises; importing the package registers them."""
 
-from exercises.checking.topics import bits, bounds, bugs, densities, gradients, images, latents  # noqa: F401
+from exercises.checking.topics import (  # noqa: F401
+    bits,
+    bounds,
+    bugs,
+    densities,
+    gradients,
+    images,
+    latents,
+    priors,
+)

@@ -1,9 +1,11 @@
 """The checks of all exercises; importing the package registers them."""
 
 from exercises.checking.topics import (  # noqa: F401
+    aggregate,
     bits,
     bounds,
     bugs,
+    collapse,
     densities,
     gradients,
     images,

@@ -6,9 +6,11 @@ from exercises.checking.topics import (  # noqa: F401
     bounds,
     bugs,
     collapse,
+    decoder_shape,
     densities,
     gradients,
     images,
     latents,
+    linear,
     priors,
 )

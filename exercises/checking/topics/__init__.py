@@ -5,6 +5,7 @@ from exercises.checking.topics import (  # noqa: F401
     bits,
     bounds,
     bugs,
+    causal,
     collapse,
     decoder_shape,
     densities,
@@ -13,4 +14,5 @@ from exercises.checking.topics import (  # noqa: F401
     latents,
     linear,
     priors,
+    score_function,
 )

@@ -28,11 +28,11 @@ def shrinkage(v: Tensor, variance: Tensor) -> Tensor:
 
 
 def same_reconstructions(decoder: Tensor, a: Tensor) -> Tensor:
-    """Returns the decoder, (D, d), that undoes a change of the codes from z to a z.
+    """Returns the decoder of the codes a z, (D, d), with the reconstructions that `decoder` has from z.
 
     decoder: the decoder of z, (D, d); a: invertible, (d, d).
     """
-    return TODO  # the inverse of a goes between the codes and the old decoder
+    return TODO  # which codes does the old decoder read?
 
 
 def narrow_kl(codes: Tensor, t: Tensor) -> Tensor:

@@ -139,8 +139,8 @@ def test_the_command_s_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_list_says_which_exercises_are_solved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = empty_exercise
-    monkeypatch.setattr(files, "student_file", lambda n: files.solution(n) if n == "03" else own(n))
+    paths = {number: empty_exercise(number) for number in NUMBERS} | {"03": files.solution("03")}
+    monkeypatch.setattr(files, "student_file", paths.__getitem__)
     assert command.main([]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[2] == "03  solved   change of variables"

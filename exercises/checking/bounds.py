@@ -89,7 +89,7 @@ def bound_rows(
             wrong |= {CLOSED if kl == "sampled" else SAMPLED: _constant(other[name])}
             yield Row(
                 name if single or not name.startswith("kl_") else f"{name} ({kl})",
-                _term(model, inputs, latents, kl, name),
+                term_of(model, inputs, latents, kl, name),
                 _constant(truth if name == "reconstruction" or name.startswith("kl_") else truth.mean()),
                 parameters,
                 wrong,
@@ -106,7 +106,7 @@ def _constant(value: Tensor) -> Callable[[], Tensor]:
     return lambda: value
 
 
-def _term(model: Any, inputs: Any, latents: Any, kl: str, name: str) -> Callable[[], Tensor]:
+def term_of(model: Any, inputs: Any, latents: Any, kl: str, name: str) -> Callable[[], Tensor]:
     """Returns a function that computes a term of the student's bound, as the student returned it."""
 
     def term() -> Tensor:

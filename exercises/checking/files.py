@@ -37,7 +37,7 @@ def canonical(number: str) -> str:
     """
     two = number.zfill(2)
     if two not in numbers():
-        raise UserError(f"no exercise {number!r}. Choose a number from {numbers()[0]} to {numbers()[-1]}.")
+        raise UserError(f"no exercise {number!r}. Choose one from the list of python -m exercises.check.")
     return two
 
 

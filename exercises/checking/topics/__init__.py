@@ -1,3 +1,18 @@
 """The checks of all exercises; importing the package registers them."""
 
-from exercises.checking.topics import bits, bounds, bugs, densities, gradients, images, latents  # noqa: F401
+from exercises.checking.topics import (  # noqa: F401
+    aggregate,
+    bits,
+    bounds,
+    bugs,
+    causal,
+    collapse,
+    decoder_shape,
+    densities,
+    gradients,
+    images,
+    latents,
+    linear,
+    priors,
+    score_function,
+)

@@ -38,7 +38,7 @@ REFUSED = {
     "negative weight": (["--model", "ssvae", "--gen-weight", "-1"], "-1 is not a number, zero or more"),
     "another model's option": (
         ["--model", "vae", "--labels", "10"],
-        "--labels is an option of ssvae, not of vae: leave it out",
+        "--labels is an option of ssvae, regularized_ssvae, not of vae: leave it out",
     ),
     "estimator": (["--model", "ssvae", "--elbo", "trace", "--data", "digits"], "unknown --elbo for ssvae"),
     "device": (["--model", "vae", "--device", "gpu", "--data", "digits"], "unknown device"),

@@ -42,8 +42,6 @@ def test_a_row_has_the_value_and_its_error(tmp_path: Path, monkeypatch: pytest.M
         run = {"seed": seed, "seconds": 1800 * (seed + 1), "config": {"gpu": None, "threads": 2}}
         run["test"] = {"accuracy": {"value": value, "se": 0.125}}
         (folder / f"a-{seed}.json").write_text(json.dumps(run))
-    assert system.row() == (
-        "| system | protocol | 3 | 37.50 ± 17.68 % over seeds | 0, 1 | 0.75 each, CPU, 2 threads |"
-    )
+    assert system.row() == ("| system | 3 | 37.50 ± 17.68 % over seeds | 0, 1 | 0.75 each, CPU, 2 threads |")
     one = replace(system, runs="a-1.json", percent=False)
-    assert one.row() == "| system | protocol | 3 | 0.50 ± 0.12 over images | 1 | 1.00, CPU, 2 threads |"
+    assert one.row() == "| system | 3 | 0.50 ± 0.12 over images | 1 | 1.00, CPU, 2 threads |"

@@ -26,7 +26,7 @@ MARKS = (
     "<!-- reproductions: made by python -m tools.reproductions --write -->",
     "<!-- end of reproductions -->",
 )
-HEAD = ("system", "protocol", "published", "here", "seeds", "hours, on")
+HEAD = ("system", "published", "here", "seeds", "hours, on")
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,14 @@ class Reproduction:
             error = factor * runs[0]["test"][self.metric]["se"]
             here = f"{values[0]:.2f} ± {error:.2f}{unit} over images"
         hours = f"{statistics.mean(run['seconds'] for run in runs) / 3600:.2f}"
-        where = runs[0]["config"]["gpu"] or f"CPU, {runs[0]['config']['threads']} threads"
+        where = runs[0]["config"]["gpu"] or f"CPU, {_count(runs[0]['config']['threads'], 'thread')}"
         each = f"{hours} each, {where}" if len(runs) > 1 else f"{hours}, {where}"
         seeds = ", ".join(str(run["seed"]) for run in runs)
-        return f"| {' | '.join((self.system, self.protocol, self.published, here, seeds, each))} |"
+        return f"| {' | '.join((self.system, self.published, here, seeds, each))} |"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def reproductions() -> list[Reproduction]:
@@ -90,11 +94,16 @@ def reproductions() -> list[Reproduction]:
 
 
 def table() -> str:
-    """Returns the table in Markdown, and under it the paper and the command of each system."""
+    """Returns the table in Markdown, and under it the paper, the protocol and the command of each system."""
     systems = reproductions()
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *(system.row() for system in systems), ""]
     for system in systems:
-        lines += [f"* **{system.system}**: {system.paper}.", "", f"      {system.command}", ""]
+        lines += [
+            f"* **{system.system}**: {system.paper}. {system.protocol}.",
+            "",
+            f"      {system.command}",
+            "",
+        ]
     return "\n".join(lines).rstrip()
 
 

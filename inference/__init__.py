@@ -41,6 +41,9 @@ def _warn_of_namesakes(folder: Path) -> None:
     """Warns of other distributions in a folder that have a package `inference` too."""
     for found in sorted(folder.glob("inference*-*.dist-info")):
         name, _, _ = found.name.partition("-")
+        files = found / "RECORD"
+        if not files.is_file() or "\ninference/" not in "\n" + files.read_text(encoding="utf-8"):
+            continue
         warnings.warn(
             f"the distribution {name} has a package `inference` too, and one replaces files of the other. "
             "Install ppl-models in an environment without it.",

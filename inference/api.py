@@ -155,6 +155,8 @@ def compare(model: LatentVariableModel, inputs: Any, estimator: str | None = Non
 def load(path: str | Path) -> LatentVariableModel:
     """Loads a model, in evaluation mode on the CPU. No data set is needed, and no code of the file is run.
 
+    A model that is in half precision in its file is in float32 after loading.
+
     Args:
         path: a file that `model.save` wrote, a run folder, or the name of a pretrained model, such as
             "gmvae-mnist" (`runs/published/weights/README.md` lists them).
@@ -166,7 +168,7 @@ def load(path: str | Path) -> LatentVariableModel:
     if path.is_dir():
         return restore_model(Run.open(path))
     if str(path) in checksums() and not path.exists():
-        return load(pretrained(str(path))).float()  # the file is in half precision
+        path = pretrained(str(path))
     try:
         content = load_plain(read_regular(path), path)
     except OSError as error:
@@ -174,6 +176,7 @@ def load(path: str | Path) -> LatentVariableModel:
     saved = content.get("parameters") if isinstance(content, dict) else None
     try:
         with no_larger_than(saved if isinstance(saved, dict) else {}):
-            return from_saved(content)
+            model = from_saved(content)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    return model.float() if any(p.dtype == torch.float16 for p in model.parameters()) else model

@@ -4,6 +4,7 @@ python -m inference.sample RUN                                    100 samples in
 python -m inference.sample RUN --n 1000 --out samples.npz         levels 0..255 or points x, labels y, latents
 python -m inference.sample RUN --labels 0,1,2 --same-latents      the same latents with each label
 python -m inference.sample RUN --temperature 0.7                  closer to the modes
+python -m inference.sample --pretrained gmvae-mnist               a model of the repository, without data
 
 RUN is a run folder, which is not changed, or a file that model.save wrote. The run of a code prior samples
 codes, which its first stage decodes to mean images.

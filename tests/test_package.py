@@ -62,9 +62,16 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_a_distribution_of_the_same_name_is_reported(tmp_path: Path) -> None:
     inference._warn_of_namesakes(tmp_path)
-    (tmp_path / "inference_core-1.0.dist-info").mkdir()
+    for name, file in (
+        ("inference_core", "inference/core.py"),
+        ("inference_schema", "inference_schema/a.py"),
+    ):
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+        (tmp_path / f"{name}-1.0.dist-info" / "RECORD").write_text(f"LICENSE,,\n{file},,\n")
     with pytest.warns(RuntimeWarning, match="^the distribution inference_core has a package `inference` too"):
         inference._warn_of_namesakes(tmp_path)
+    (tmp_path / "inference_core-1.0.dist-info" / "RECORD").write_text("core/a.py,,\n")
+    inference._warn_of_namesakes(tmp_path)  # neither has the package
 
 
 def test_the_workflows_call_the_scripts_and_the_docker_file_the_readme_s_commands() -> None:

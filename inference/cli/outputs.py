@@ -44,9 +44,7 @@ def trained_model(given: argparse.Namespace) -> Path:
     """
     if (given.run is None) == (given.pretrained is None):
         raise UserError("name one trained model: a run folder, a saved model, or --pretrained NAME.")
-    if given.pretrained:
-        pretrained(given.pretrained)  # raises UserError
-    return given.run or Path(given.pretrained)
+    return given.run or pretrained(given.pretrained)
 
 
 def add_data(parser: Parser) -> None:

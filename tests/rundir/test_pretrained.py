@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import inference.sample as sample_command
 from inference import load, sample
 from inference.errors import UserError
 from inference.rundir import pretrained
@@ -37,6 +38,17 @@ def test_a_run_becomes_a_pretrained_model(weights: Path) -> None:
     written = json.loads((FIXTURE / "results.json").read_text())["test"]["negative_elbo"]["value"]
     assert f"| negative_elbo | {written:.4f} |" in card and "Attribution 4.0" in card
     assert "(vae-digits.md)" in (weights / "README.md").read_text()
+
+
+def test_a_folder_of_the_same_name_is_not_taken_for_it(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool.add(FIXTURE, "vae-digits")
+    (tmp_path / "here" / "vae-digits").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert sample_command.main(["--pretrained", "vae-digits", "--n", "2", "--out", "x.npz"]) == 0
+    with pytest.raises(UserError, match="name one trained model"):
+        sample_command.main(["vae-digits", "--pretrained", "vae-digits"])
 
 
 def test_half_precision_that_changes_a_metric_is_not_used(

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from inference import evaluate
+from inference.backend.files import write_whole
 from inference.cli.entry import run_command
 from inference.cli.parser import Parser
 from inference.errors import UserError
@@ -71,9 +72,9 @@ def add(folder: Path, name: str) -> str:
         restore(folder).model.save(path)
     content = path.read_bytes()
     sums = checksums() | {name: hashlib.sha256(content).hexdigest()}
-    (WEIGHTS / CHECKSUMS).write_text(json.dumps(dict(sorted(sums.items())), indent=1) + "\n")
+    write_whole(WEIGHTS / CHECKSUMS, (json.dumps(dict(sorted(sums.items())), indent=1) + "\n").encode())
     precision = "float32" if apart > 0.1 else "half precision"
-    (WEIGHTS / f"{name}.md").write_text(card(name, restored, results, content, precision))
+    write_whole(WEIGHTS / f"{name}.md", card(name, restored, results, content, precision).encode())
     write_list(sorted(sums))
     return f"{path}: {len(content):,} bytes, {precision}; largest change {apart:.1e} standard errors"
 
@@ -117,7 +118,7 @@ def write_list(names: list[str]) -> None:
         about, size = (module.__doc__ or "").splitlines()[0], (WEIGHTS / f"{name}.pt").stat().st_size
         data = name.partition("-")[2]
         lines.append(f"| `{name}` | {about} | {data} | {size / 1e6:.1f} MB | [card]({name}.md) |")
-    (WEIGHTS / "README.md").write_text(INTRODUCTION + "\n".join(lines) + "\n")
+    write_whole(WEIGHTS / "README.md", (INTRODUCTION + "\n".join(lines) + "\n").encode())
 
 
 def main(arguments: list[str]) -> None:

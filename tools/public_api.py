@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from inference.backend.files import write_whole
 from inference.cli.entry import run_command
 from inference.cli.parser import Parser
 from ppl_models.base import LatentVariableModel
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--write", action="store_true", help="write docs/public_api.txt")
     text = "".join(f"{line}\n" for line in public_api())
     if parser.parse_args(arguments).write:
-        FILE.write_text(text, encoding="utf-8")
+        write_whole(FILE, text.encode())
     else:
         sys.stdout.write(text)
 

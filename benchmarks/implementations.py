@@ -28,7 +28,7 @@ SUITE, SVI = "suite", "`pyro.infer.SVI`, validation off"
 BOUNDS = {"iwae": ("vae", "iwae")}  # a model under another estimator than its first one
 COMPILED = ", `torch.compile`"
 COLOUR = ("conv_vae", "hvae", "fsvae", "gated_vae", "af_vae", "vqvae")  # timed at 3 x 32 x 32
-BATCHES = 20  # steps per epoch
+BATCHES = 50  # steps per epoch, as in benchmarks/peers/steps.py
 Step = Callable[[int], None]  # makes the step of a number
 
 

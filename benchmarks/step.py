@@ -55,7 +55,7 @@ TURN = 400  # approximate duration of a turn of the suite, in milliseconds
 MARKS = "<!-- steps: made by python -m benchmarks.step --write -->", "<!-- end of steps -->"
 TIMES = Path(__file__).with_name("step.json")
 NUMPYRO = "NumPyro"
-IN_NUMPYRO = ("vae", "iwae", "gmvae", "ssvae", "ppca", "vae2d", "conv_vae", "made")
+IN_NUMPYRO = ("vae", "iwae", "gmvae", "ssvae", "ppca", "vae2d", "flow", "conv_vae", "made")
 
 
 @fast_float32(torch.device("cpu"))  # as in training, and for every implementation

@@ -11,7 +11,7 @@ import pyro
 import pytest
 import torch
 
-from benchmarks import COST, bound, growth, implementations, step, training
+from benchmarks import COST, bound, growth, implementations, profile, step, training
 from benchmarks.plain_torch import IMPLEMENTATIONS
 from inference import svi
 from inference.data.examples import example_inputs
@@ -178,3 +178,25 @@ print(step._memory_growth("vae", "small"), step._memory_growth("vae", "large"))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     small, large = map(float, done.stdout.split())
     assert small < 16 and large == pytest.approx(128, abs=16)  # 2^25 numbers of 4 bytes
+
+
+def test_the_parts_of_a_profile_add_up_to_the_step() -> None:
+    kernels = {
+        "aoti_torch_cpu_addmm_out": 2.0,
+        "aten::random_": 0.25,
+        "graph_0_cpp_fused_add_div_lerp_mul_sqrt_sub_sum_23": 0.5,
+        "graph_0_cpp_fused_abs_add_exp_mm_mul_0": 1.0,
+    }
+    found = profile.Profile(4.0, kernels, 10**9, 2e12)
+    parts = found.parts()
+    assert list(parts.values()) == [2.0, 0.25, 0.5, 1.0, 0.25]
+    assert "| 2.000 (50%) |" in profile.table({"vae": found})
+    assert "500 of 2000 |" in profile.table({"vae": found})
+
+
+@pytest.mark.full
+def test_a_profile_sees_the_kernels_of_the_compiled_step() -> None:
+    found = profile.measure("vae2d")
+    parts = found.parts()
+    assert parts["Adam"] > 0 and parts["matrix products"] > 0 and parts["other elementwise, sums"] > 0
+    assert abs(parts["rest"]) < found.step

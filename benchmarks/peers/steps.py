@@ -17,6 +17,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from flax import linen as nn
+from flow import Flow
 from numpyro.contrib.module import flax_module
 from numpyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
@@ -159,6 +160,17 @@ def vae2d() -> Parts:
     return model, guide, TraceMeanField_ELBO(), (2,)
 
 
+def flow() -> Parts:
+    """A normalising flow of points in the plane, trained by maximum likelihood."""
+
+    def model(x: jax.Array) -> None:
+        e, log_det = flax_module("flow", Flow(), input_shape=(1, 2))(x)
+        with numpyro.plate("data", len(x)):
+            numpyro.factor("x", dist.Normal(jnp.zeros(2), 1.0).to_event(1).log_prob(e) + log_det)
+
+    return model, lambda x: None, Trace_ELBO(), (2,)
+
+
 class Encoder(nn.Module):
     """The encoder of `conv_vae`."""
 
@@ -237,6 +249,7 @@ MODELS = {
     "ssvae": ssvae,
     "ppca": ppca,
     "vae2d": vae2d,
+    "flow": flow,
     "conv_vae": conv_vae,
     "made": made,
 }
@@ -311,7 +324,7 @@ def random_training(name: str) -> Training:
     """Returns a training on random images."""
     shape = MODELS[name]()[-1]
     noise = np.random.RandomState(0)
-    noisy = len(shape) == 1 and name != "vae2d"
+    noisy = shape == (784,)
     size = (BATCHES * BATCH, *shape)
     data: dict[str, Any] = {"batch_size": BATCH, "noisy": noisy}
     if noisy:

@@ -78,7 +78,12 @@ class Driver(Unsaved, tune.Callback):
     def as_json(self, job: Job) -> str:
         """Returns what `RunProcess` needs of a run."""
         plan = self.plan
-        run = {"name": job.name, "folder": str(job.folder), "start": job.start, "resume": job.resume}
+        run: dict[str, Any] = {
+            "name": job.name,
+            "folder": str(job.folder),
+            "start": job.start,
+            "resume": job.resume,
+        }
         run |= {"out": str(plan.asked.out.resolve()), "token": plan.state.token, "cwd": os.getcwd()}
         run |= {"program": PROGRAM, "threads": self.threads, "gpus": self.gpus, "metric": plan.metric}
         return json.dumps(run | {"steps": job.config.steps, "stopped": plan.stage(job) == "stopped"})

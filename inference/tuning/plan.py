@@ -219,8 +219,8 @@ def _points(asked: argparse.Namespace, space: dict[str, Values]) -> list[Point]:
         return corners(space)
     if asked.samples:
         return sample_points(space, asked.samples, asked.seeds[0])
-    values = [list(values) for values in space.values()]
-    return [dict(zip(space, texts, strict=True)) for texts in itertools.product(*values)]
+    lists = [values for values in space.values() if not isinstance(values, Range)]  # all of them
+    return [dict(zip(space, texts, strict=True)) for texts in itertools.product(*lists)]
 
 
 def _check(plan: Plan, job: Job) -> None:

@@ -107,9 +107,8 @@ def sample_points(space: Mapping[str, Values], n: int, seed: int) -> list[Point]
 
 def corners(space: Mapping[str, Values]) -> list[Point]:
     """Returns the points with which a search is checked before it starts: the ends of all ranges."""
-    low, high = (
-        {k: v.text(v[end]) if isinstance(v, Range) else v[0] for k, v in space.items()} for end in (1, 2)
-    )
+    low = {key: v.text(v.low) if isinstance(v, Range) else v[0] for key, v in space.items()}
+    high = {key: v.text(v.high) if isinstance(v, Range) else v[0] for key, v in space.items()}
     lists = {key: values for key, values in space.items() if not isinstance(values, Range)}
     others = [high | {key: value} for key, values in lists.items() for value in values[1:]]
     return [low, *([high] if high != low else []), *others]

@@ -24,7 +24,11 @@ from tests import forks
 from tests.support import TINY, checkpoint, lines, same, timeless
 
 # not `importorskip`: Ray must be imported after its environment variables are set
-pytestmark = pytest.mark.skipif(not (find_spec("ray") and find_spec("optuna")), reason="Ray is not installed")
+pytestmark = [
+    pytest.mark.skipif(not (find_spec("ray") and find_spec("optuna")), reason="Ray is not installed"),
+    # Ray does not wait for its processes, and leaves files open
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 STUB = Path(__file__).with_name("stub.py")
 VALIDATION = ["--validation", "0.1"]
 
@@ -63,6 +67,7 @@ def attempts(out: Path, beta: int) -> list[str]:
     return (out / f"beta={beta}" / "seed=0.started").read_text().splitlines()
 
 
+@pytest.mark.full
 def test_killed_and_failed_runs(
     stand_ins: Any, small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +84,7 @@ def test_killed_and_failed_runs(
     assert environment["OMP_NUM_THREADS"] == "1" and environment["CUDA_VISIBLE_DEVICES"] in ("0", "1")
 
 
+@pytest.mark.full
 def test_asha_stops_the_worse_run_and_keeps_the_better_one(
     stand_ins: Any, small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -243,7 +243,8 @@ def test_a_model_of_ones_own_file_runs_from_the_command_line(small_npz: Path, tm
     assert "--z-dim N" in help_text and "dimensions of z (default: 2)" in help_text
 
 
-def test_a_model_of_ones_own_file_is_resumed_and_swept(small_npz: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["run", pytest.param("sweep", marks=pytest.mark.full)])
+def test_a_model_of_ones_own_file_is_swept_and_resumed(how: str, small_npz: Path, tmp_path: Path) -> None:
     """The recorded command, the hint to resume and the runs of a sweep name the file and the class."""
     (tmp_path / "own.py").write_text(OWN)
 
@@ -251,9 +252,13 @@ def test_a_model_of_ones_own_file_is_resumed_and_swept(small_npz: Path, tmp_path
         return forks.run("-m", *arguments, "--model", "own.py:OwnModel", cwd=tmp_path)
 
     options = ["--steps", "4", "--batch-size", "20", "--data", str(small_npz)]
-    swept = run("inference.sweep", "--over", "z-dim=2", "--seeds", "0", *options, "--out", "out")
-    assert swept.returncode == 0 and "1/1 z_dim=2/seed=0" in swept.stdout, swept.stdout + swept.stderr
     folder = tmp_path / "out" / "z_dim=2" / "seed=0"
+    if how == "sweep":
+        done = run("inference.sweep", "--over", "z-dim=2", "--seeds", "0", *options, "--out", "out")
+        assert "1/1 z_dim=2/seed=0" in done.stdout, done.stdout + done.stderr
+    else:
+        done = run("inference.svi", "--z-dim", "2", *options, "--run-dir", str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "--model own.py:OwnModel" in json.loads((folder / "config.json").read_text())["command"]
     resumed = run("inference.svi", "--resume", str(folder), "--steps", "8")
     assert resumed.returncode == 0 and checkpoint(folder)["step"] == 8, resumed.stderr

@@ -1,6 +1,5 @@
 """Course pages: they answer every deliverable of the five handouts, and every command on them parses."""
 
-import argparse
 import importlib.util
 import itertools
 import re
@@ -10,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from inference import sweep
 from inference.cli.train import parse
+from inference.rundir.config import flag
+from inference.tuning.space import corners
 from ppl_models import MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -76,15 +78,11 @@ def options_of(module: str) -> set[str]:
     return set(re.findall(r"--[a-z-]+", "".join(parts)))
 
 
-def runs_of(sweep: list[str]) -> list[list[str]]:
-    """Returns the arguments that a sweep passes to inference.svi, once per value."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    for flag in ("--seeds", "--jobs", "--out"):
-        parser.add_argument(flag)
-    parser.add_argument("--over", action="append", required=True)
-    given, rest = parser.parse_known_args(sweep)
-    over = [words.partition("=") for words in given.over]
-    return [[*rest, f"--{key}={value}"] for key, _, values in over for value in values.split(",")]
+def runs_of(arguments: list[str]) -> list[list[str]]:
+    """Returns the arguments that a sweep passes to inference.svi, for each value and the ends of ranges."""
+    asked, rest = sweep.options(arguments)
+    typed = [[f"{flag(key)}={text}" for key, text in point.items()] for point in corners(dict(asked.over))]
+    return [["--model", asked.model, *rest, *over] for over in typed]
 
 
 def test_the_list_covers_five_handouts() -> None:
@@ -114,10 +112,10 @@ def test_every_deliverable_has_a_section(page: str) -> None:
         assert COMMAND.search(below) or LINK.search(below), f"{name} has neither a command nor a link"
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/commands.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/commands.md", "docs/howto/sweeps.md"])
 def test_every_command_parses(page: str) -> None:
     given = commands(page)
-    assert len(given) >= 10
+    assert len(given) >= (5 if "howto" in page else 10)
     for module, arguments in given:
         assert importlib.util.find_spec(module), module
         assert all(name in MODELS for flag, name in itertools.pairwise(arguments) if flag == "--model"), (

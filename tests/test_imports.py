@@ -41,7 +41,9 @@ import benchmarks, inference, ppl_models
 imported = []
 for package in (ppl_models, inference, benchmarks):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not module.name.startswith("benchmarks.peers"):  # of another environment
+        # of another environment, and what imports Ray when a sweep starts: Ray sets variables and warnings
+        others = ("benchmarks.peers", "inference.tuning.engine", "inference.tuning.trial")
+        if not module.name.startswith(others):
             __import__(module.name)
             imported.append(module.name)
 after = state()

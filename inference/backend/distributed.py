@@ -25,7 +25,7 @@ from inference.errors import TrainingAborted, TrainingDiverged, UserError
 
 T = TypeVar("T")
 STEP_TIMEOUT = timedelta(minutes=30)  # for the other processes in a training step
-OBJECT_TIMEOUT = timedelta(days=30)  # in `all_gather`: one process may finish its part of a sweep long before
+OBJECT_TIMEOUT = timedelta(days=30)  # in `all_gather`: one process may finish its part of an evaluation first
 # Parts of gloo's messages if a peer is lost. Its errors are plain RuntimeErrors.
 LOST_PEER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 object_group: Any = None  # gloo's group with the longer timeout, for `all_gather`
@@ -104,14 +104,6 @@ def local_main_first() -> Iterator[None]:
     yield
     if not waits:
         all_gather(None)
-
-
-def single_process_env() -> dict[str, str]:
-    """Returns the environment for a subprocess that is not part of the process group."""
-    own = {f"{part}{what}" for part in ("", "LOCAL_", "GROUP_", "ROLE_") for what in ("RANK", "WORLD_SIZE")}
-    own |= {"ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"}
-    variables = os.environ.items()
-    return {key: value for key, value in variables if key not in own and not key.startswith("TORCHELASTIC_")}
 
 
 def local_share(index: Tensor) -> Tensor:

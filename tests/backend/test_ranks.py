@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from inference import svi
+from inference import svi, sweep
 from inference.backend import distributed
 from inference.cli.train import parse
 from inference.data.batches import Batches
@@ -154,25 +154,10 @@ def test_a_run_on_two_processes(small_npz: Path, tmp_path: Path) -> None:
     assert len(checkpoint(tmp_path / "part")["generators"]) == 1
 
 
-# `inference.sweep`, each of whose runs is such a process.
-SWEPT_WITHOUT_REPORTS = f"""
-from subprocess import Popen
-from inference import sweep
-
-sweep.Popen = lambda command, **given: Popen([command[0], "-c", {WITHOUT_REPORT!r}, *command[3:]], **given)
-sweep.run_command(sweep.main)
-"""
-
-
-@pytest.mark.full
-def test_a_sweep_is_shared_out(small_npz: Path, tmp_path: Path) -> None:
-    small = ["--hidden", "8", "--batch-size", "15", "--steps", "10", "--data", str(small_npz)]
-    grid = ["--model", "vae", "--over", "z-dim=1,2", "--seeds", "0", *small]
-    grid += ["--jobs", "1", "--out", str(tmp_path / "sweep")]
-    said = together("-c", SWEPT_WITHOUT_REPORTS, *grid)
-    assert len(json.loads((tmp_path / "sweep" / "results.json").read_text())) == 2
-    assert len(list((tmp_path / "sweep").glob("*/*/results.json"))) == 2
-    assert said.count("table.md") == 1 and said.count("/2 ") == 1  # only the main process prints
+def test_a_sweep_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="start it without torchrun"):
+        sweep.plan(["--model", "vae", "--over", "beta=0,1"])
 
 
 def test_a_process_that_has_lost_another_ignores_sigterm() -> None:

@@ -1,14 +1,15 @@
-"""A sweep: its grid of runs, what goes on where it stopped, and the table and picture that it leaves."""
+"""A sweep: its runs, what goes on where it stopped, and the table and picture that it leaves.
+
+The runs train in the process of the tests. `tests/tuning` has what Ray does.
+"""
 
 import json
 import os
 import shutil
 import signal
 import statistics
-import threading
 from pathlib import Path
-from subprocess import Popen
-from typing import IO, Any
+from typing import Any
 
 import matplotlib.axes
 import numpy as np
@@ -25,36 +26,25 @@ from tools import table
 GRID = ["--model", "vae", "--over", "beta=0.5,1", "--seeds", "0,3", *TINY]
 
 
-class Here:
-    """What a sweep takes for a process: inference.svi in this one, over as soon as it has begun."""
-
-    def __init__(self, command: list[str], stdout: IO[str], **_: Any):
-        self.returncode = 1
-        try:
-            self.returncode = svi.main(command[3:])
-        except (UserError, TrainingDiverged) as error:
-            print(f"error: {error}", file=stdout, flush=True)
-
-    def poll(self) -> int:
-        return self.returncode
-
-    wait = poll
-
-    def terminate(self) -> None:
-        pass
-
-
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The arguments of every run that has been started; they run here, without their own pictures."""
+    """The arguments of every run that has been started; they train here, without their own pictures."""
     commands: list[list[str]] = []
 
-    def start(command: list[str], **keywords: Any) -> Here:
-        commands.append(command[3:])
-        return Here(command, **keywords)
+    def train_here(plan: sweep.Plan) -> tuple[bool, list[str]]:
+        failed = []
+        for job in plan.jobs.values():
+            stage = plan.stage(job)
+            if stage in ("new", "started"):
+                commands.append(job.start if stage == "new" else job.resume)
+                try:
+                    assert svi.main(commands[-1]) == 0
+                except (UserError, TrainingDiverged):
+                    failed.append(job.name)
+        return False, failed
 
-    monkeypatch.setattr(sweep, "Popen", start)
-    monkeypatch.setattr(sweep, "CORES", 1)  # one at a time: they share Pyro's stack
+    monkeypatch.setattr(sweep, "check_packages", lambda: None)
+    monkeypatch.setattr(sweep, "run_trials", train_here)
     monkeypatch.setattr("inference.fitting.draw_all", lambda *_: None)
     return commands
 
@@ -90,7 +80,7 @@ def test_the_whole_grid_is_run_once(
     printed = capsys.readouterr().out
     assert (out / "index.html").read_text("utf-8").count("/report.html") == 8
     table = (out / "table.md").read_text()
-    assert "8/8 beta=1,lr=0.01/seed=3: -ELBO" in printed and table in printed
+    assert table in printed
     head, _, *lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
     assert [title.strip() for title in head] == ["beta", "lr", "seeds", "-ELBO", "reconstruction", "KL"]
     results = read(out / "results.json")
@@ -126,7 +116,8 @@ def test_what_was_stopped_goes_on_bit_for_bit(
         return [*GRID, "--data", str(small_npz), "--out", str(tmp_path / name)]
 
     assert sweep.main(arguments("whole")) == 0
-    first, second, *_ = sweep.plan(arguments("stopped"))[1]
+    plan = sweep.plan(arguments("stopped"))
+    first, second, *_ = plan.jobs.values()
     draw = Batches.__call__
 
     def interrupted(self: Batches, step: int) -> dict[str, torch.Tensor]:
@@ -139,7 +130,7 @@ def test_what_was_stopped_goes_on_bit_for_bit(
         assert svi.main(first.start) == 130
     second.folder.mkdir()  # this one was killed before its first checkpoint
     shutil.copy(tmp_path / "whole" / second.name / "config.json", second.folder)
-    assert [sweep.stage(job) for job in (first, second)] == ["started", "started"]
+    assert [plan.stage(job) for job in (first, second)] == ["started", "started"]
 
     started.clear()
     assert sweep.main(arguments("stopped")) == 0
@@ -174,7 +165,36 @@ REFUSED = {
     "seed twice": ([*BETA, "--seeds", "1,0,01"], "names a seed twice"),
     "bad seed": ([*BETA, "--seeds", "0,1.5"], "0,1.5 is not a list of seeds"),
     "negative seed": ([*BETA, "--seeds", "-1"], "-1 is not a list of seeds"),
-    "no jobs": ([*BETA, "--jobs", "0"], "0 is not a whole number above zero"),
+    "no cores": ([*BETA, "--cpus", "0"], "0 is not a whole number above zero"),
+    "two GPUs": ([*BETA, "--gpus", "2"], "2 is not a number from 0 to 1"),
+    "not a range": (["--model", "vae", "--over", "lr=log(1e-3"], "is not a range: write uniform"),
+    "how many": (
+        ["--model", "vae", "--over", "lr=log(1e-4,1e-2)"],
+        "lr has a range: give the number of settings with --samples",
+    ),
+    "search how many": ([*BETA, "--search", "random"], "--search samples settings: give their number"),
+    "unknown search": ([*BETA, "--search", "grid"], "invalid choice: 'grid'"),
+    "no number": (
+        ["--model", "vae", "--over", "z-dim=uniform(2,5)", "--samples", "2"],
+        "is not a whole number from 1 to a million",
+    ),
+    "seeds of optuna": (
+        [*BETA, "--samples", "2", "--search", "optuna", "--seeds", "0,1"],
+        "--search optuna compares single runs: give one seed",
+    ),
+    "steps and asha": (["--model", "vae", "--over", "steps=10,20", "--asha"], "do not sweep steps"),
+    "asha without validation": (
+        [*BETA, "--asha"],
+        "--asha compares runs by validation data.* Give --validation",
+    ),
+    "optuna without validation": (
+        [*BETA, "--samples", "2", "--search", "optuna"],
+        "--search optuna compares runs by validation data",
+    ),
+    "a bad end": (
+        ["--model", "vae", "--over", "z-dim=int(0,5)", "--samples", "2", "--search", "optuna"],
+        "0 is not a whole number from 1 to a million",
+    ),
     "seed": ([*BETA, "--seed", "1"], "--seed cannot be passed on"),
     "run folder": ([*BETA, "--run-dir=x"], "--run-dir cannot be passed on"),
     "resume": ([*BETA, "--resume", "x"], "--resume cannot be passed on"),
@@ -230,114 +250,112 @@ def test_runs_on_other_labelled_images_are_other_runs(small_npz: Path, tmp_path:
     file, out = tmp_path / "labelled.txt", ["--out", str(tmp_path / "sweep"), "--data", str(small_npz)]
     file.write_text("0\n1\n2\n")
     grid = ["--model", "ssvae", "--over", "gen-weight=1", "--seeds", "0", *TINY, *out]
-    (job,) = sweep.plan([*grid, "--labelled", str(file)])[1]
+    plan = sweep.plan([*grid, "--labelled", str(file)])
+    (job,) = plan.jobs.values()
     assert svi.main([*job.start]) == 0
-    assert sweep.stage(job) == "done"
-    (other,) = sweep.plan([*grid, "--labels", "3"])[1]
+    assert plan.stage(job) == "done"
+    plan = sweep.plan([*grid, "--labels", "3"])
+    (other,) = plan.jobs.values()
     with pytest.raises(UserError, match=r"is a run with labelled_file labelled\.txt, not None"):
-        sweep.stage(other)
+        plan.stage(other)
 
 
-def test_a_run_that_fails_does_not_stop_the_others(
-    small_npz: Path,
-    tmp_path: Path,
-    started: list[list[str]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_run_that_fails_has_an_empty_row(
+    small_npz: Path, tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The one that fails is a process, as all are outside of these tests."""
-    here, threads = sweep.Popen, []
-
-    def start(command: list[str], **keywords: Any) -> Any:
-        threads.append(keywords["env"]["OMP_NUM_THREADS"])
-        return (Popen if "--lr=1e20" in command else here)(command, **keywords)
-
-    monkeypatch.setattr(sweep, "Popen", start)
-    monkeypatch.setattr(sweep, "CORES", 3)
     arguments = ["--model", "vae", "--over", "lr=1e20,1e-3", "--seeds", "0", *TINY, "--out", str(tmp_path)]
-    assert sweep.main([*arguments, "--jobs", "1", "--data", str(small_npz)]) == 1
+    assert sweep.main([*arguments, "--data", str(small_npz)]) == 1
     failed, done = tmp_path / "lr=1e+20" / "seed=0", tmp_path / "lr=0.001" / "seed=0"
     assert (failed / "checkpoint.pt").exists() and not (failed / "results.json").exists()
-    assert (done / "results.json").exists()
+    assert (done / "results.json").exists() and len(started) == 2
     printed = capsys.readouterr().out.splitlines()
-    (complaint,) = (line for line in printed if line.startswith("1/2 "))
-    assert complaint.startswith(f"1/2 {failed} failed: ") and "Lower the learning rate" in complaint
-    assert complaint.endswith(f"(exit status 1; {failed}.log)")
     assert printed[-1].startswith("failed: lr=1e+20/seed=0. The same command resumes them.")
     *_, first, second = (tmp_path / "table.md").read_text().splitlines()
     assert set(first.split()[2:]) == {"|", "-"} and second.startswith("| 0.001 | 0 ")
-    log = Path(f"{failed}.log").read_text().splitlines()
-    assert log[0].startswith("$ ") and log[-1].startswith("error: ")
-    assert threads == ["3", "3"]
 
 
-@pytest.mark.parametrize(("visible", "names"), [(None, ["0", "1"]), ("3,GPU-5a", ["3", "GPU-5a"])])
-def test_the_runs_take_the_gpus_in_turn(
-    visible: str | None, names: list[str], small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_random_search_has_the_same_runs_each_time(
+    small_npz: Path, tmp_path: Path, started: list[list[str]]
 ) -> None:
-    """The process that starts them uses none itself. Here two GPUs are pretended."""
-    seen: list[str | None] = []
-    both = threading.Barrier(2)  # two runs at a time
+    """More samples are more runs: the first ones stay."""
 
-    class Done:
-        def __init__(self, command: list[str], env: dict[str, str], **_: Any):
-            seen.append(env.get("CUDA_VISIBLE_DEVICES"))
-            both.wait(timeout=60)
+    def search(samples: int) -> list[str]:
+        ranges = ["--over", "lr=log(1e-4,1e-2)", "--over", "z-dim=int(1,3)", "--over", "beta=0.5,1"]
+        arguments = ["--model", "vae", *ranges, "--seeds", "7", "--samples", str(samples)]
+        arguments += ["--steps", "2", "--batch-size", "20", "--hidden", "4", "--data", str(small_npz)]
+        assert sweep.main([*arguments, "--out", str(tmp_path)]) == 0
+        return sorted(path.parent.name for path in tmp_path.glob("*/seed=7"))
 
-        def poll(self) -> int:
-            return 0
-
-        wait = poll
-
-        def terminate(self) -> None:
-            pass
-
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(sweep, "Popen", Done)
-    monkeypatch.setattr(sweep, "summarise", lambda *_: None)
-    arguments = [*GRID, "--jobs", "2", "--data", str(small_npz), "--out", str(tmp_path / "out")]
-    assert sweep.main(arguments) == 0  # would raise where it asks CUDA for anything else: there is none
-    assert not torch.cuda.is_initialized()
-    assert sorted(seen[:2]) == sorted(seen[2:]) == names
-    seen.clear()
-    assert sweep.main([*arguments, "--device", "cpu"]) == 0
-    assert seen == [visible] * 4
+    two, three = search(2), search(3)
+    assert len(two) == 2 and len(three) == len(started) == 3 and set(two) < set(three)
+    for row in read(tmp_path / "results.json"):
+        lr, z_dim, beta = (row["over"][key] for key in ("lr", "z_dim", "beta"))
+        assert 1e-4 <= lr <= 1e-2 and z_dim in (1, 2, 3) and beta in (0.5, 1)
+        config = read(tmp_path / f"lr={lr:g},z_dim={z_dim},beta={beta:g}" / "seed=7" / "config.json")
+        assert (config["lr"], config["options"]["z_dim"], config["options"]["beta"]) == (lr, z_dim, beta)
 
 
-def test_ctrl_c_stops_every_process_once(
-    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("extra", "metric", "mode"),
+    [([], "negative_elbo", "min"), (["--select", "kl"], "kl", "min"), (["--select", "accuracy"], "", "max")],
+)
+def test_what_a_search_compares(extra: list[str], metric: str, mode: str, small_npz: Path) -> None:
+    model = SSVAE if metric == "" else ["--model", "vae", *TINY]
+    options = ["--over", "lr=1e-3,1e-2", "--asha", "--validation", "0.1", "--data", str(small_npz)]
+    plan = sweep.plan([*model, *options, *extra])
+    assert (plan.metric, plan.mode, plan.steps) == (metric or "accuracy", mode, 40)
+
+
+def test_the_best_setting_is_that_of_the_validation_data(
+    small_npz: Path, tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = []
+    more = ["--asha", "--validation", "0.1", "--data", str(small_npz), "--out", str(tmp_path)]
+    assert sweep.main([*GRID, *more]) == 0
+    values = {
+        beta: statistics.mean(
+            read(tmp_path / f"beta={beta}" / f"seed={seed}" / "results.json")["validation"]["negative_elbo"][
+                "value"
+            ]
+            for seed in (0, 3)
+        )
+        for beta in ("0.5", "1")
+    }
+    best = min(values, key=lambda beta: values[beta])
+    line = f"best negative_elbo on the validation data: {values[best]:.4g} with beta={best}"
+    assert line in capsys.readouterr().out.splitlines()
 
-    class Endless:
-        """A run that goes on until it is told to stop."""
 
-        def __init__(self, *_: Any, **__: Any):
-            self.told = 0
-            made.append(self)
-            if len(made) == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+def test_a_run_that_asha_stopped_is_not_continued_with_asha(
+    small_npz: Path, tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*GRID, "--validation", "0.1", "--data", str(small_npz), "--out", str(tmp_path)]
+    plan = sweep.plan([*arguments, "--asha"])
+    first, *_ = plan.jobs.values()
+    first.folder.mkdir(parents=True)
+    (first.folder / "config.json").write_text(json.dumps(first.config.to_json()))
+    plan.state.stop(first.name)
+    assert sweep.main([*arguments, "--asha"]) == 0
+    assert len(started) == 3 and f"{first.name} is already stopped by ASHA" in capsys.readouterr().out
+    assert sweep.main(arguments) == 0
+    assert len(started) == 4 and (first.folder / "results.json").exists()
 
-        def poll(self) -> None:
-            return None
 
-        def terminate(self) -> None:
-            self.told += 1
+@pytest.mark.parametrize("content", ["", "[]", '{"token": "x", "stopped": []}', '{"token": 1}'])
+def test_a_damaged_state_is_refused(content: str, small_npz: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    refused("sweep.json is damaged. Remove it", [*GRID, "--data", str(small_npz), "--out", str(tmp_path)])
 
-        def wait(self) -> int:
-            assert self.told
-            return 130
 
-    monkeypatch.setattr(sweep, "Popen", Endless)
-    arguments = [*GRID, "--jobs", "2", "--data", str(small_npz), "--out", str(tmp_path)]
-    assert sweep.main(arguments) == 130
-    assert [process.told for process in made] == [1, 1]  # and the other two were never begun
-    assert "stopped with 0 of 4 runs done. The same command continues." in capsys.readouterr().out
-    assert not (tmp_path / "table.md").exists()
+def test_without_ray_one_line_says_what_to_install(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "find_spec", lambda name: None)
+    out = tmp_path / "out"
+    refused(
+        r"Install them: pip install 'ppl-models\[sweep\]'",
+        [*GRID, "--data", str(small_npz), "--out", str(out)],
+    )
+    assert not out.exists()
 
 
 PICTURES = {

@@ -1,0 +1,1 @@
+"""Sweeps: the settings that they vary, their runs, and Ray Tune, which starts the runs."""

@@ -89,9 +89,10 @@ def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_runs() -> Iterator[None]:
     """Runs draw no pictures and commands write no report, which takes longer than a short training.
 
-    The commit of the code and scikit-learn's digits are read once.
+    The commit of the code and scikit-learn's digits are read once, and nothing waits for the disk.
     """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
         patch.setattr(provenance, "_commit", cache(provenance._commit))
         patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
         patch.setattr(fitting, "draw_all", lambda model, batches, test, run: run.figures.mkdir(exist_ok=True))

@@ -221,13 +221,36 @@ class OwnModel(LatentVariableModel):
 '''
 
 
+# A command without the pictures and the report of its run.
+QUICK = """
+import importlib, sys
+from inference import fitting
+from inference.cli.entry import run_command
+from inference.html import report
+
+report.update = fitting.draw_all = lambda *_: None
+run_command(importlib.import_module(sys.argv.pop(1)).main)
+"""
+# The arguments with which a sweep starts its run and resumes it.
+PLANNED = """
+import json
+from inference import sweep
+
+def main(arguments):
+    _, (job,) = sweep.plan(arguments)
+    print(json.dumps([job.start, job.resume]))
+
+sweep.run_command(main)
+"""
+
+
 def test_a_model_of_ones_own_file_runs_from_the_command_line(small_npz: Path, tmp_path: Path) -> None:
     """The class is named again for a run of it. No command imports code that a run folder names."""
     (tmp_path / "own.py").write_text(OWN)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         paths = {"PYTHONPATH": str(forks.ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
-        return forks.run("-m", *arguments, cwd=tmp_path, env=paths)
+        return forks.run("-c", QUICK, *arguments, cwd=tmp_path, env=paths)
 
     options = ["--steps", "20", "--batch-size", "20", "--data", str(small_npz), "--run-dir", "run"]
     done = run("inference.svi", "--model", "own.py:OwnModel", *options)
@@ -244,18 +267,17 @@ def test_a_model_of_ones_own_file_runs_from_the_command_line(small_npz: Path, tm
 
 
 def test_a_model_of_ones_own_file_is_resumed_and_swept(small_npz: Path, tmp_path: Path) -> None:
-    """The recorded command, the hint to resume and the runs of a sweep name the file and the class."""
+    """The recorded command and the runs of a sweep name the file and the class."""
     (tmp_path / "own.py").write_text(OWN)
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return forks.run("-m", *arguments, "--model", "own.py:OwnModel", cwd=tmp_path)
-
-    options = ["--steps", "4", "--batch-size", "20", "--data", str(small_npz)]
-    swept = run("inference.sweep", "--over", "z-dim=2", "--seeds", "0", *options, "--out", "out")
-    assert swept.returncode == 0 and "1/1 z_dim=2/seed=0" in swept.stdout, swept.stdout + swept.stderr
+    options = ["--steps", "4", "--batch-size", "20", "--data", str(small_npz), "--out", "out"]
+    grid = ["--model", "own.py:OwnModel", "--over", "z-dim=2", "--seeds", "0", *options]
+    planned = forks.run("-c", PLANNED, *grid, cwd=tmp_path)
+    start, resume = json.loads(planned.stdout.splitlines()[-1])
+    started = forks.run("-c", QUICK, "inference.svi", *start, cwd=tmp_path)
+    assert started.returncode == 0, started.stderr
     folder = tmp_path / "out" / "z_dim=2" / "seed=0"
     assert "--model own.py:OwnModel" in json.loads((folder / "config.json").read_text())["command"]
-    resumed = run("inference.svi", "--resume", str(folder), "--steps", "8")
+    resumed = forks.run("-c", QUICK, "inference.svi", *resume, "--steps", "8", cwd=tmp_path)
     assert resumed.returncode == 0 and checkpoint(folder)["step"] == 8, resumed.stderr
 
 
@@ -306,7 +328,7 @@ def test_every_model_is_loaded_from_its_file(name: str, tmp_path: Path) -> None:
     assert torch.equal(parameters(load(tmp_path / "model.pt")), parameters(model))
 
 
-def test_a_file_cannot_name_a_model_that_is_larger_than_itself(tmp_path: Path, small_npz: Path) -> None:
+def test_a_file_cannot_name_a_model_that_is_larger_than_itself(tmp_path: Path, own_run: Path) -> None:
     """The construction stops before the memory is used: 300000 x 300000 weights would be 335 GiB."""
     small_vae().save(tmp_path / "x.pt")
     content = torch.load(tmp_path / "x.pt", weights_only=True)
@@ -314,15 +336,15 @@ def test_a_file_cannot_name_a_model_that_is_larger_than_itself(tmp_path: Path, s
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(UserError, match="name a larger model than the file holds"):
         load(tmp_path / "x.pt")
-    run = tmp_path / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((own_run / "config.json").read_text())
     config["options"]["hidden"] = 20_000
-    (run / "config.json").write_text(json.dumps(config))
-    digest = config_digest(Run.open(run).config)
-    (run / "checkpoint.pt").write_bytes(pack(unpack(run / "checkpoint.pt") | {"config_digest": digest}))
+    (own_run / "config.json").write_text(json.dumps(config))
+    digest = config_digest(Run.open(own_run).config)
+    (own_run / "checkpoint.pt").write_bytes(
+        pack(unpack(own_run / "checkpoint.pt") | {"config_digest": digest})
+    )
     with pytest.raises(UserError, match="does not fit vae"):
-        load(run)
+        load(own_run)
 
 
 def test_check_model_finds_a_wrong_bound() -> None:

@@ -22,7 +22,7 @@ from tools.mutants.mutations import Mutation
 # What the tests import besides the project. A forked process has it already.
 LIBRARIES = ["torch", "torchvision.datasets", "pyro", "torch._dynamo", "torch._inductor.config", "arviz"]
 LIBRARIES += ["matplotlib.figure", "sklearn.datasets", "sklearn.decomposition", "sklearn.linear_model"]
-LIBRARIES += ["scipy.stats", "hypothesis.extra.numpy", "jinja2", "PIL.Image"]
+LIBRARIES += ["scipy.stats", "jinja2", "PIL.Image"]
 OWN = ("inference", "ppl_models", "tools", "tests", "benchmarks", "exercises")  # never taken from the parent
 PYTEST = ("-q", "-p", "no:cacheprovider", "--tb=line", "--show-capture=no")
 SPARE = 20.0  # CPU seconds on top of those of the tests, for imports

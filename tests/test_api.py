@@ -7,6 +7,7 @@ import os
 import pkgutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -171,8 +172,10 @@ def test_a_run_folder_from_python_is_a_run(small_npz: Path, tmp_path: Path) -> N
 
 
 def test_training_continues_from_the_parameters(small_npz: Path) -> None:
-    data, model = load_dataset(str(small_npz)), small_vae()
-    first = fit(model, data, **SETTINGS).metrics[-1]["negative_elbo"]
+    data, model, start = load_dataset(str(small_npz)), small_vae(), time.perf_counter()
+    metrics = fit(model, data, **SETTINGS).metrics
+    seconds, first = [line["seconds"] for line in metrics], metrics[-1]["negative_elbo"]
+    assert seconds == sorted(seconds) and 0 < seconds[-1] < time.perf_counter() - start
     again = fit(model, data, **SETTINGS | {"steps": 200}).metrics
     assert again[0]["negative_elbo"] == pytest.approx(first, abs=1e-5) and again[-1]["negative_elbo"] < first
 

@@ -5,19 +5,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyro
 import pytest
+import sklearn.datasets
 import torch
 from filelock import FileLock
+from hypothesis import settings
 
+from inference import fitting, svi
 from inference.html import report
-from inference.plots import run_figures
+from inference.rundir import provenance
 from tests import forks
 from tests.browser import browser, open_page  # noqa: F401  (fixtures)
-from tests.support import NARROW_NETWORKS, every_kind
+from tests.support import NARROW_NETWORKS, TINY, drawn, every_kind, reported
 
 ROOT = Path(__file__).parent.parent
 if "PPL_MODELS_CACHE" not in os.environ:  # compiled programs of this session only; the workers share them
@@ -27,6 +31,11 @@ if os.environ.get("PYTEST_XDIST_WORKER"):  # the workers and their subprocesses 
     cores = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
     torch.set_num_threads(cores)
     os.environ["OMP_NUM_THREADS"] = str(cores)
+
+
+settings.register_profile("suite", deadline=None, database=None, derandomize=True, max_examples=50)
+settings.register_profile("long", deadline=None, database=None, max_examples=2_000)  # of .ci/full
+settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -76,20 +85,33 @@ def small_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_runs() -> Iterator[None]:
+    """Runs draw no pictures and commands write no report, which takes longer than a short training.
+
+    The commit of the code and scikit-learn's digits are read once, and nothing waits for the disk.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        patch.setattr(provenance, "_commit", cache(provenance._commit))
+        patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
+        patch.setattr(fitting, "draw_all", lambda model, batches, test, run: run.figures.mkdir(exist_ok=True))
+        patch.setattr(report, "update", lambda *_: None)
+        yield
+
+
 @pytest.fixture
-def with_report() -> None:
-    """Runs of the test that uses this draw all pictures and write their reports."""
+def with_pictures() -> Iterator[None]:
+    """Runs of the test that uses this draw their pictures."""
+    with drawn():
+        yield
 
 
-@pytest.fixture(autouse=True)
-def no_reports_elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disables what takes long after training, except where tests look at it: the report and the curves."""
-    name = request.node.path.stem
-    if name.startswith(("test_report", "test_disk")) or "with_report" in request.fixturenames:
-        return
-    monkeypatch.setattr(report, "write_after_training", lambda *_: 0)
-    if name != "test_few_images":
-        monkeypatch.setattr(run_figures, "draw_curves", lambda metrics, path, *_: path.touch())
+@pytest.fixture
+def with_report() -> Iterator[None]:
+    """Runs of the test that uses this draw their pictures, and commands write the report of a run."""
+    with drawn(), reported():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -99,11 +121,18 @@ def short_classifier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("inference.metrics.sample_classifier.STEPS", 20)
 
 
+@pytest.fixture(scope="session")
+def finished_run(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short finished run of `vae` on `small_npz`, without pictures. Tests must not change it."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    return run
+
+
 @pytest.fixture
-def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs draw no pictures, in a test or in all tests of a file except those with `with_report`."""
-    if "with_report" not in request.fixturenames:
-        monkeypatch.setattr("inference.fitting.draw_all", lambda *_: None)
+def own_run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of `finished_run` that the test may change."""
+    return shutil.copytree(finished_run, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")

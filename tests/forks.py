@@ -21,7 +21,7 @@ from subprocess import PIPE, CompletedProcess, Popen
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 300  # after which a program that hangs is killed
+SECONDS = 900  # after which a program that hangs is killed
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 # What the commands import, also late: torch imports its compiler in the first step of an optimiser.

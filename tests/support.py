@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference import svi
+from inference import fitting, svi
+from inference.html import report
 from inference.metrics.importance import sample_pool
+from inference.plots import run_figures
 from ppl_models import af_vae, vqvae
 from ppl_models.base import LatentVariableModel
 from ppl_models.nets import gated, residual
@@ -30,6 +33,25 @@ SSVAE = ["--model", "ssvae", *TINY, "--labels", "6"]
 
 # Constants of networks, and the numbers with which tests of identities are fast.
 NARROW_NETWORKS = ((residual, "WIDTH", 8), (vqvae, "WIDTH", 8), (af_vae, "WIDTH", 8), (gated, "BLOCKS", 1))
+
+
+_UPDATE = report.update  # conftest.py replaces it
+
+
+@contextmanager
+def drawn() -> Iterator[None]:
+    """Within it, runs draw their pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "draw_all", run_figures.draw_all)
+        yield
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Within it, commands write the report of a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "update", _UPDATE)
+        yield
 
 
 def shortened(every: Iterable[Any], kept: Collection[Any]) -> list[Any]:
@@ -105,7 +127,7 @@ def every_kind(folder: Path) -> Path:
         "vae2d": ["--data", "gauss-full-1", "--steps", "4", "--batch-size", "20"],
         "vqvae": ["--data", str(colours), "--codes", "9", *two],
     }
-    with pytest.MonkeyPatch.context() as patch:
+    with drawn(), reported(), pytest.MonkeyPatch.context() as patch:
         for module, name, number in NARROW_NETWORKS:
             patch.setattr(module, name, number)
         for model, options in kinds.items():

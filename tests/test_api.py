@@ -7,6 +7,7 @@ import os
 import pkgutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -171,8 +172,10 @@ def test_a_run_folder_from_python_is_a_run(small_npz: Path, tmp_path: Path) -> N
 
 
 def test_training_continues_from_the_parameters(small_npz: Path) -> None:
-    data, model = load_dataset(str(small_npz)), small_vae()
-    first = fit(model, data, **SETTINGS).metrics[-1]["negative_elbo"]
+    data, model, start = load_dataset(str(small_npz)), small_vae(), time.perf_counter()
+    metrics = fit(model, data, **SETTINGS).metrics
+    seconds, first = [line["seconds"] for line in metrics], metrics[-1]["negative_elbo"]
+    assert seconds == sorted(seconds) and 0 < seconds[-1] < time.perf_counter() - start
     again = fit(model, data, **SETTINGS | {"steps": 200}).metrics
     assert again[0]["negative_elbo"] == pytest.approx(first, abs=1e-5) and again[-1]["negative_elbo"] < first
 
@@ -221,13 +224,25 @@ class OwnModel(LatentVariableModel):
 '''
 
 
+# A command without the pictures and the report of its run.
+QUICK = """
+import importlib, sys
+from inference import fitting
+from inference.cli.entry import run_command
+from inference.html import report
+
+report.update = fitting.draw_all = lambda *_: None
+run_command(importlib.import_module(sys.argv.pop(1)).main)
+"""
+
+
 def test_a_model_of_ones_own_file_runs_from_the_command_line(small_npz: Path, tmp_path: Path) -> None:
     """The class is named again for a run of it. No command imports code that a run folder names."""
     (tmp_path / "own.py").write_text(OWN)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         paths = {"PYTHONPATH": str(forks.ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
-        return forks.run("-m", *arguments, cwd=tmp_path, env=paths)
+        return forks.run("-c", QUICK, *arguments, cwd=tmp_path, env=paths)
 
     options = ["--steps", "20", "--batch-size", "20", "--data", str(small_npz), "--run-dir", "run"]
     done = run("inference.svi", "--model", "own.py:OwnModel", *options)
@@ -311,7 +326,7 @@ def test_every_model_is_loaded_from_its_file(name: str, tmp_path: Path) -> None:
     assert torch.equal(parameters(load(tmp_path / "model.pt")), parameters(model))
 
 
-def test_a_file_cannot_name_a_model_that_is_larger_than_itself(tmp_path: Path, small_npz: Path) -> None:
+def test_a_file_cannot_name_a_model_that_is_larger_than_itself(tmp_path: Path, own_run: Path) -> None:
     """The construction stops before the memory is used: 300000 x 300000 weights would be 335 GiB."""
     small_vae().save(tmp_path / "x.pt")
     content = torch.load(tmp_path / "x.pt", weights_only=True)
@@ -319,15 +334,15 @@ def test_a_file_cannot_name_a_model_that_is_larger_than_itself(tmp_path: Path, s
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(UserError, match="name a larger model than the file holds"):
         load(tmp_path / "x.pt")
-    run = tmp_path / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((own_run / "config.json").read_text())
     config["options"]["hidden"] = 20_000
-    (run / "config.json").write_text(json.dumps(config))
-    digest = config_digest(Run.open(run).config)
-    (run / "checkpoint.pt").write_bytes(pack(unpack(run / "checkpoint.pt") | {"config_digest": digest}))
+    (own_run / "config.json").write_text(json.dumps(config))
+    digest = config_digest(Run.open(own_run).config)
+    (own_run / "checkpoint.pt").write_bytes(
+        pack(unpack(own_run / "checkpoint.pt") | {"config_digest": digest})
+    )
     with pytest.raises(UserError, match="does not fit vae"):
-        load(run)
+        load(own_run)
 
 
 def test_check_model_finds_a_wrong_bound() -> None:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from inference.elbo.estimators import Loss
 from inference.errors import UserError
 from ppl_models import MODELS
 from ppl_models.programs import sample_latents
+from tests import forks
 from tests.support import DOCUMENTED, TINY
 
 LABELS = [(name, label) for name, builders in IMPLEMENTATIONS.items() for label in builders]
@@ -87,7 +86,6 @@ def conv_vae_options(folder: Path) -> list[str]:
     return ["--model", "conv_vae", *data, "--steps", "5"]
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_plain_torch_training_has_the_same_trajectory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +99,6 @@ def test_plain_torch_training_has_the_same_trajectory(
         assert float(plain) == pytest.approx(float(suite), rel=1e-4)
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_plain_torch_training_refuses_options_that_it_does_not_support(tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     assert svi.main([*conv_vae_options(tmp_path), "--clip", "1", "--run-dir", run]) == 0
@@ -141,7 +138,7 @@ def test_the_suite_and_plain_svi_are_timed_without_validation(label: str) -> Non
 
 
 def test_a_model_without_a_plain_torch_implementation_is_refused(
-    tmp_path: Path, small_npz: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_npz: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="unknown model 'factor_analysis': choose from vae, iwae, gmvae"):
         step.main(["--model", "factor_analysis"])
@@ -175,7 +172,8 @@ runs = {"large": lambda count: torch.ones(2**25).sum(), "small": lambda count: N
 step.contenders = lambda name, size: runs
 print(step._memory_growth("vae", "small"), step._memory_growth("vae", "large"))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = forks.run("-c", program)
+    assert done.returncode == 0, done.stderr
     small, large = map(float, done.stdout.split())
     assert small < 16 and large == pytest.approx(128, abs=16)  # 2^25 numbers of 4 bytes
 

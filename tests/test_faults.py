@@ -1,22 +1,19 @@
-"""A short version of `python -m tests.faults`, in a subprocess without threads, because it forks.
+"""A short version of `python -m tests.faults`, in a process without threads, because it forks.
 
 .ci/full runs more trials, and kills runs at random times. Here they are killed at system calls that write.
 """
 
 import re
-import subprocess
 import sys
 
 import pytest
 
+from tests import forks
+
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
 def test_faults_lose_nothing() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", "--fraction", "0.02", "--only", *MINIMUM],
-        capture_output=True,
-        text=True,
-    )
+    done = forks.run("-m", "tests.faults", "--fraction", "0.02", "--only", *MINIMUM)
     found = {kind: (int(trials), int(failures)) for kind, trials, failures in LINE.findall(done.stdout)}
     assert done.returncode == 0, done.stdout + done.stderr
     assert found.keys() == MINIMUM.keys() and all(found[kind][0] >= n for kind, n in MINIMUM.items())

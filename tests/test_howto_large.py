@@ -30,7 +30,7 @@ def train(command: str) -> Run:
     return Run.open(Path("run"))
 
 
-def test_large_files(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stored, "LIMIT", 0)
     np.save("images.npy", np.random.RandomState(0).randint(256, size=(220, 8, 8), dtype=np.uint8))
@@ -48,7 +48,7 @@ def test_dataloader(capsys: pytest.CaptureFixture[str]) -> None:
     assert 40 < value < 64 * np.log(2) + 5  # uniform noise has 64 log 2 nats under a constant
 
 
-def test_huggingface_datasets(tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huggingface_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     monkeypatch.chdir(tmp_path)
     random = np.random.RandomState(0)

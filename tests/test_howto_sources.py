@@ -48,7 +48,7 @@ def test_every_page_has_a_command() -> None:
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_the_command_of_a_page_runs(
-    page: str, command: str, tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+    page: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -81,29 +81,24 @@ HEAVY = (
 COMMANDS = ["svi", "evaluate", "compare", "report", "sweep", "exact", "graph", "interpolate", "masks"]
 COMMANDS += ["sample", "encode", "score"]
 
-# Each command is imported in a process of its own, forked from one that has imported torch and Pyro.
+# One command after the other: a library that one of them imports is not counted again.
 PARSED = f"""
-import importlib, json, os, pyro, sys, torch
-before = set(sys.modules)  # what torch and pyro load by themselves
+import importlib, json, pyro, sys, torch
 for name in sys.argv[1:]:
-    if os.fork() == 0:
-        said = ""
-        command = importlib.import_module("inference." + name)
-        from inference.errors import UserError
-        try:
-            command.main(["--hepl"])
-        except UserError as error:
-            said = str(error)
-        loaded = sorted((set(sys.modules) - before).intersection({HEAVY}))
-        print(json.dumps([name, said, loaded]), flush=True)
-        os._exit(0)
-    os.wait()
+    before, said = set(sys.modules), ""  # the first time: what torch and pyro load by themselves
+    command = importlib.import_module("inference." + name)
+    from inference.errors import UserError
+    try:
+        command.main(["--hepl"])
+    except UserError as error:
+        said = str(error)
+    print(json.dumps([name, said, sorted((set(sys.modules) - before).intersection({HEAVY}))]))
 """
 
 
 @pytest.fixture(scope="module")
 def parsed() -> dict[str, tuple[str, list[str]]]:
-    """What each command says to an unknown option, and the heavy libraries that it has imported by then."""
+    """What each command says to an unknown option, and the heavy libraries that it imports before."""
     done = subprocess.run(
         [sys.executable, "-c", PARSED, *COMMANDS], capture_output=True, text=True, check=True
     )

@@ -213,6 +213,7 @@ def test_missing_results_are_an_error(tmp_path: Path) -> None:
         table.write_between(tmp_path / "page.md", table.MARKS, "new")
 
 
+@pytest.mark.full
 def test_an_installed_package_finds_the_results_of_the_current_directory(tmp_path: Path) -> None:
     """As after `pip install .`: the packages without the published results."""
     for package in ("inference", "ppl_models", "tools"):

@@ -259,7 +259,8 @@ def _convert(x: np.ndarray, axis: int | None, scale: int) -> Data:
 def _to_levels(x: np.ndarray, scale: int) -> Tensor:
     """Rounds images on a scale of 0..`scale` to levels 0..255, uint8, chunk by chunk to save memory."""
     if x.dtype == np.uint8 and scale == 255:
-        return torch.from_numpy(x if x.flags.writeable else x.copy())
+        usable = x.flags.writeable and min(x.strides) >= 0  # one reversed image counts as contiguous
+        return torch.from_numpy(x if usable else x.copy())
     levels = np.empty(x.shape, np.uint8)
     for start in range(0, len(x), CHUNK):
         levels[start : start + CHUNK] = np.rint(x[start : start + CHUNK] * (255 / scale)).clip(0, 255)

@@ -1,9 +1,6 @@
 """What a command refuses, in one clear line, and what a run that goes wrong leaves whole."""
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +21,9 @@ from inference.rundir.run import Run
 from inference.training.schedules import learning_rate
 from inference.training.setup import check_data
 from ppl_models import MODELS
+from tests import forks
 from tests.support import SSVAE, TINY, checkpoint, lines
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 REFUSED = {
     "no model": ([], "Name one with --model"),
     "unknown model": (["--model", "svae"], "did you mean ssvae"),
@@ -169,18 +166,16 @@ def test_a_model_of_labels_says_that_it_needs_them(
         check_data(MODELS[name], {}, Dataset("bare", x, None, x, None))
 
 
-@pytest.mark.usefixtures("with_report")
-def test_a_file_named_figures_is_no_lack_of_room(small_npz: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
-    shutil.rmtree(run / "figures")
-    (run / "figures").write_text("mine")
-    for main, arguments in ((svi.main, ["--resume", str(run)]), (evaluate_command.main, [str(run)])):
+@pytest.mark.usefixtures("with_pictures")
+def test_a_file_named_figures_is_no_lack_of_room(own_run: Path) -> None:
+    (own_run / "figures").rmdir()
+    (own_run / "figures").write_text("mine")
+    for main, arguments in ((svi.main, ["--resume", str(own_run)]), (evaluate_command.main, [str(own_run)])):
         with pytest.raises(UserError, match=r"figures is not a folder\. Move it away"):
             main(arguments)
-    assert (run / "figures").read_text() == "mine"
-    (run / "figures").unlink()
-    assert svi.main(["--resume", str(run)]) == 0 and (run / "figures" / "samples.png").exists()
+    assert (own_run / "figures").read_text() == "mine"
+    (own_run / "figures").unlink()
+    assert svi.main(["--resume", str(own_run)]) == 0 and (own_run / "figures" / "samples.png").exists()
 
 
 def test_the_scale_of_images_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,12 +194,7 @@ def test_the_scale_of_images_is_said_and_kept(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_command_exits_with_two_and_no_traceback(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "inference.svi", "--model", "svae"],
-        capture_output=True,
-        text=True,
-        cwd=Path.cwd(),
-    )
+    done = forks.run("-m", "inference.svi", "--model", "svae")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: unknown model 'svae': did you mean ssvae?\n"
 

@@ -10,8 +10,6 @@ from inference.cli.train import parse
 from inference.errors import UserError
 from tests.support import TINY, checkpoint, lines, same
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def test_the_config_of_a_run_repeats_the_run(small_npz: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"

@@ -18,20 +18,8 @@ import inference.score as score_command
 from inference import encode, load, sample, score, svi
 from inference.data.load import find_dataset
 from inference.errors import UserError
-from tests.support import TINY
 
 COMMANDS = {"sample": sample_command.main, "encode": encode_command.main, "score": score_command.main}
-
-
-@pytest.fixture(scope="module")
-def run(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, which tests do not change."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("inference.fitting.draw_all", lambda *_: None)
-        patch.setattr("inference.html.report.write_after_training", lambda *_: 0)
-        assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(folder)]) == 0
-    return folder
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -43,37 +31,37 @@ def content(folder: Path) -> dict[str, str]:
     }
 
 
-def test_a_command_does_what_the_call_does(run: Path, tmp_path: Path, small_npz: Path) -> None:
+def test_a_command_does_what_the_call_does(finished_run: Path, tmp_path: Path, small_npz: Path) -> None:
     """And changes nothing in the run folder."""
-    before = content(run)
+    before = content(finished_run)
     data, _ = find_dataset(str(small_npz), Path("data"))
     files = {name: str(tmp_path / f"{name}.npz") for name in COMMANDS}
     options = ["--n", "7", "--temperature", "0.5", "--seed", "3", "--out", files["sample"]]
-    assert sample_command.main([str(run), *options]) == 0
-    assert encode_command.main([str(run), "--out", files["encode"]]) == 0
-    assert score_command.main([str(run), "--particles", "5", "--out", files["score"]]) == 0
-    assert content(run) == before
+    assert sample_command.main([str(finished_run), *options]) == 0
+    assert encode_command.main([str(finished_run), "--out", files["encode"]]) == 0
+    assert score_command.main([str(finished_run), "--particles", "5", "--out", files["score"]]) == 0
+    assert content(finished_run) == before
     with np.load(files["sample"]) as file:
-        found = sample(run, 7, temperature=0.5, seed=3)
+        found = sample(finished_run, 7, temperature=0.5, seed=3)
         assert file["x"].dtype == np.uint8 and set(np.unique(file["x"])) == {0, 255}
         assert (file["x"] == found.x.numpy()).all() and (file["z"] == found.latents["z"].numpy()).all()
     with np.load(files["encode"]) as file:
-        latents = encode(load(run), data)
+        latents = encode(load(finished_run), data)
         assert sorted(file) == ["y", "z_mean", "z_std"]
         assert (file["z_mean"] == latents.mean["z"].numpy()).all() and (
             file["y"] == data.y_test.numpy()
         ).all()
     with np.load(files["score"]) as file:
-        scores = score(load(run), data, 5)
+        scores = score(load(finished_run), data, 5)
         assert (file["score"] == scores.values.numpy()).all() and (
             file["mc_se"] == scores.mc_se.numpy()
         ).all()
 
 
-def test_a_csv_has_the_same_numbers_as_an_npz(run: Path, tmp_path: Path) -> None:
+def test_a_csv_has_the_same_numbers_as_an_npz(finished_run: Path, tmp_path: Path) -> None:
     for name in ("encode", "score"):
         for ending in ("npz", "csv"):
-            assert COMMANDS[name]([str(run), "--out", str(tmp_path / f"{name}.{ending}")]) == 0
+            assert COMMANDS[name]([str(finished_run), "--out", str(tmp_path / f"{name}.{ending}")]) == 0
         with open(tmp_path / f"{name}.csv", newline="") as file:
             head, *rows = csv.reader(file)
         with np.load(tmp_path / f"{name}.npz") as file:
@@ -88,11 +76,11 @@ def test_a_csv_has_the_same_numbers_as_an_npz(run: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not find_spec("pyarrow"), reason="pyarrow is not installed")
-def test_a_parquet_file_has_the_same_numbers_as_an_npz(run: Path, tmp_path: Path) -> None:
+def test_a_parquet_file_has_the_same_numbers_as_an_npz(finished_run: Path, tmp_path: Path) -> None:
     from pyarrow import parquet
 
     for ending in ("npz", "parquet"):
-        assert encode_command.main([str(run), "--out", str(tmp_path / f"latents.{ending}")]) == 0
+        assert encode_command.main([str(finished_run), "--out", str(tmp_path / f"latents.{ending}")]) == 0
     found = parquet.read_table(tmp_path / "latents.parquet").to_pydict()
     with np.load(tmp_path / "latents.npz") as file:
         assert (np.float32(found["z_std_1"]) == file["z_std"][:, 1]).all()
@@ -100,20 +88,20 @@ def test_a_parquet_file_has_the_same_numbers_as_an_npz(run: Path, tmp_path: Path
 
 
 def test_a_missing_pyarrow_is_said_before_the_work(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("inference.cli.outputs.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs pyarrow, which is not installed\. Run pip install pyarrow"):
-        encode_command.main([str(run), "--out", str(tmp_path / "latents.parquet")])
+        encode_command.main([str(finished_run), "--out", str(tmp_path / "latents.parquet")])
 
 
 def test_the_summary_is_the_bound_of_evaluate(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "scores.csv"
-    assert score_command.main([str(run), "--particles", "10", "--json", "--out", str(out)]) == 0
+    assert score_command.main([str(finished_run), "--particles", "10", "--json", "--out", str(out)]) == 0
     found = json.loads(capsys.readouterr().out)  # nothing else is printed
-    assert evaluate_command.main([str(run), "--particles", "10", "--images", "30", "--json"]) == 0
+    assert evaluate_command.main([str(finished_run), "--particles", "10", "--images", "30", "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)["iwae_10"]
     assert {key: found[key] for key in expected} == pytest.approx(expected)
     assert found["metric"] == "iwae_10" and found["n"] == 30
@@ -121,23 +109,23 @@ def test_the_summary_is_the_bound_of_evaluate(
     assert found["largest"]["value"] == rows["score"].max() == rows["score"][found["largest"]["index"]]
 
 
-def test_a_picture_has_one_cell_per_sample(run: Path, tmp_path: Path) -> None:
-    assert sample_command.main([str(run), "--n", "12", "--out", str(tmp_path / "a.png")]) == 0
+def test_a_picture_has_one_cell_per_sample(finished_run: Path, tmp_path: Path) -> None:
+    assert sample_command.main([str(finished_run), "--n", "12", "--out", str(tmp_path / "a.png")]) == 0
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 1_000 and picture.width / picture.height > 3  # 10 columns, 2 rows
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_no_file_is_overwritten(name: str, run: Path, tmp_path: Path) -> None:
+def test_no_file_is_overwritten(name: str, finished_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.npz"
     out.write_text("mine")
     with pytest.raises(UserError, match=r"mine\.npz exists\. Remove it, or name another file with --out\.$"):
-        COMMANDS[name]([str(run), "--out", str(out)])
+        COMMANDS[name]([str(finished_run), "--out", str(out)])
     assert out.read_text() == "mine"
     out.unlink()
     out.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="exists"):
-        COMMANDS[name]([str(run), "--out", str(out)])
+        COMMANDS[name]([str(finished_run), "--out", str(out)])
 
 
 @pytest.mark.parametrize(
@@ -165,24 +153,28 @@ def test_no_file_is_overwritten(name: str, run: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_refused(
-    name: str, options: list[str], words: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    options: list[str],
+    words: str,
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
-        COMMANDS[name]([str(run), *options])
+        COMMANDS[name]([str(finished_run), *options])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_saved_model_needs_data(run: Path, tmp_path: Path, small_npz: Path) -> None:
+def test_a_saved_model_needs_data(finished_run: Path, tmp_path: Path, small_npz: Path) -> None:
     file, out = str(tmp_path / "vae.pt"), str(tmp_path / "latents.npz")
-    load(run).save(file)
+    load(finished_run).save(file)
     with pytest.raises(UserError, match=r"vae\.pt is the file of a model and names no data\. Give --data\.$"):
         encode_command.main([file, "--out", out])
     assert encode_command.main([file, "--out", out, "--data", str(small_npz)]) == 0
     assert sample_command.main([file, "--n", "3", "--out", str(tmp_path / "samples.npz")]) == 0
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_code_prior_is_decoded_by_its_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From where the first stage was, and from the folder above if both moved; not by another codebook."""
     x = np.random.RandomState(0).randint(256, size=(12, 8, 8, 3), dtype=np.uint8)
@@ -192,7 +184,6 @@ def test_a_code_prior_is_decoded_by_its_first_stage(tmp_path: Path, monkeypatch:
     options = ["--data", str(tmp_path / "x.npz"), "--codes", "9", "--run-dir", str(first)]
     assert svi.main(["--model", "vqvae", *two, *options]) == 0
     monkeypatch.setattr("inference.fitting.CODE_SAMPLES", 1)
-    monkeypatch.setattr("inference.fitting.save_images", lambda *_: None)  # there is no folder of pictures
     prior = ["--stage1-run", str(first), "--code-prior", "pixelcnn", "--width", "8"]
     assert svi.main([*prior, *two]) == 0
     found = sample(first / "prior-pixelcnn", 2)

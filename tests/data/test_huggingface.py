@@ -68,7 +68,7 @@ def test_one_part_is_split_and_equals_a_folder(tmp_path: Path, monkeypatch: pyte
     assert isinstance(on_disk.x_train, Rows) and on_disk.checksum() == data.checksum()
 
 
-def test_a_run_is_resumed(tmp_path: Path, no_pictures: None) -> None:
+def test_a_run_is_resumed(tmp_path: Path) -> None:
     two = columns(grade=[i // 2 % 2 for i in range(40)])
     two.save_to_disk(tmp_path / "pets")
     options = [f"--data={tmp_path / 'pets'}", "--label-column=grade", "--image-size=32", "--device=cpu"]

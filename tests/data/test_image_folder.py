@@ -204,7 +204,7 @@ SETTINGS = ["--steps=4", "--batch-size=8", "--device=cpu", "--compile=eager"]
 
 
 def test_a_run_on_a_folder_is_resumed_and_refuses_a_changed_folder(
-    tmp_path: Path, no_pictures: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for start, name in enumerate(("cat", "ox")):
         numbered(tmp_path / "own" / name, 12, 12 * start)

@@ -39,9 +39,7 @@ def edit(run: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("y", "names"), [(GAPS, ["-1", "1", "3"]), (TEXT, ["<i>", "a b", "ox"]), (GAPS // 2 + 1, None)]
 )
-def test_config_and_report_keep_the_classes(
-    y: np.ndarray, names: list[str] | None, tmp_path: Path, no_pictures: None
-) -> None:
+def test_config_and_report_keep_the_classes(y: np.ndarray, names: list[str] | None, tmp_path: Path) -> None:
     run = trained(tmp_path, y)
     assert json.loads((run / "config.json").read_text()).get("class_names") == names
     html = str(sections.training(report.gather(run)))
@@ -51,7 +49,7 @@ def test_config_and_report_keep_the_classes(
         assert f"3 classes ({shown})" in html
 
 
-def test_runs_of_versions_without_class_names_are_restored(tmp_path: Path, no_pictures: None) -> None:
+def test_runs_of_versions_without_class_names_are_restored(tmp_path: Path) -> None:
     """They hashed numbers as they are in the file, and did not use labels that are text."""
     run = trained(tmp_path, GAPS)
     edit(run, class_names=None)
@@ -67,7 +65,7 @@ def test_runs_of_versions_without_class_names_are_restored(tmp_path: Path, no_pi
         load_data(Run.open(run))
 
 
-def test_interpolations_name_the_labels_of_the_file(tmp_path: Path, no_pictures: None) -> None:
+def test_interpolations_name_the_labels_of_the_file(tmp_path: Path) -> None:
     found = restore(trained(tmp_path, GAPS))
     assert interpolate(found.model, found.data, (-1, 3), 0).shape == (7, 1, 6, 6)
     with pytest.raises(UserError, match="no training image of label 2"):

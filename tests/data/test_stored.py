@@ -124,9 +124,7 @@ def measurements(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-def test_a_resumed_run_is_that_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
-) -> None:
+def test_a_resumed_run_is_that_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", IMAGES)
     options = ["--model=vae", f"--data={tmp_path / 'x.npy'}", "--batch-size=20", "--device=cpu"]
     options += ["--compile=eager", "--hidden=16", "--z-dim=2"]

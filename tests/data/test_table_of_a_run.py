@@ -24,7 +24,7 @@ def write(path: Path, shift: float, names: str = "height,weight", rows: int = 40
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, no_pictures: None) -> Path:
+def run_dir(tmp_path: Path) -> Path:
     table = write(tmp_path / "own.csv", 0.0)
     options = ["--steps", "3", "--batch-size", "8", "--run-dir", str(tmp_path / "run")]
     assert main(["--model", "vae", "--data", str(table), *options]) == 0

@@ -21,6 +21,7 @@ from inference.rundir.restore import load_data, restore
 from inference.rundir.run import Run
 from inference.rundir.run_config import RunConfig
 from ppl_models import MODELS
+from tests.support import drawn, reported
 
 RANDOM = np.random.RandomState(1)
 ROWS = np.round(np.stack([RANDOM.normal(1e6, 3, 50), RANDOM.normal(-2, 1e-3, 50)], axis=1), 5)
@@ -203,12 +204,12 @@ def test_parquet_is_the_same_table(tmp_path: Path) -> None:
         tables.load(path)
 
 
-@pytest.mark.usefixtures("with_report")
 def test_a_run_on_a_table_is_restored_resumed_and_drawn(tmp_path: Path) -> None:
     path, run = write(tmp_path, labelled(KINDS)), tmp_path / "run"
     options = ["--steps", "4", "--batch-size", "20", "--hidden", "8", "--z-dim", "2", "--labels", "6"]
     start = ["--model", "ssvae", "--data", str(path), "--label-column", "kind", *options]
-    assert svi.main([*start, "--run-dir", str(run)]) == 0
+    with drawn(), reported():
+        assert svi.main([*start, "--run-dir", str(run)]) == 0
     config = json.loads((run / "config.json").read_text())
     data = tables.load(path, "kind")
     assert config["columns"]["names"] == ["big", "small"] and config["class_names"] == ["a", "b", "c"]

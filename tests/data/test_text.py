@@ -14,6 +14,7 @@ from inference.errors import UserError
 from inference.html import report
 from inference.rundir.run import Run
 from ppl_models import MODELS
+from tests.support import drawn
 from tests.support import lines as metrics_of
 
 LINES = [f"the {animal} sat on the {thing}." for animal in ("cat", "dog", "cow") for thing in ("mat", "sofa")]
@@ -122,7 +123,8 @@ def test_the_sequence_model_refuses_other_data(data: str, tmp_path: Path) -> Non
 def test_a_run_on_a_text_is_sampled_encoded_scored_and_resumed(file: Path, tmp_path: Path) -> None:
     """Other texts are read with the vocabulary of the run, and the report shows words."""
     run = tmp_path / "run"
-    assert svi.main(["--model", "seq_vae", "--data", str(file), *TINY, "--run-dir", str(run)]) == 0
+    with drawn():
+        assert svi.main(["--model", "seq_vae", "--data", str(file), *TINY, "--run-dir", str(run)]) == 0
     last = metrics_of(run)[-1]
     assert last["split"] == "test" and last["tokens"] == 8.0  # all lines have seven tokens and an end
     metrics = Run.open(run).results()["test"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inference import svi
 from inference.data.examples import example_inputs
-from inference.elbo.estimators import Loss
+from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.elbo.importance_weighted import ImportanceWeighted
 from inference.errors import UserError
 from ppl_models import MODELS
@@ -98,6 +98,18 @@ def test_weights_are_refused() -> None:
         Loss(model, "iwae")
     with pytest.raises(ValueError, match="trace takes one sample per image"):
         Loss(model, "trace", 5)
+    lenient = MODELS["pixel_vae"]((1, 8, 8), free_bits=0.5)
+    with pytest.raises(ValueError, match=r"iwae does not support penalties\. Set free bits to 0, not 0\.5\."):
+        Loss(lenient, "iwae")
+
+
+def test_only_importance_weighted_estimators_take_several_particles() -> None:
+    assert {name: estimator.particles for name, estimator in ESTIMATORS.items()} == {
+        **{"trace": 1, "mean_field": 1, "enum": 1},
+        **{"iwae": 50, "iwae_dreg": 50},
+    }
+    weighted = {name for name, estimator in ESTIMATORS.items() if estimator.importance_weighted}
+    assert weighted == {"iwae", "iwae_dreg"}
 
 
 REFUSED = {

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
         if kind not in KINDS:
             raise unknown("kind of fault", kind, KINDS)
     with tempfile.TemporaryDirectory() as folder:
-        sandbox.warm(Path(folder))
+        sandbox.warm(Path(folder), pictures=given.fraction >= 0.1)
     for kind in given.only:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:

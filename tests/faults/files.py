@@ -24,6 +24,8 @@ from tests.support import same
 from .sandbox import VAE, Report, run
 
 MNIST = Path("MNIST", "raw")
+MEMORY = 2**29  # bytes that a command may take in addition when it is given a hostile file
+BOMB = 3 * 2**28  # bytes of the zeros in such a file
 
 
 def damaged(rng: random.Random, content: bytes) -> tuple[str, bytes]:
@@ -140,7 +142,7 @@ def give_hostile_files(folder: Path, fraction: float, data_dir: Path) -> Report:
         "an old torch file": _legacy(Bomb(exploded)),
         "a torch archive with code": saved(state | {"seconds": Bomb(exploded)}),
         "the same with its checksum": sealed(saved(state | {"seconds": Bomb(exploded)})),
-        "compressed zeros": sealed(deflated(saved(state), 2**31)),
+        "compressed zeros": sealed(deflated(saved(state), BOMB)),
         "not a dictionary": pack([1, 2]),  # type: ignore[arg-type]
         "another dictionary": pack({"model": "vae"}),
         "a huge expanded tensor": pack(state | {"parameters": {"x": torch.zeros(1).expand(2**40)}}),
@@ -158,7 +160,7 @@ def give_hostile_files(folder: Path, fraction: float, data_dir: Path) -> Report:
         "objects": lambda archive: archive.writestr("x_train.npy", _npy(objects)),
         "a pickle": lambda archive: archive.writestr("x_train.npy", pickle.dumps(Bomb(exploded))),
         "a shape without its data": lambda archive: archive.writestr("x_train.npy", header.getvalue()),
-        "3 GiB of zeros": lambda archive: _zeros(archive, 3 * 2**30),
+        "zeros": lambda archive: _zeros(archive, BOMB),
     }
     for name, write in archives.items():
         with zipfile.ZipFile(own, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -173,11 +175,11 @@ def give_hostile_files(folder: Path, fraction: float, data_dir: Path) -> Report:
 def check_refused(
     report: Report, label: str, arguments: list[object], named: str, log: Path, exploded: Path
 ) -> None:
-    """Runs the command with 2 GiB of additional memory and checks that it names the file and runs no code."""
+    """Runs the command with little additional memory and checks that it names the file and runs no code."""
 
     def limit_memory() -> None:
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + 2 * 2**30, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, resource.RLIM_INFINITY))
 
     result = run(arguments, log, before=limit_memory, pictures=False)
     refused = result.status == 2 and result.clean and named in result.text and result.text.count("\n") == 1

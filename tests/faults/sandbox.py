@@ -8,10 +8,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -64,6 +65,16 @@ class Result:
         return "Traceback" not in self.text
 
 
+@contextlib.contextmanager
+def without_pictures() -> Iterator[None]:
+    """Within it, runs draw no pictures and write no report."""
+    with (
+        mock.patch.object(fitting, "draw_all", lambda *_: None),
+        mock.patch.object(html_report, "write_after_training", lambda *_: 0),
+    ):
+        yield
+
+
 class Child:
     """`inference.svi` in a process forked from this one.
 
@@ -92,12 +103,10 @@ class Child:
                 os.dup2(file, 2)
                 sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
                 torch.set_num_threads(1)
-                if not pictures:
-                    fitting.draw_all = lambda *_: None
-                    html_report.write_after_training = lambda *_: 0
                 sys.argv = ["inference.svi", *map(str, arguments)]
                 before()
-                run_command(svi.main)
+                with contextlib.nullcontext() if pictures else without_pictures():
+                    run_command(svi.main)
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 0
             except BaseException:
@@ -129,10 +138,16 @@ class Child:
             time.sleep(0.002)
 
 
-def warm(folder: Path) -> None:
-    """Trains in this process, so that the forked runs find all modules imported."""
+def warm(folder: Path, pictures: bool) -> None:
+    """Trains in this process, so that the forked runs find all modules imported.
+
+    Args:
+        folder: For the run.
+        pictures: Whether the forked runs draw pictures and write reports.
+    """
     torch.set_num_threads(1)
-    with contextlib.redirect_stdout(io.StringIO()):
+    given = contextlib.nullcontext() if pictures else without_pictures()
+    with contextlib.redirect_stdout(io.StringIO()), given:
         svi.main([*SSVAE, "--steps", "1", "--run-dir", str(folder / "warm")])
 
 

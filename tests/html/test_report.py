@@ -27,7 +27,7 @@ from inference.html.results import system_of
 from inference.metrics.run_comparison import compare_run, compare_trained
 from ppl_models import MODELS
 from tests import forks
-from tests.support import TINY
+from tests.support import TINY, reported
 
 EVERY = ["training", "diagram", "curves", "reproduction", "comparison"]
 
@@ -247,7 +247,7 @@ def test_a_run_without_its_data_has_a_report(report_runs: Path, monkeypatch: pyt
     )
 
 
-def test_later_measurements_update_the_report(report_runs: Path, tmp_path: Path) -> None:
+def test_later_measurements_update_the_report(report_runs: Path, tmp_path: Path, with_report: None) -> None:
     run = tmp_path / "run"
     shutil.copytree(report_runs / "ppca", run)
     (run / "report.html").unlink()
@@ -272,7 +272,8 @@ def test_training_succeeds_if_its_report_cannot_be_made(
         raise ZeroDivisionError("of some kind")
 
     monkeypatch.setattr(explorer, "section", unforeseen)
-    assert svi.main([*arguments, str(tmp_path / "a")]) == 0
+    with reported():
+        assert svi.main([*arguments, str(tmp_path / "a")]) == 0
     assert (tmp_path / "a" / "results.json").exists() and not (tmp_path / "a" / "report.html").exists()
     assert "has no report (of some kind)" in capsys.readouterr().err
 
@@ -280,7 +281,8 @@ def test_training_succeeds_if_its_report_cannot_be_made(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(explorer, "section", full)
-    assert svi.main([*arguments, str(tmp_path / "b")]) == 1
+    with reported():
+        assert svi.main([*arguments, str(tmp_path / "b")]) == 1
     assert (
         f"cannot write the report into {tmp_path / 'b'} (No space left on device)" in capsys.readouterr().err
     )

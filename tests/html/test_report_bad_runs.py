@@ -20,7 +20,7 @@ from inference.errors import UserError
 from inference.html import report as html_report
 from inference.rundir.restore import load_data
 from inference.rundir.run import Run
-from tests.support import TINY
+from tests.support import TINY, drawn
 
 Edit = Callable[[Path], object]
 SECONDS = 60  # after which the command has hung
@@ -30,7 +30,9 @@ SECONDS = 60  # after which the command has hung
 def trained(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, which tests do not change."""
     run = tmp_path_factory.mktemp("bad") / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    with drawn():
+        assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    (run / "report.html").write_text("an earlier report")
     return run
 
 
@@ -253,7 +255,7 @@ def test_a_locked_run_is_not_written_to(trained: Path, tmp_path: Path) -> None:
 
 
 def test_the_report_of_a_locked_first_stage_is_left_unchanged(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, with_report: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = shutil.copytree(trained, tmp_path / "first")
     second = shutil.copytree(trained, first / "prior")

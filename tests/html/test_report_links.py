@@ -10,7 +10,6 @@ import pytest
 import inference.evaluate as evaluate_command
 from inference import exact, report, svi
 from inference.errors import UserError
-from tests.support import TINY
 
 SECRET = b"content of the victim's file"
 # Files that commands write into a run folder without reading them first.
@@ -22,14 +21,6 @@ COMMANDS: dict[str, Callable[[Path], int]] = {
     "evaluate": lambda run: evaluate_command.main([str(run), "--particles", "1"]),
     "exact": lambda run: exact.main([str(run), "--images", "2"]),
 }
-
-
-@pytest.fixture(scope="module")
-def trained(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, which tests do not change."""
-    run = tmp_path_factory.mktemp("links") / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
-    return run
 
 
 @pytest.fixture
@@ -51,9 +42,11 @@ def untouched(victim: Path) -> bool:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nothing_is_written_through_a_link(command: str, trained: Path, tmp_path: Path, victim: Path) -> None:
+def test_nothing_is_written_through_a_link(
+    command: str, finished_run: Path, tmp_path: Path, victim: Path, with_report: None
+) -> None:
     """Links at every name that is written, and at its former temporary name; the command succeeds."""
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = shutil.copytree(finished_run, tmp_path / "run")
     for name in WRITTEN:
         plant(run / name, victim / "file")
     for name in [*WRITTEN, *READ]:
@@ -69,9 +62,9 @@ def test_nothing_is_written_through_a_link(command: str, trained: Path, tmp_path
 @pytest.mark.parametrize("command", ["report", "resume", "evaluate"])
 @pytest.mark.parametrize("name", [*READ, "figures"])
 def test_a_link_that_would_be_read_is_refused(
-    name: str, command: str, trained: Path, tmp_path: Path, victim: Path
+    name: str, command: str, finished_run: Path, tmp_path: Path, victim: Path
 ) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = shutil.copytree(finished_run, tmp_path / "run")
     if name == "figures":
         shutil.rmtree(run / "figures")
     target = victim if name == "figures" else victim / "file"
@@ -92,8 +85,8 @@ def test_a_link_that_would_be_read_is_refused(
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoint.pt", "results.json"])
-def test_a_fifo_stops_a_command_instead_of_blocking_it(name: str, trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+def test_a_fifo_stops_a_command_instead_of_blocking_it(name: str, finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
     (run / name).unlink()
     os.mkfifo(run / name)
     command = "evaluate" if name != "metrics.jsonl" else "report"
@@ -101,17 +94,20 @@ def test_a_fifo_stops_a_command_instead_of_blocking_it(name: str, trained: Path,
         COMMANDS[command](run)
 
 
-def test_a_prior_behind_a_link_is_left_unchanged(trained: Path, tmp_path: Path) -> None:
+def test_a_prior_behind_a_link_is_left_unchanged(finished_run: Path, tmp_path: Path) -> None:
     """The other folder is a run of somebody else: no report is written there."""
-    run, other = shutil.copytree(trained, tmp_path / "run"), shutil.copytree(trained, tmp_path / "other")
+    run, other = (
+        shutil.copytree(finished_run, tmp_path / "run"),
+        shutil.copytree(finished_run, tmp_path / "other"),
+    )
     (other / "report.html").write_bytes(SECRET)
     (run / "prior").symlink_to(other)
     assert report.main([str(run)]) == 0
     assert (other / "report.html").read_bytes() == SECRET
 
 
-def test_temporary_files_of_a_killed_process_are_removed(trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+def test_temporary_files_of_a_killed_process_are_removed(finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
     (run / ".checkpoint.pt.0123456789abcdef.tmp").write_bytes(b"half")
     (run / "notes.tmp").write_bytes(b"file of the user")
     assert report.main([str(run)]) == 0

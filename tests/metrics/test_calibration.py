@@ -68,7 +68,6 @@ def test_the_metric_of_a_model() -> None:
     assert calibration(VAE((1, 4, 4), z_dim=2, hidden=4), test) == {}
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_evaluate_writes_it(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert svi.main([*SSVAE_OPTIONS, "--data", str(small_npz), "--run-dir", str(run)]) == 0

@@ -20,7 +20,7 @@ from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.importance import importance_sample, pareto_k
 from inference.rundir.restore import restore
 from ppl_models import MODELS
-from tests.support import SSVAE, TINY
+from tests.support import SSVAE
 
 CPU = torch.device("cpu")
 
@@ -97,17 +97,13 @@ def test_k_hat_finds_the_tail_of_known_weights() -> None:
     np.testing.assert_allclose(pareto_k(log_w), shapes, atol=0.1)
 
 
-def test_of_a_few_images_the_run_keeps_nothing(
-    small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+def test_of_a_few_images_the_run_keeps_nothing(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in own_run.rglob("*") if path.is_file()}
     capsys.readouterr()
-    assert evaluate_command.main([str(run), "--particles", "1", "100", "--images", "7", "--json"]) == 0
+    assert evaluate_command.main([str(own_run), "--particles", "1", "100", "--images", "7", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    _, _, data, model = restore(run)
+    assert {path: path.read_bytes() for path in own_run.rglob("*") if path.is_file()} == before
+    _, _, data, model = restore(own_run)
     few = HeldOut(replace(data, x_test=data.x_test[:7], y_test=None), MODELS["vae"], CPU)
     for name, figure in importance_sample(model, few, [1, 100]).metrics.items():
         assert printed[name]["value"] == pytest.approx(figure["value"])
@@ -115,15 +111,13 @@ def test_of_a_few_images_the_run_keeps_nothing(
 
 
 def test_the_command_adds_to_the_run(
-    small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_npz: Path, own_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
-    before = json.loads((run / "results.json").read_text())
+    before = json.loads((own_run / "results.json").read_text())
     capsys.readouterr()
-    assert evaluate_command.main([str(run), "--particles", "1", "20", "--json"]) == 0
+    assert evaluate_command.main([str(own_run), "--particles", "1", "20", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    after = json.loads((run / "results.json").read_text())
+    after = json.loads((own_run / "results.json").read_text())
     assert printed == after["test"]
     assert {key: after["test"][key] for key in before["test"]} == before["test"]
     added = [key for key in after["test"] if key not in before["test"]]
@@ -132,9 +126,9 @@ def test_the_command_adds_to_the_run(
         "iwae_20",
         "k_hat_above_0.7",
     ]  # neither 10 nor 100 labels divide into three classes
-    assert (run / "figures" / "k_hat.png").exists()
+    assert (own_run / "figures" / "k_hat.png").exists()
 
-    data = importance.import_arviz().from_netcdf(run / "posterior.nc")
+    data = importance.import_arviz().from_netcdf(own_run / "posterior.nc")
     assert data.posterior["z"].dims == ("chain", "draw", "image", "z_dim_0")
     assert data.posterior["z"].shape == (1, 100, 30, 2)
     assert data.log_likelihood["x"].shape == data.sample_stats["log_weight"].shape == (1, 100, 30)
@@ -147,7 +141,7 @@ def test_the_command_adds_to_the_run(
     assert first == pytest.approx(after["test"]["iwae_20"]["value"], abs=0.3)
     z = torch.from_numpy(data.posterior["z"].values[0])
     x = next(HeldOut(find_dataset(str(small_npz), Path("."))[0], MODELS["vae"], CPU).chunks(30))[0]["x"]
-    model = restore(run)[3]
+    model = restore(own_run)[3]
     bound = model.bound(x, {"z": z}, kl="sampled")
     np.testing.assert_allclose(-bound.negative_elbo.detach(), log_w, rtol=1e-4)
     np.testing.assert_allclose(
@@ -186,18 +180,16 @@ def test_what_has_no_bound_is_said(
     assert "iwae_1" not in json.loads((run / "results.json").read_text())["test"]
 
 
-def test_unfinished_and_damaged_runs_are_refused(small_npz: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+def test_unfinished_and_damaged_runs_are_refused(own_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="0 is not a whole number above zero"):
-        evaluate_command.main([str(run), "--particles", "0"])
+        evaluate_command.main([str(own_run), "--particles", "0"])
     with pytest.raises(UserError, match="unknown device 'gpu'"):
-        evaluate_command.main([str(run), "--device", "gpu"])
-    (run / "results.json").write_text("{")
+        evaluate_command.main([str(own_run), "--device", "gpu"])
+    (own_run / "results.json").write_text("{")
     with pytest.raises(UserError, match=r"results.json is damaged"):
-        evaluate_command.main([str(run)])
-    (run / "results.json").unlink()
+        evaluate_command.main([str(own_run)])
+    (own_run / "results.json").unlink()
     with pytest.raises(UserError, match=r"no results.json yet"):
-        evaluate_command.main([str(run)])
+        evaluate_command.main([str(own_run)])
     with pytest.raises(UserError, match="is not a run"):
         evaluate_command.main([str(tmp_path)])

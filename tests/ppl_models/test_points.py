@@ -171,7 +171,7 @@ class TestFlow:
 
 
 @pytest.mark.full
-def test_a_run_on_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_on_points(tmp_path: Path, with_pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     arguments = ["--model", "vae2d", "--data", "gauss-full-1", "--steps", "1500", "--run-dir", str(run)]
     assert svi.main([*arguments, "--lr", "3e-3"]) == 0
@@ -229,7 +229,7 @@ def test_warm_up_lets_the_divergence_in_little_by_little(
 
 @pytest.mark.full
 @pytest.mark.usefixtures("few_held_out")
-def test_a_flow_leaves_its_density(tmp_path: Path) -> None:
+def test_a_flow_leaves_its_density(tmp_path: Path, with_pictures: None) -> None:
     run = tmp_path / "run"
     assert svi.main(["--model", "flow", "--steps", "300", "--run-dir", str(run)]) == 0
     results = json.loads((run / "results.json").read_text())

@@ -217,7 +217,7 @@ def test_a_run_on_large_images(
 @pytest.mark.full
 @pytest.mark.parametrize("prior", ["pixelcnn", "transformer"])
 def test_priors_of_codes_of_16_x_16(
-    prior: str, narrow: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prior: str, narrow: None, tmp_path: Path, with_pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = np.random.RandomState(0).randint(256, size=(12, 64, 64, 3), dtype=np.uint8)
     np.savez(tmp_path / "large.npz", x_train=x[:8], x_test=x[8:])

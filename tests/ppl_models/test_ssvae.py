@@ -171,7 +171,6 @@ def test_parameters_are_the_course_s() -> None:
     assert sum(p.numel() for p in VAE((1, 28, 28)).parameters()) == 661_404
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_run_on_labelled_images_that_a_file_names(
     small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,13 +20,13 @@ from inference.data.examples import example_inputs
 from inference.data.held_out import HeldOut
 from inference.elbo.comparison import compare
 from inference.errors import UserError
-from inference.html import report
 from inference.metrics.bounds import evaluate_bounds
 from inference.rundir.restore import restore
 from ppl_models import MODELS, VQVAE
 from ppl_models.nets import codebook as module
 from ppl_models.nets.codebook import Codebook
 from ppl_models.programs import sample_latents
+from tests.support import drawn
 
 SHAPE = (3, 32, 32)
 
@@ -166,8 +166,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = np.random.RandomState(0).randint(256, size=(24, 32, 32, 3), dtype=np.uint8)
     np.savez(folder / "colours.npz", x_train=x[:16], x_test=x[16:])
     arguments = ["--model", "vqvae", "--data", str(folder / "colours.npz"), "--codes", "9", "--steps", "2"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "write_after_training", lambda *_: 0)
+    with drawn(), pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS["code_pixelcnn"].defaults, "steps", 2)
         patch.setitem(MODELS["code_pixelcnn"].defaults, "batch_size", 8)
         arguments += ["--batch-size", "8", "--code-prior", "pixelcnn", "--run-dir", str(folder / "run")]

@@ -17,18 +17,10 @@ from inference.errors import UserError
 from inference.rundir.checkpoint import NOT_IN_DIGEST
 from inference.rundir.restore import restore
 from inference.rundir.schema import FORMAT
-from tests.support import TINY, checkpoint, lines, same
+from tests.support import checkpoint, lines, same
 
 COMMIT = "b919792c0ffee000000000000000000000000000"
 FORBIDDEN = re.compile("damaged|anew|delete|remove|lost")
-
-
-@pytest.fixture(scope="module")
-def trained(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, not to be changed."""
-    run = tmp_path_factory.mktemp("formats") / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
-    return run
 
 
 def edit(path: Path, *without: str, **changes: Any) -> None:
@@ -64,15 +56,15 @@ def refused(command: str, run: Path) -> str:
     return str(caught.value)
 
 
-def test_a_new_run_says_its_format(trained: Path) -> None:
-    assert json.loads((trained / "config.json").read_text())["format"] == FORMAT >= 2
+def test_a_new_run_says_its_format(finished_run: Path) -> None:
+    assert json.loads((finished_run / "config.json").read_text())["format"] == FORMAT >= 2
 
 
 def test_a_run_of_before_the_number_is_read_resumed_evaluated_and_reported(
-    trained: Path, tmp_path: Path
+    finished_run: Path, tmp_path: Path
 ) -> None:
     """As commit c2a7637 writes it: the same but for the number. It goes on bit for bit."""
-    run, other = shutil.copytree(trained, tmp_path / "a"), shutil.copytree(trained, tmp_path / "b")
+    run, other = shutil.copytree(finished_run, tmp_path / "a"), shutil.copytree(finished_run, tmp_path / "b")
     as_format_2(run, "format")
     for folder in (run, other):
         assert svi.main(["--resume", str(folder), "--steps", "44"]) == 0
@@ -88,8 +80,8 @@ def test_a_run_of_before_the_number_is_read_resumed_evaluated_and_reported(
 
 
 @pytest.mark.parametrize("command", ["resume", "evaluate", "report"])
-def test_a_run_of_a_later_format_is_refused(command: str, trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+def test_a_run_of_a_later_format_is_refused(command: str, finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
     edit(run / "config.json", format=FORMAT + 1, commit=COMMIT)
     said = refused(command, run)
     assert (
@@ -102,9 +94,9 @@ def test_a_run_of_a_later_format_is_refused(command: str, trained: Path, tmp_pat
 @pytest.mark.parametrize("key", ["particles", "pixels", "eval_every", "checksum"])
 @pytest.mark.parametrize("commit", [COMMIT, None, "<b>evil</b>"])
 def test_a_configuration_without_a_later_key_is_of_another_version(
-    key: str, commit: str | None, trained: Path, tmp_path: Path
+    key: str, commit: str | None, finished_run: Path, tmp_path: Path
 ) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = shutil.copytree(finished_run, tmp_path / "run")
     as_format_2(run, key, "format", "compile", commit=commit)
     writer = f"Commit {COMMIT}" if commit == COMMIT else "Another version of this project"
     for command in ("resume", "evaluate", "report"):
@@ -121,9 +113,9 @@ def old_checkpoint(run: Path) -> None:
 
 
 def test_a_checkpoint_of_an_older_version_is_refused_and_still_reported(
-    trained: Path, tmp_path: Path
+    finished_run: Path, tmp_path: Path
 ) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = shutil.copytree(finished_run, tmp_path / "run")
     old_checkpoint(run)
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     for command in ("resume", "evaluate"):
@@ -136,23 +128,25 @@ def test_a_checkpoint_of_an_older_version_is_refused_and_still_reported(
 
 @pytest.mark.parametrize("command", ["resume", "evaluate"])
 def test_a_configuration_without_compile_and_a_checkpoint_with_its_digest(
-    command: str, trained: Path, tmp_path: Path
+    command: str, finished_run: Path, tmp_path: Path
 ) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = shutil.copytree(finished_run, tmp_path / "run")
     as_format_2(run, "format", "compile", commit=COMMIT)
     assert f"Commit {COMMIT} wrote this run" in refused(command, run)
 
 
-def test_a_checkpoint_of_before_the_checksum_is_refused(trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+def test_a_checkpoint_of_before_the_checksum_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
     torch.save(unpack(run / "checkpoint.pt"), run / "checkpoint.pt")
     for command in ("resume", "evaluate"):
         assert "has no checksum, so an older version" in refused(command, run)
 
 
 @pytest.mark.parametrize("key", ["skipped", "seconds", "device"])
-def test_results_without_a_later_key_are_of_another_version(key: str, trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+def test_results_without_a_later_key_are_of_another_version(
+    key: str, finished_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
     edit(run / "results.json", key)
     edit(run / "config.json", commit=COMMIT)
     for command in ("evaluate", "report"):
@@ -160,8 +154,10 @@ def test_results_without_a_later_key_are_of_another_version(key: str, trained: P
         assert f"results.json has no {key!r}" in said and f"Commit {COMMIT} wrote this run" in said
 
 
-def test_parameters_that_do_not_fit_the_model_are_of_another_version(trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+def test_parameters_that_do_not_fit_the_model_are_of_another_version(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
     state = unpack(run / "checkpoint.pt")
     state["parameters"] = {f"old.{name}": value for name, value in state["parameters"].items()}
     (run / "checkpoint.pt").write_bytes(pack(state))
@@ -176,9 +172,9 @@ def test_parameters_that_do_not_fit_the_model_are_of_another_version(trained: Pa
     [("step", "3"), ("seconds", None), ("skipped", -1), ("parameters", []), ("generators", 1)],
 )
 def test_a_checkpoint_with_a_value_of_another_type_is_refused(
-    key: str, value: object, trained: Path, tmp_path: Path
+    key: str, value: object, finished_run: Path, tmp_path: Path
 ) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = shutil.copytree(finished_run, tmp_path / "run")
     (run / "checkpoint.pt").write_bytes(pack(unpack(run / "checkpoint.pt") | {key: value}))
     with pytest.raises(UserError, match=rf"checkpoint\.pt is damaged: {key} is "):
         svi.main(["--resume", str(run)])

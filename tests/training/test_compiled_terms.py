@@ -116,7 +116,8 @@ def test_a_program_that_differs_is_not_used(
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", shortened(["vae", "ssvae"], ["vae"]))
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["vae", "ssvae"])
 def test_a_compiled_evaluation_is_kept_in_the_cache(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = build(name, **({"labels": 10} if name == "ssvae" else {}))

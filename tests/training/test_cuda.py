@@ -49,7 +49,7 @@ from tests.backend.test_ranks import arguments
 from tests.ppl_models.test_contract import SHALLOW, build, slow
 from tests.support import checkpoint, lines, same, shortened
 
-pytestmark = pytest.mark.usefixtures("no_pictures", "narrow")
+pytestmark = pytest.mark.usefixtures("narrow")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 FULL_ON_CPU = [pytest.param("cpu", marks=pytest.mark.full), DEVICES[1]]  # other tests do the same on the CPU
@@ -211,7 +211,7 @@ def test_bfloat16_learns_and_stays_near_float32(device: str, small_npz: Path, tm
     ends = {}
     for precision in ("float32", "bfloat16"):
         run = tmp_path / precision
-        small = ["--hidden", "16", "--z-dim", "2", "--batch-size", "15", "--steps", "200", "--lr", "0.01"]
+        small = ["--hidden", "16", "--z-dim", "2", "--batch-size", "15", "--steps", "100", "--lr", "0.01"]
         own = ["--model", "vae", *small, "--data", str(small_npz), "--run-dir", str(run)]
         assert svi.main([*own, "--precision", precision, "--device", device, "--compile", "graph"]) == 0
         test = [line["negative_elbo"] for line in lines(run) if line["split"] == "test"]

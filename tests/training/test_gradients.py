@@ -25,7 +25,6 @@ from ppl_models.base import LatentVariableModel
 from tests.ppl_models.test_contract import build, numbers
 from tests.training.test_svi import TINY, checkpoint, same
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
 
 

@@ -16,7 +16,6 @@ from inference.errors import UserError
 from ppl_models import VAE
 from tests.support import lines
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 
 

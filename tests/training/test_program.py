@@ -25,7 +25,7 @@ from inference.training.steps import BLOCK_SECONDS
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 from ppl_models.code_prior import CodePrior
-from tests.ppl_models.test_contract import KINDS, SHALLOW, SHAPE, build
+from tests.ppl_models.test_contract import SHALLOW, SHAPE, build
 from tests.support import shortened
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -126,7 +126,7 @@ def apart(a: Loop, b: Loop) -> float:
     return max(found)
 
 
-@pytest.mark.parametrize("name", shortened(MODELS, [*KINDS, "flow"]))
+@pytest.mark.parametrize("name", shortened(MODELS, ["vae", "ssvae", "vae2d", "ae", "vqvae", "seq_vae"]))
 def test_a_block_is_as_many_eager_steps(name: str, float64: None, replayed: list[int]) -> None:
     settings: dict[str, Any] = {"ema": 0.9, "clip": 1.0, "schedule": "cosine", "lr_warmup": 3}
     settings |= {"kl_warmup": 6} if MODELS[name].has_kl_weight else {}

@@ -32,7 +32,6 @@ from ppl_models import VAE
 from ppl_models.base import LatentVariableModel
 from tests.support import TINY, checkpoint, same, shortened, timeless
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 VALIDATED = ["--model", "vae", *TINY, "--compile", "eager", "--validation", "0.2"]
 Seen = dict[int, dict[str, Tensor]]
 
@@ -284,10 +283,7 @@ def test_a_run_of_before_these_settings_goes_on(small_npz: Path, tmp_path: Path)
 def selected(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a selection, which tests do not change."""
     run = tmp_path_factory.mktemp("selected") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("inference.fitting.draw_all", lambda *_: None)
-        patch.setattr("inference.html.report.write_after_training", lambda *_: 0)
-        assert svi.main([*VALIDATED, "--select", "kl", "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    assert svi.main([*VALIDATED, "--select", "kl", "--data", str(small_npz), "--run-dir", str(run)]) == 0
     return run
 
 

@@ -20,10 +20,8 @@ from inference.training import loop
 from ppl_models import MODELS
 from tests.support import SSVAE, TINY, checkpoint, lines, same, shortened, timeless
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
-
-@pytest.mark.usefixtures("with_report")
+@pytest.mark.usefixtures("with_pictures")
 def test_a_run_leaves_a_folder_that_explains_itself(
     small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,7 +81,7 @@ def test_training_learns(small_npz: Path, tmp_path: Path) -> None:
     assert test[-1]["accuracy"] > 0.95
 
 
-@pytest.mark.usefixtures("with_report")
+@pytest.mark.usefixtures("with_pictures")
 def test_classifier_alone(small_npz: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert svi.main([*SSVAE, "--gen-weight", "0", "--data", str(small_npz), "--run-dir", str(run)]) == 0
@@ -170,14 +168,12 @@ def test_a_validation_part_is_kept_apart_and_measured(
     assert len(own) == 18 and evaluate_bounds(model, own, IMAGES.samples) == results["validation"]
 
 
-def test_a_half_written_line_does_not_stop_a_run_from_going_on(small_npz: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
-    whole = lines(run)
-    with open(run / "metrics.jsonl", "a") as file:
+def test_a_half_written_line_does_not_stop_a_run_from_going_on(own_run: Path) -> None:
+    whole = lines(own_run)
+    with open(own_run / "metrics.jsonl", "a") as file:
         file.write('{"step": 41, "spl')
-    assert svi.main(["--resume", str(run)]) == 0
-    assert lines(run) == whole
+    assert svi.main(["--resume", str(own_run)]) == 0
+    assert lines(own_run) == whole
 
 
 def test_runs_begun_in_the_same_second_do_not_share_a_folder(

@@ -12,6 +12,7 @@ import matplotlib
 import pyro
 import pytest
 import torch
+import yaml
 
 import inference
 import inference.data
@@ -23,6 +24,7 @@ from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
 from tests.support import DOCUMENTED
 from tests.test_docs import PAGES, formulas, links
+from tools.site.models import model_pages
 from tools.site.pages import DOCS, collect, site_links
 
 if TYPE_CHECKING:
@@ -59,6 +61,19 @@ def test_every_page_is_in_the_contents_once(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == {
         path: time for path, time in times.items() if path.is_file()
     }
+
+
+def test_the_page_of_a_model_shows_its_samples() -> None:
+    about = yaml.safe_load((DOCS / "models.yaml").read_text("utf-8"))
+    found = model_pages(DOCS.parent, {})
+    for name, entry in about.items():
+        page = found[f"models/{name}.md"]
+        assert f"```\n{entry['command']}\n```" in page
+        if "sample" in entry:
+            path = DOCS / entry["sample"]
+            shown = path.read_text("utf-8") if path.suffix == ".txt" else f"](../{entry['sample']})"
+            assert shown in page and path.is_file() and entry["caption"] in page
+    assert "```text\n" + (DOCS / "models" / "seq_vae.txt").read_text("utf-8") in found["models/seq_vae.md"]
 
 
 @pytest.mark.parametrize("index", sorted(DOCS.glob("*/README.md")), ids=lambda index: index.parent.name)

@@ -129,7 +129,10 @@ def test_texts_have_a_table_of_their_own() -> None:
     title, _, head, _, line = table.table([run]).splitlines()
     columns = "-ELBO | KL | nats per token | perplexity per token"
     assert (title, head) == ("**Texts**", f"| system | data | pixels | seeds | {columns} | reference |")
-    assert line == "| `seq_vae word_dropout=0` | lines.txt | numbers of tokens | 0 | 39.90 | 2.50 | 3.650 | 38.5 |  |"
+    assert (
+        line
+        == "| `seq_vae word_dropout=0` | lines.txt | numbers of tokens | 0 | 39.90 | 2.50 | 3.650 | 38.5 |  |"
+    )
     assert "| nats per token 3.650, perplexity per token 38.5 |" in table.systems([run])
 
 

@@ -79,9 +79,7 @@ def regularization(given: Any) -> Iterator[Row]:
             ),
             "log C, from the prior of y, is missing.": lambda logits: -entropy_of_mean(logits),
             "This is the entropy of the mean. KL is log C minus this entropy.": entropy_of_mean,
-            REVERSED: lambda logits: kl_divergence(
-                uniform(logits), Categorical(logits.softmax(-1).mean(0))
-            ),
+            REVERSED: lambda logits: kl_divergence(uniform(logits), Categorical(logits.softmax(-1).mean(0))),
             "This is the mean of the logits. The mean is over the probabilities.": lambda logits: (
                 kl_divergence(Categorical(logits=logits.mean(0)), uniform(logits))
             ),

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,19 @@ import matplotlib
 import pyro
 import pytest
 import torch
+import yaml
 
+import inference
+import inference.data
+from inference import fit
+from inference.data import load_dataset
+from inference.data.dataset import Dataset
+from inference.training.callbacks import History
 from ppl_models import MODELS
+from ppl_models.base import LatentVariableModel
 from tests.support import DOCUMENTED
 from tests.test_docs import PAGES, formulas, links
+from tools.site.models import model_pages
 from tools.site.pages import DOCS, collect, site_links
 
 if TYPE_CHECKING:
@@ -52,6 +61,19 @@ def test_every_page_is_in_the_contents_once(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == {
         path: time for path, time in times.items() if path.is_file()
     }
+
+
+def test_the_page_of_a_model_shows_its_samples() -> None:
+    about = yaml.safe_load((DOCS / "models.yaml").read_text("utf-8"))
+    found = model_pages(DOCS.parent, {})
+    for name, entry in about.items():
+        page = found[f"models/{name}.md"]
+        assert f"```\n{entry['command']}\n```" in page
+        if "sample" in entry:
+            path = DOCS / entry["sample"]
+            shown = path.read_text("utf-8") if path.suffix == ".txt" else f"](../{entry['sample']})"
+            assert shown in page and path.is_file() and entry["caption"] in page
+    assert "```text\n" + (DOCS / "models" / "seq_vae.txt").read_text("utf-8") in found["models/seq_vae.md"]
 
 
 @pytest.mark.parametrize("index", sorted(DOCS.glob("*/README.md")), ids=lambda index: index.parent.name)
@@ -120,27 +142,74 @@ def test_the_notebook_of_a_course_has_every_deliverable_in_order(course: str) ->
     assert headings == expected and expected
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[] if path.stem in SHORT else pytest.mark.full) for path in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
-def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, rng = matplotlib.get_backend(), torch.get_rng_state()
+@pytest.fixture
+def run_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Returns a function that executes the code cells of a notebook, and restores what they change."""
+    backend, rng, known = matplotlib.get_backend(), torch.get_rng_state(), MODELS.copy()
     monkeypatch.chdir(tmp_path)  # a notebook may write files
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    known = MODELS.copy()
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    try:
+    def run(path: Path, full_size: bool = False) -> None:
         namespace: dict[str, object] = {"__name__": "__main__"}
         with pyro.get_param_store().scope():
             for cell in code_cells(path):
-                exec(compile("".join(cell["source"]), f"{path.name}, {cell['id']}", "exec"), namespace)
+                source, name = "".join(cell["source"]), f"{path.name}, {cell['id']}"
+                if full_size:
+                    source = source.replace("FULL_SIZE = False", "FULL_SIZE = True")
+                # The assert statements, which optimize=1 leaves out, are about trained models.
+                exec(compile(source, name, "exec", optimize=int(full_size)), namespace)
+                if full_size and "STEPS" in namespace:
+                    namespace["STEPS"] = 20  # of the loops that do not use fit
+                pyplot.close("all")
+        assert namespace.get("FULL_SIZE", False) == full_size
+
+    try:
+        yield run
     finally:
         MODELS.clear()
         MODELS.update(known)
         pyplot.close("all")
         matplotlib.use(backend)
         torch.set_rng_state(rng)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[] if path.stem in SHORT else pytest.mark.full) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
+def test_a_notebook_runs(path: Path, run_cells: Callable[..., None]) -> None:
+    run_cells(path)
+
+
+FULL_SIZE = [path for path in NOTEBOOKS if "FULL_SIZE = False" in path.read_text()]
+IMAGES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "svhn-extra": (3, 32, 32), "cifar10": (3, 32, 32)}
+
+
+def few_images(name: str) -> Dataset:
+    """Returns noise with the shape of a set of images that `load_dataset` would download, or another set."""
+    if name not in IMAGES:
+        return load_dataset(name)
+    generator = torch.Generator().manual_seed(0)
+    x = [torch.randint(256, (n, *IMAGES[name]), dtype=torch.uint8, generator=generator) for n in (200, 100)]
+    y = [torch.arange(len(part)) % 10 for part in x]
+    return Dataset(name, x[0], y[0], x[1], y[1])
+
+
+def few_steps(model: LatentVariableModel, train: Any, **settings: Any) -> History:
+    """Trains for two steps."""
+    warmups = {name: 1 for name in ("lr_warmup", "kl_warmup") if settings.get(name)}
+    return fit(model, train, **settings | {"steps": 2} | warmups)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("path", FULL_SIZE, ids=lambda path: path.stem)
+def test_a_notebook_at_full_size_executes(
+    path: Path, run_cells: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every cell, with the networks of the full size."""
+    monkeypatch.setattr(inference, "fit", few_steps)
+    monkeypatch.setattr(inference.data, "load_dataset", few_images)
+    run_cells(path, full_size=True)

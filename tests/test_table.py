@@ -120,6 +120,22 @@ def test_codes_have_a_table_of_their_own() -> None:
     assert "| 0.0040 | 97.00 % | - |" in lines[0] and "| - | - | 1.500 |" in lines[1]
 
 
+def test_texts_have_a_table_of_their_own() -> None:
+    metrics = {"negative_elbo": 39.9, "kl": 2.5, "nats_per_token": 3.6499, "token_perplexity": 38.47}
+    run = result("vae", 0, metrics)
+    run["config"] |= {"model": "seq_vae", "shape": [20], "options": {"word_dropout": 0.0}, "steps": 5_000}
+    run["config"] |= {"batch_size": 64, "lr": 2e-3, "kl_warmup": 2_500, "clip": 5.0}
+    run |= {"model": "seq_vae", "data": "lines.txt", "observation": "numbers of tokens"}
+    title, _, head, _, line = table.table([run]).splitlines()
+    columns = "-ELBO | KL | nats per token | perplexity per token"
+    assert (title, head) == ("**Texts**", f"| system | data | pixels | seeds | {columns} | reference |")
+    assert (
+        line
+        == "| `seq_vae word_dropout=0` | lines.txt | numbers of tokens | 0 | 39.90 | 2.50 | 3.650 | 38.5 |  |"
+    )
+    assert "| nats per token 3.650, perplexity per token 38.5 |" in table.systems([run])
+
+
 def test_particles_are_a_setting_of_importance_weighted_bounds() -> None:
     run = result("vae", 0, {"negative_elbo": 98.0})
     run["config"] |= {"elbo": "iwae", "particles": 50}

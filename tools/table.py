@@ -46,6 +46,7 @@ HEADLINES = {
     "Squared errors": ("mean squared error", "squared error + KL"),
     "Densities": ("bits per dimension",),
     "Codes": ("loss", "nats per code"),
+    "Texts": ("nats per token", "perplexity per token"),
     "Points": ("-ELBO", "-log p(x)"),
     "Labels": ("accuracy", "conditional sample accuracy", "classifier accuracy, real images"),
 }

@@ -63,6 +63,13 @@ TABLES = {
         "perplexity": Column("perplexity", 1),
         "nats per code": Column("nats_per_code", 3),
     },
+    "Texts": {
+        "-ELBO": Column("negative_elbo"),
+        "reconstruction": Column("reconstruction"),
+        "KL": Column("kl"),
+        "nats per token": Column("nats_per_token", 3),
+        "perplexity per token": Column("token_perplexity", 1),
+    },
     "Points": {
         "-ELBO": Column("negative_elbo", 4),
         "reconstruction": Column("reconstruction", 4),
@@ -139,8 +146,10 @@ def group_results(results: list[Results]) -> Iterator[tuple[str, dict[str, Colum
     errors = [result for result in results if has(result, "mean_squared_error", "squared_error")]
     errors = [result for result in errors if result not in coded]
     points = [result for result in results if OBSERVATIONS[observation(result)].data is POINTS]
-    densities = [result for result in results if result not in [*binary, *errors, *coded, *points]]
-    members = [binary, errors, densities, coded, points, results]
+    texts = [result for result in results if has(result, "nats_per_token")]
+    placed = [*binary, *errors, *coded, *texts, *points]
+    densities = [result for result in results if result not in placed]
+    members = [binary, errors, densities, coded, texts, points, results]
     for (title, columns), runs in zip(TABLES.items(), members, strict=True):
         groups: Groups = {}
         for run in sorted(runs, key=sort_key):

@@ -102,9 +102,10 @@ def test_packed_weights_give_the_images_of_torch_within_a_hundredth(name: str) -
 @pytest.mark.parametrize("name", sorted(set(DOCUMENTED) - set(SUPPORTED)))
 def test_other_models_have_no_explorer(name: str) -> None:
     cls = MODELS[name]
-    data = noise((2,)) if name == "flow" else find_dataset("digits", Path())[0].padded(cls)
-    codes_alone = cls.observation == "codes"
-    model = cls((1, 8, 8), 0, **({"codes": 8} if codes_alone else {})) if codes_alone else cls(data.shape, 10)
+    vectors = name in ("flow", "seq_vae")
+    data = noise((2,)) if vectors else find_dataset("digits", Path())[0].padded(cls)
+    other = {"codes": lambda: cls((1, 8, 8), codes=8), "tokens": lambda: cls((12,))}
+    model = other[cls.observation]() if cls.observation in other else cls(data.shape, 10)
     assert explorer.section(data, model.eval()) == ""
 
 

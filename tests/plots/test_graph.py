@@ -36,7 +36,7 @@ def plain(formula: str) -> str:
 def test_the_factorisation_is_that_of_the_docstring(name: str) -> None:
     """The first line of the docstring of a model has the factorisation of its programs."""
     cls = MODELS[name]
-    view = views(cls(cls.padded((1, 8, 8)), 10).eval())[0]
+    view = views(cls(cls.padded(cls.example_shape), 10).eval())[0]
     lines = [*factorisation(view.model, "p", view.guide), *factorisation(view.guide, "q")]
     assert (cls.__doc__ or "").startswith(";  ".join(map(plain, lines)))
     plates = {"data": cls.defaults["batch_size"]}
@@ -218,7 +218,7 @@ def test_the_command_writes_a_file(ending: str, tmp_path: Path, capsys: pytest.C
             assert (row == 1).all()  # nothing is cut off
 
 
-@pytest.mark.parametrize("name", [*DOCUMENTED, "seq_vae"])
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_diagrams_in_docs_agree_with_the_code(name: str) -> None:
     cls = MODELS[name]
     words = Image.open(Path(graph.__file__).parents[2] / "docs" / "diagrams" / f"{name}.png").text[

@@ -36,7 +36,7 @@ def model_pages(root: Path, links: Links) -> dict[str, str]:
     found = {"models/index.md": "\n".join(lines)}
     for name, cls in suite.items():
         runs = [run for run in published if run["model"] == name]
-        found[f"models/{name}.md"] = model_page(name, cls, about[name], runs, links)
+        found[f"models/{name}.md"] = model_page(name, cls, about[name], runs, links, root)
     return found
 
 
@@ -46,7 +46,12 @@ def description(cls: type[LatentVariableModel]) -> str:
 
 
 def model_page(
-    name: str, cls: type[LatentVariableModel], about: dict[str, str], runs: list[Results], links: Links
+    name: str,
+    cls: type[LatentVariableModel],
+    about: dict[str, str],
+    runs: list[Results],
+    links: Links,
+    root: Path,
 ) -> str:
     """Returns the page of a model in Markdown."""
     source = cls.__module__.replace(".", "/") + ".py"
@@ -57,7 +62,7 @@ def model_page(
         f"## What it is good for\n\n{about['good_for']}",
         f"## Factorisation\n\n```text\n{inspect.cleandoc(cls.__doc__ or '')}\n```",
         f"## Plate diagrams\n\n![Plate diagrams of {name}: model and guide](../diagrams/{name}.png)",
-        f"## A trained sample\n\n{_sample(name, about)}",
+        f"## A trained sample\n\n{_sample(name, about, root)}",
         "## Results\n\n" + (table.table(runs) if runs else "There is no published run yet."),
         "Means over seeds ± their standard deviation. [Results](../results.md) says how each is measured.",
         f"## Options\n\n{options(cls)}",
@@ -66,14 +71,16 @@ def model_page(
     return "\n\n".join(parts) + "\n"
 
 
-def _sample(name: str, about: dict[str, str]) -> str:
-    """Returns the picture of a trained model, and the command that made it."""
+def _sample(name: str, about: dict[str, str], root: Path) -> str:
+    """Returns the picture or the text that a trained model sampled, and the command that trained it."""
     if "sample" not in about:
         return (
             f"This command trains the model and writes a picture of samples:\n\n```\n{about['command']}\n```"
         )
-    picture = f"![Samples of {name}](../{about['sample']})"
-    return f"{picture}\n\n{about['caption']}\n\n```\n{about['command']}\n```"
+    shown = f"![Samples of {name}](../{about['sample']})"
+    if about["sample"].endswith(".txt"):
+        shown = f"```text\n{(root / 'docs' / about['sample']).read_text('utf-8')}```"
+    return f"{shown}\n\n{about['caption']}\n\n```\n{about['command']}\n```"
 
 
 def options(cls: type[LatentVariableModel]) -> str:

@@ -14,5 +14,6 @@ from exercises.checking.topics import (  # noqa: F401
     latents,
     linear,
     priors,
+    regularization,
     score_function,
 )

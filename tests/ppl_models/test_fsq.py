@@ -23,7 +23,7 @@ from inference.html import report
 from inference.rundir.config import check_options
 from inference.rundir.restore import restore
 from inference.training.gradients import Gradients
-from ppl_models import MODELS, VQVAE
+from ppl_models import VQVAE
 from ppl_models.distributions import UniformCodes
 from ppl_models.nets.codebook import Codebook
 from ppl_models.nets.fsq import FSQ, LEVELS, Squash, levels_for
@@ -44,7 +44,7 @@ from tests.ppl_models.test_saving import (  # noqa: F401
 )
 from tests.support import NARROW_NETWORKS, checkpoint, same
 
-pytestmark = pytest.mark.usefixtures("narrow")
+pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
 FSQ_OF_15 = ["--model", "vqvae", "--quantizer", "fsq", "--codes", "16", "--batch-size", "8"]
 GRIDS = [*LEVELS, (3, 5, 4), (4, 7)]  # also levels that no number of codes gives
 
@@ -54,7 +54,7 @@ def model() -> VQVAE:
     """The smallest grid, 5 x 3 levels. The last convolution is scaled, so that the codes differ."""
     model = build("vqvae", quantizer="fsq").eval()
     with torch.no_grad():
-        model.encoder[-2].weight.mul_(20)
+        model.encoder[-2].weight.mul_(7)
         model.encoder[-2].bias.zero_()
     return model
 
@@ -223,7 +223,6 @@ def test_a_wrong_number_of_codes_is_noticed(
 
 def test_plain_svi_trains_every_parameter(model: VQVAE) -> None:
     assert untrained(model.train(), lr=1e-3) == []
-    assert untrained(copy.deepcopy(model), 1, lr=1e-3) == []
 
 
 @pytest.mark.parametrize("mode", ["graph", pytest.param("inductor", marks=pytest.mark.full)])
@@ -248,25 +247,24 @@ def test_a_captured_step_is_the_eager_one(mode: str, float64: None, model: VQVAE
     assert steps[1].mode == mode and steps[1].replay is not None
 
 
-def test_refused_options_say_what_to_do(tmp_path: Path) -> None:
-    fsq = [
-        "--model",
-        "vqvae",
-        "--data",
-        "digits",
-        "--quantizer",
-        "fsq",
-        "--run-dir",
-        str(tmp_path / "refused"),
-    ]
-    for own, words in (
-        (["--codes", "14"], "14 codes are too few for quantizer fsq. Use at least 15"),
-        (["--codes", "300"], "300 codes do not fit in one byte each. Use at most 256"),
-        (["--codebook", "average"], "quantizer fsq has no penalties. Leave out codebook and commitment"),
-        (["--commitment", "5"], "quantizer fsq has no penalties. Leave out codebook and commitment"),
-    ):
-        with pytest.raises(UserError, match=words):
-            svi.main([*fsq, *own])
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"codes": 14}, "14 codes are too few for quantizer fsq. Use at least 15"),
+        ({"codes": 300}, "300 codes do not fit in one byte each. Use at most 256"),
+        ({"codebook": "average"}, "quantizer fsq has no penalties. Leave out codebook and commitment"),
+        ({"commitment": 5.0}, "quantizer fsq has no penalties. Leave out codebook and commitment"),
+    ],
+)
+def test_refused_options_say_what_to_do(own: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        VQVAE((3, 32, 32), quantizer="fsq", **own)
+
+
+def test_a_command_refuses_them_too(tmp_path: Path) -> None:
+    fsq = ["--model", "vqvae", "--data", "digits", "--quantizer", "fsq", "--commitment", "5"]
+    with pytest.raises(UserError, match="quantizer fsq has no penalties"):
+        svi.main([*fsq, "--run-dir", str(tmp_path / "refused")])
     assert not (tmp_path / "refused").exists()
 
 
@@ -277,7 +275,7 @@ def test_a_run_of_before_the_option_has_a_codebook() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of both stages with 15 codes, in one command, with narrow networks."""
+    """A run with 15 codes and narrow networks."""
     folder = tmp_path_factory.mktemp("fsq")
     x = np.random.RandomState(0).randint(256, size=(24, 32, 32, 3), dtype=np.uint8)
     y = np.arange(24) % 2
@@ -287,41 +285,49 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for module, name, number in NARROW_NETWORKS:
             patch.setattr(module, name, number)
         patch.setattr(report, "write_after_training", lambda *_: 0)
-        patch.setitem(MODELS["code_pixelcnn"].defaults, "steps", 2)
-        patch.setitem(MODELS["code_pixelcnn"].defaults, "batch_size", 8)
+        patch.setattr("inference.fitting.draw_all", lambda *_: None)
         arguments += ["--data", str(folder / "colours.npz"), "--run-dir", str(folder / "run")]
-        assert svi.main([*arguments, "--code-prior", "pixelcnn"]) == 0
+        assert svi.main(arguments) == 0
     return folder / "run"
 
 
-def test_both_priors_train_on_the_codes(trained: Path) -> None:
+def test_both_priors_train_on_the_codes(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.fitting.CODE_SAMPLES", 1)
+    monkeypatch.setattr("inference.fitting.save_images", lambda *_: None)  # there is no folder of pictures
+    small = ["--steps", "2", "--batch-size", "8"]
+    for prior, own in {"pixelcnn": ["8"], "transformer": ["8", "--heads", "2", "--layers", "1"]}.items():
+        stage2 = ["--stage1-run", str(trained), "--code-prior", prior, "--width", *own]
+        assert svi.main([*stage2, *small]) == 0
+        results = json.loads((trained / f"prior-{prior}" / "results.json").read_text())
+        assert results["config"]["options"]["codes"] == 15
+        assert 0 < results["test"]["nats_per_code"]["value"] < 3 * math.log(15)
     codes = np.load(trained / "codes-of-colours.npz")
     assert codes["x_train"].shape == (16, 8, 8) and codes["codes"] == 15 > codes["x_test"].max()
     _, _, data, model = restore(trained)
     assert np.array_equal(codes["x_test"], model.codes(2 * data.x_test.float() / 255 - 1).numpy())
-    small = ["--steps", "2", "--batch-size", "8", "--width", "16", "--heads", "2", "--layers", "1"]
-    assert svi.main(["--stage1-run", str(trained), "--code-prior", "transformer", *small]) == 0
-    for prior in ("pixelcnn", "transformer"):
-        results = json.loads((trained / f"prior-{prior}" / "results.json").read_text())
-        assert results["config"]["options"]["codes"] == 15
-        assert 0 < results["test"]["nats_per_code"]["value"] < 3 * math.log(15)
     found = sample(trained / "prior-pixelcnn", 2)
     assert found.x.shape == (2, 3, 32, 32) and found.latents["codes"].max() < 15
     mean = (model.decode_codes(found.latents["codes"].long()) + 1) / 2 * 255
     assert torch.equal(found.x, mean.round().clamp(0, 255).to(torch.uint8))
 
 
-def test_results_say_how_many_codes_are_used(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_say_how_many_codes_are_used(trained: Path) -> None:
     results = json.loads((trained / "results.json").read_text())
     metrics = {name: metric["value"] for name, metric in results["test"].items()}
     assert results["config"]["options"]["quantizer"] == "fsq"
-    chosen = np.bincount(np.load(trained / "codes-of-colours.npz")["x_test"].flatten(), minlength=15)
+    _, _, data, model = restore(trained)
+    codes = model.codes(2 * data.x_test.float() / 255 - 1)
+    chosen = np.bincount(codes.flatten().numpy(), minlength=15)
     share = chosen[chosen > 0] / chosen.sum()
     assert metrics["usage"] == pytest.approx(len(share) / 15)
     assert metrics["perplexity"] == pytest.approx(np.exp(-(share * np.log(share)).sum()))
     assert metrics["kl"] == pytest.approx(64 * math.log(15))
     assert metrics["loss"] == metrics["mean_squared_error"]
     assert not metrics.keys() & {"codebook", "commitment"}
+
+
+@pytest.mark.full
+def test_it_is_evaluated(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert inference.evaluate.main([str(trained)]) == 0
     assert "perplexity" in capsys.readouterr().out
 
@@ -338,9 +344,8 @@ def test_it_samples_interpolates_and_is_loaded(trained: Path, tmp_path: Path) ->
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(trained: Path, tmp_path: Path) -> None:
-    """Bit for bit, in graph mode."""
-    config = [*FSQ_OF_15, "--compile", "graph", "--data", str(trained.parent / "colours.npz")]
-    for run, steps in (("whole", "4"), ("part", "2")):
-        assert svi.main([*config, "--steps", steps, "--run-dir", str(tmp_path / run)]) == 0
+    """Bit for bit."""
+    data = ["--data", str(trained.parent / "colours.npz")]
+    assert svi.main([*FSQ_OF_15, *data, "--steps", "2", "--run-dir", str(tmp_path / "part")]) == 0
     assert svi.main(["--resume", str(tmp_path / "part"), "--steps", "4"]) == 0
-    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "part"))
+    assert same(checkpoint(trained), checkpoint(tmp_path / "part"))

@@ -42,10 +42,10 @@ class VQVAE(LatentVariableModel):
     course's loss is the metric `loss` = mean squared error + 2 mean (c - e)^2.
 
     `--quantizer fsq` replaces the codebook by a fixed grid (finite scalar quantization). The encoder ends
-    with 2 or 3 channels, each squashed into the range of its levels, and the nearest entry is found by
-    rounding: z (batch, d, h, w). `codes` is then the largest number of entries: for 128 the grid has
-    5 x 5 x 5. The grid has nothing to learn and e cannot leave it, so there are no penalties, and `loss` is
-    the mean squared error.
+    with d = 2 or 3 channels, each normalised and squashed into the range of its levels, and the nearest entry
+    is found by rounding: z (batch, d, h, w). `codes` is then the largest number of entries: for 128 the grid
+    has 5 x 5 x 5. The grid has nothing to learn and e cannot leave it, so there are no penalties, and `loss`
+    is the mean squared error.
 
     The uniform p(z) is used in training only. For recognisable samples, learn a prior on the codes afterwards
     (`code_pixelcnn`, `code_transformer`).
@@ -86,8 +86,10 @@ class VQVAE(LatentVariableModel):
         self.codebook: Quantizer
         if quantizer == "fsq":
             levels = levels_for(codes)
-            self.encoder = ResidualEncoder(shape[0], nn.Conv2d(WIDTH, len(levels), 1), Squash(levels))
-            self.decoder = ResidualDecoder(shape[0], nn.Conv2d(len(levels), WIDTH, 1))
+            d = len(levels)
+            last = (nn.Conv2d(WIDTH, d, 1, bias=False), nn.BatchNorm2d(d), Squash(levels))
+            self.encoder = ResidualEncoder(shape[0], *last)
+            self.decoder = ResidualDecoder(shape[0], nn.Conv2d(d, WIDTH, 1))
             self.codebook = FSQ(levels)
         else:
             self.encoder, self.decoder = ResidualEncoder(shape[0]), ResidualDecoder(shape[0])

@@ -54,13 +54,12 @@ def model() -> VQVAE:
     """The smallest grid, 5 x 3 levels. The last convolution is scaled, so that the codes differ."""
     model = build("vqvae", quantizer="fsq").eval()
     with torch.no_grad():
-        model.encoder[-2].weight.mul_(7)
-        model.encoder[-2].bias.zero_()
+        model.encoder[-3].weight.mul_(7)
     return model
 
 
 def unsquashed(model: VQVAE, x: torch.Tensor) -> torch.Tensor:
-    """The output of the last convolution of the encoder, (batch, d, height, width)."""
+    """What the encoder squashes, (batch, d, height, width)."""
     return nn.Sequential(*list(model.encoder)[:-1])(x)
 
 
@@ -142,6 +141,17 @@ def test_the_grid_has_at_most_as_many_entries_as_codes(codes: int, levels: tuple
     )
 
 
+def test_all_levels_are_frequent_at_the_start() -> None:
+    """For normal h, which batch norm gives: with 5 levels none is rarer than 1 in 7."""
+    e = Squash((5, 5))(torch.randn(25_000, 2, 1, 1))
+    share = FSQ((5, 5)).nearest(e).flatten().bincount(minlength=25) / 25_000
+    assert share.min() > 1 / 7**2
+    model = VQVAE((3, 32, 32), quantizer="fsq").train()
+    h = unsquashed(model, example_inputs(model, 8)["x"])
+    assert_close(h.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-4)
+    assert_close(h.std((0, 2, 3)), torch.ones(3), rtol=0, atol=0.02)
+
+
 def test_nothing_of_the_grid_is_learned_or_stored(model: VQVAE) -> None:
     assert not [name for name in model.state_dict() if "codebook" in name or "shift" in name]
     before = {name: value.clone() for name, value in model.named_buffers() if "codebook" in name}
@@ -161,7 +171,7 @@ def test_gradients_go_straight_through(float64: None, model: VQVAE) -> None:
     """The encoder's is the decoder's at the rounded z, times the derivative of the squashing."""
     model = model.double()
     x = example_inputs(model, 2)["x"]
-    head, squash = model.encoder[-2], model.encoder[-1]
+    head, squash = model.encoder[-3], model.encoder[-1]
     h = unsquashed(model, x)
     z = model.codebook(squash(h)).detach().requires_grad_()
     by_decoder = torch.autograd.grad(((x - model.decoder(z)) ** 2).mean(), z)[0]

@@ -40,6 +40,14 @@ def straight_through(e: Tensor, c: Tensor) -> Tensor:
     return TODO  # write it with detach()
 
 
+def on_a_grid(e: Tensor) -> Tensor:
+    """Returns z of finite scalar quantization with 5 levels per dimension, (batch, d), straight-through.
+
+    e: between -1 and 1, (batch, d). The levels are -1, -1/2, 0, 1/2 and 1.
+    """
+    return TODO  # round, then straight through
+
+
 class VQVAE(LatentVariableModel):
     """-ELBO(x) = -log p(x | z) + KL(q(z | x) || p(z)),    z ~ q(z | x)."""
 

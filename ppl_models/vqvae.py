@@ -8,14 +8,15 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_models import densities
 from ppl_models.ae import SCALE
 from ppl_models.base import LatentVariableModel
 from ppl_models.distributions import NormalImage, UniformCodes
 from ppl_models.elbo_terms import KL, ELBOTerms
-from ppl_models.nets.codebook import Codebook
+from ppl_models.nets.codebook import Codebook, Quantizer
+from ppl_models.nets.fsq import FSQ, Squash, levels_for
 from ppl_models.nets.residual import STRIDE, WIDTH, ResidualDecoder, ResidualEncoder
 
 
@@ -28,6 +29,7 @@ class VQVAE(LatentVariableModel):
 
     -ELBO(x)  = -log p(x | z) + h w log codes,          z ~ q(z | x)
     objective = -ELBO / (pi D) + mean (c - sg e)^2 + commitment mean (sg c - e)^2    D values per image
+              = -ELBO / (pi D)                                                       with quantizer fsq
 
     h and w are a quarter of the image's height and width: the map of an image of 32 x 32 is 8 x 8. Smaller
     images are zero-padded; height and width of larger ones are multiples of 4.
@@ -39,11 +41,18 @@ class VQVAE(LatentVariableModel):
     an entry has no gradient: z = e + sg(c - e) passes the decoder's gradient to e (straight-through). The
     course's loss is the metric `loss` = mean squared error + 2 mean (c - e)^2.
 
+    `--quantizer fsq` replaces the codebook by a fixed grid (finite scalar quantization). The encoder ends
+    with d = 2 or 3 channels, each normalised and squashed into the range of its levels, and the nearest entry
+    is found by rounding: z (batch, d, h, w). `codes` is then the largest number of entries: for 128 the grid
+    has 5 x 5 x 5. The grid has nothing to learn and e cannot leave it, so there are no penalties, and `loss`
+    is the mean squared error.
+
     The uniform p(z) is used in training only. For recognisable samples, learn a prior on the codes afterwards
     (`code_pixelcnn`, `code_transformer`).
 
     Question 3 of Berkeley's CS294-158, homework 2 (2024); van den Oord, Vinyals and Kavukcuoglu 2017, Neural
-    Discrete Representation Learning (arXiv 1711.00937).
+    Discrete Representation Learning (arXiv 1711.00937). Mentzer, Minnen, Agustsson and Tschannen 2023, Finite
+    Scalar Quantization: VQ-VAE Made Simple (arXiv 2309.15505).
     """
 
     estimators = ("trace",)
@@ -59,6 +68,9 @@ class VQVAE(LatentVariableModel):
         classes: int = 0,
         *,
         codes: Annotated[int, "number of codebook entries"] = 128,
+        quantizer: Annotated[
+            Literal["codebook", "fsq"], "what z is rounded to, learned entries or a grid of at most `codes`"
+        ] = "codebook",
         codebook: Annotated[
             Literal["gradient", "average"], "how the entries are learned, by gradient or as moving averages"
         ] = "gradient",
@@ -67,10 +79,24 @@ class VQVAE(LatentVariableModel):
         super().__init__(shape, classes)
         if codes > 256:
             raise ValueError(f"{codes} codes do not fit in one byte each. Use at most 256.")
-        self.grid = (shape[1] // STRIDE, shape[2] // STRIDE)
-        self.weight, self.commitment = 1 / (math.pi * math.prod(shape)), commitment
-        self.encoder, self.decoder = ResidualEncoder(shape[0]), ResidualDecoder(shape[0])
-        self.codebook = Codebook(codes, WIDTH, codebook == "average")
+        if quantizer == "fsq" and (codebook, commitment) != ("gradient", 1.0):
+            raise ValueError("quantizer fsq has no penalties. Leave out codebook and commitment.")
+        self.grid, self.weight = (shape[1] // STRIDE, shape[2] // STRIDE), 1 / (math.pi * math.prod(shape))
+        self.penalty_weights: dict[str, float] = {}
+        self.codebook: Quantizer
+        if quantizer == "fsq":
+            levels = levels_for(codes)
+            d = len(levels)
+            last = (nn.Conv2d(WIDTH, d, 1, bias=False), nn.BatchNorm2d(d), Squash(levels))
+            self.encoder = ResidualEncoder(shape[0], *last)
+            self.decoder = ResidualDecoder(shape[0], nn.Conv2d(d, WIDTH, 1))
+            self.codebook = FSQ(levels)
+        else:
+            self.encoder, self.decoder = ResidualEncoder(shape[0]), ResidualDecoder(shape[0])
+            self.codebook = Codebook(codes, WIDTH, codebook == "average")
+            self.penalty_weights["commitment"] = commitment
+            if codebook == "gradient":
+                self.penalty_weights["codebook"] = 1.0
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)), poutine.scale(scale=self.weight):
@@ -91,33 +117,42 @@ class VQVAE(LatentVariableModel):
 
     def _penalties(self, e: Tensor, c: Tensor) -> dict[str, tuple[float, Tensor]]:
         """Returns the guide's penalties by name: the weight, and the value per image, `(batch,)`."""
-        errors = {"commitment": (self.commitment, ((e - c.detach()) ** 2).mean((-1, -2, -3)))}
-        if not self.codebook.average:
-            errors["codebook"] = (1.0, ((c - e.detach()) ** 2).mean((-1, -2, -3)))
-        return errors
+        errors = {}
+        if "commitment" in self.penalty_weights:
+            errors["commitment"] = ((e - c.detach()) ** 2).mean((-1, -2, -3))
+        if "codebook" in self.penalty_weights:
+            errors["codebook"] = ((c - e.detach()) ** 2).mean((-1, -2, -3))
+        return {name: (self.penalty_weights[name], error) for name, error in errors.items()}
 
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: KL = "closed") -> ELBOTerms:
-        z, e = latents["z"], self.encoder(x)
-        c, mean = self.codebook(e), self.decoder(z)
-        penalties = {"commitment": (c.detach() - e).square().mean()}
-        if not self.codebook.average:
-            penalties["codebook"] = (c - e.detach()).square().mean()
-        squares, distances = ((x - mean) ** 2).mean((-1, -2, -3)), ((c - e) ** 2).mean((-1, -2, -3))
+        mean, penalties = self.decoder(latents["z"]), dict[str, Tensor]()
+        loss = squares = ((x - mean) ** 2).mean((-1, -2, -3))
+        if self.penalty_weights:
+            e = self.encoder(x)
+            c = self.codebook(e)
+            loss = squares + 2 * ((c - e) ** 2).mean((-1, -2, -3))
+            penalties["commitment"] = (c.detach() - e).square().mean()
+            if "codebook" in self.penalty_weights:
+                penalties["codebook"] = (c - e.detach()).square().mean()
         return ELBOTerms(
             reconstruction=-densities.normal(x.flatten(-3), mean.flatten(-3), SCALE),
-            kl_z=z.new_full(z.shape[:-3], math.prod(self.grid) * math.log(len(self.codebook.entries))),
-            weights={
-                **{"reconstruction": self.weight, "kl_z": self.weight},
-                **{"commitment": self.commitment, "codebook": 1.0},
-            },
+            kl_z=squares.new_full(squares.shape, math.prod(self.grid) * math.log(len(self.codebook.entries))),
+            weights={"reconstruction": self.weight, "kl_z": self.weight, **self.penalty_weights},
             penalties=penalties,
-            metrics={"mean_squared_error": squares, "loss": squares + 2 * distances},
+            metrics={"mean_squared_error": squares, "loss": loss},
         )
 
     @property
     def has_penalties(self) -> bool:
-        """True: the commitment penalty is always part of the objective."""
-        return True
+        """Whether the entries are a codebook's: then the commitment penalty is part of the objective."""
+        return bool(self.penalty_weights)
+
+    def note(self) -> str | None:
+        """Returns the levels of a grid and the number of its entries."""
+        if not isinstance(self.codebook, FSQ):
+            return None
+        levels = " x ".join(map(str, self.codebook.levels.tolist()))
+        return f"quantizer fsq: {levels} levels, {len(self.codebook.entries)} codes"
 
     def code_counts(self, latents: Mapping[str, Tensor]) -> Tensor:
         """Counts how often the latents use each codebook entry, `(codes,)`."""

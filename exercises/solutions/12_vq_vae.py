@@ -20,6 +20,14 @@ def straight_through(e: Tensor, c: Tensor) -> Tensor:
     return e + (c - e).detach()
 
 
+def on_a_grid(e: Tensor) -> Tensor:
+    """Returns z of finite scalar quantization with 5 levels per dimension, (batch, d), straight-through.
+
+    e: between -1 and 1, (batch, d). The levels are -1, -1/2, 0, 1/2 and 1.
+    """
+    return straight_through(e, (2 * e).round() / 2)
+
+
 class VQVAE(LatentVariableModel):
     """-ELBO(x) = -log p(x | z) + KL(q(z | x) || p(z)),    z ~ q(z | x)."""
 

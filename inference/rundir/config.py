@@ -30,7 +30,7 @@ from inference.rundir.kinds import (
 from ppl_models.base import LatentVariableModel
 
 MODES = ("eager", "graph", "inductor")  # of a training step, see inference.training.gradients
-ADDED_OPTIONS = {"activation", "likelihood"}  # options of models that older run folders do not have
+ADDED_OPTIONS = {"activation", "likelihood", "quantizer"}  # that older run folders do not have
 MIN_STEPS = {"graph": 500, "inductor": 5_000}  # from which a mode pays off
 EVALUATIONS = 20  # in a run, if `eval_every` is not given
 PATIENCE = 5  # evaluations, if --early-stopping names none

@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppl_models.nets.codebook import Codebook
+from ppl_models.nets.codebook import Quantizer
 
 
 class UniformCodes(TorchDistribution):
@@ -17,7 +17,7 @@ class UniformCodes(TorchDistribution):
     `log_prob` does not check that a value consists of entries.
 
     Args:
-        codebook: the codebook.
+        codebook: the entries, learned or a grid.
         grid: height and width of a map.
         batch: the batch shape.
     """
@@ -28,7 +28,7 @@ class UniformCodes(TorchDistribution):
 
     def __init__(
         self,
-        codebook: Codebook,
+        codebook: Quantizer,
         grid: tuple[int, int],
         batch: tuple[int, ...] = (),
         validate_args: bool | None = None,

@@ -1,4 +1,4 @@
-"""The codebook of a VQ-VAE."""
+"""The codebook of a VQ-VAE, and what all its quantizers have in common."""
 
 import torch
 import torch.distributed as dist
@@ -8,8 +8,29 @@ RESET_AFTER = 20  # batches without a nearest vector after which an entry is rep
 DECAY = 0.99  # of the moving averages
 
 
-class Codebook(nn.Module):
-    """`codes` entries of d dimensions, and the nearest entry to each vector.
+class Quantizer(nn.Module):
+    """Finitely many entries of d dimensions, and the nearest entry to each vector."""
+
+    entries: Tensor  # (codes, d)
+
+    def forward(self, e: Tensor) -> Tensor:
+        """Returns the nearest entries, `(..., d, height, width)` both; e gets no gradient."""
+        return self.lookup(self.nearest(e))
+
+    def nearest(self, e: Tensor) -> Tensor:
+        """Returns the nearest entries' indices `(..., height, width)`."""
+        raise NotImplementedError
+
+    def lookup(self, index: Tensor) -> Tensor:
+        """Returns the entries `(..., d, height, width)` of indices `(..., height, width)`."""
+        return self.entries[index].movedim(-1, -3)
+
+    def update(self, e: Tensor) -> None:
+        """Learns from a training batch `(..., d, height, width)` without a gradient; by default nothing."""
+
+
+class Codebook(Quantizer):
+    """`codes` learned entries of d dimensions.
 
     The first training batch initialises the entries with a random sample of its vectors. Then they learn by
     gradient or, with `average`, as moving averages of the vectors that they are nearest to. An entry that is
@@ -24,7 +45,6 @@ class Codebook(nn.Module):
         average: whether the entries are moving averages, without a gradient.
     """
 
-    entries: Tensor  # (codes, d)
     initialized: Tensor  # ()
     unchosen: Tensor  # batches since an entry was last nearest to a vector, (codes,)
     mass: Tensor  # moving averages of the number of vectors per batch, (codes,)
@@ -41,19 +61,11 @@ class Codebook(nn.Module):
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
         self.register_buffer("unchosen", torch.zeros(codes, dtype=torch.long))
 
-    def forward(self, e: Tensor) -> Tensor:
-        """Returns the nearest entries, `(..., d, height, width)` both; e gets no gradient."""
-        return self.lookup(self.nearest(e))
-
     def nearest(self, e: Tensor) -> Tensor:
         """Returns the nearest entries' indices `(..., height, width)`, which minimise |c|^2 - 2 e . c."""
         with torch.no_grad(), torch.autocast(e.device.type, enabled=False):
             c = self.entries
             return ((c**2).sum(-1) - 2 * e.movedim(-3, -1) @ c.T).argmin(-1)
-
-    def lookup(self, index: Tensor) -> Tensor:
-        """Returns the entries `(..., d, height, width)` of indices `(..., height, width)`."""
-        return self.entries[index].movedim(-1, -3)
 
     @torch.no_grad()
     def update(self, e: Tensor) -> None:

@@ -25,25 +25,29 @@ class ResidualBlock(nn.Sequential):
 
 
 class ResidualEncoder(BatchedSequential):
-    """Maps `(..., channels, 4 h, 4 w)` to `(..., WIDTH, h, w)`."""
+    """Maps `(..., channels, 4 h, 4 w)` to `(..., WIDTH, h, w)`, and then by the layers `last`."""
 
     event_dim = 3
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, *last: nn.Module):
         super().__init__(
             *(nn.Conv2d(channels, WIDTH, 4, stride=2, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU()),
             nn.Conv2d(WIDTH, WIDTH, 4, stride=2, padding=1),
-            *(ResidualBlock(), ResidualBlock()),
+            *(ResidualBlock(), ResidualBlock(), *last),
         )
 
 
 class ResidualDecoder(BatchedSequential):
-    """Maps `(..., WIDTH, h, w)` to `(..., channels, 4 h, 4 w)`, without a final activation."""
+    """Maps `(..., WIDTH, h, w)` to `(..., channels, 4 h, 4 w)`, without a final activation.
+
+    The layers `first`, if any, map the input to `(..., WIDTH, h, w)`.
+    """
 
     event_dim = 3
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, *first: nn.Module):
         super().__init__(
+            *first,
             *(ResidualBlock(), ResidualBlock()),
             *(nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.ConvTranspose2d(WIDTH, WIDTH, 4, stride=2, padding=1)),
             *(nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.ConvTranspose2d(WIDTH, channels, 4, stride=2, padding=1)),

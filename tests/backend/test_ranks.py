@@ -55,9 +55,11 @@ draw = torch.distributions.utils._standard_normal
 with distributed.process_group():
     for name, estimator in [line.split(":") for line in sys.argv[1:]]:
         torch.manual_seed(0)
-        model = build(name, **({"codebook": "average"} if name == "vqvae" else {}))
+        own = {"vqvae": {"codebook": "average"}, "fsq": {"quantizer": "fsq"}}.get(name, {})
+        model = build("vqvae" if name == "fsq" else name, **own)
         if name == "vqvae":  # entries stay where they are, and their averages are those of all images
             model.codebook.initialized.fill_(True)
+        if name in ("vqvae", "fsq"):
             for part in model.modules():  # and no batch is normalised
                 part.train(not isinstance(part, torch.nn.BatchNorm2d))
         kept = copy.deepcopy(model.state_dict())
@@ -109,6 +111,7 @@ def test_gradients_are_those_of_one_process_on_the_joint_batch(tmp_path: Path) -
         "fsvae:trace",
         "ppca:trace",
         "vqvae:trace",
+        "fsq:trace",
     ]
     said = together(str(script), *pairs)
     assert said.splitlines() == [f"{pair.replace(':', ' ')} agree" for pair in pairs]

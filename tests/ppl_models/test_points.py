@@ -96,6 +96,25 @@ def test_the_smile_is_the_course_s() -> None:
     assert_close(left, torch.tensor([-1.5, 2.5]), rtol=0, atol=0.01)
 
 
+def test_the_smile_s_true_density_is_that_of_the_results() -> None:
+    """By quadrature along the mouth, on all test points and on the first 100, in nats."""
+    data, _ = find_dataset("smiley", Path("nowhere"))
+    t = (torch.arange(400) + 0.5) / 400 * math.pi
+    mouth = torch.stack([2 * t.cos(), -t.sin()], -1)
+    eyes = torch.tensor([[-1.5, 2.5], [1.5, 2.5]])
+
+    def near(centres: torch.Tensor) -> torch.Tensor:
+        """log N(x; centre, 0.2^2 I), (points, centres)."""
+        squares = torch.cdist(data.x_test.double(), centres.double()) ** 2
+        return -squares / (2 * 0.04) - math.log(2 * math.pi * 0.04)
+
+    of_mouth = near(mouth).logsumexp(1, keepdim=True) - math.log(400)
+    log_p = torch.cat([near(eyes), of_mouth], 1).logsumexp(1) - math.log(3)
+    assert -log_p.mean().item() == pytest.approx(1.3246, abs=5e-5)
+    assert -log_p[:100].mean().item() == pytest.approx(1.3660, abs=5e-5)
+    assert -log_p.mean().item() / (2 * math.log(2)) == pytest.approx(0.9555, abs=5e-5)
+
+
 @pytest.mark.parametrize("decoder", ["diag", "scalar"])
 def test_the_decoder_has_as_many_scales_as_it_says(decoder: str) -> None:
     model = VAE2D((2,), decoder=decoder)

@@ -15,6 +15,7 @@ from exercises.checking.run import exercise
 from exercises.checking.topics.bounds import SIZES, real, standard
 from exercises.checking.topics.densities import REVERSED, VARIANCE
 from ppl_models import densities
+from ppl_models.nets.fsq import FSQ
 from ppl_models.nets.heads import loc_scale
 
 
@@ -124,7 +125,26 @@ def residual_normal(given: Any) -> Iterator[Row]:
     yield from bound_rows(given, {"x": real()}, mistakes, {**SIZES, "dimensions of z1": 2})
 
 
-@exercise("12", "the VQ-VAE", "12-vq-vae.md", "straight_through", "bound")
+def grid_row(given: Any) -> Row:
+    """Returns the row of a grid with 5 levels per dimension, against `FSQ`."""
+    e = (2 * torch.rand(7, 4) - 1).requires_grad_()
+    grid = FSQ((5, 5, 5, 5)).double()
+    return row(
+        "grid",
+        given.on_a_grid,
+        (e,),
+        lambda e: e + (grid(e[..., None, None]).flatten(1) - e).detach(),
+        {
+            "The value of z is a level. You gave e, which is not rounded.": lambda e: e,
+            "The levels are half a unit apart. You rounded to whole numbers.": lambda e: e.round(),
+            "You rounded 2 e, but did not divide by 2 again.": lambda e: (2 * e).round(),
+            "You rounded down. The nearest level is needed.": lambda e: (2 * e).floor() / 2,
+            "The highest level is 1, so 5 levels are 1/2 apart, not 2/5.": lambda e: (2.5 * e).round() / 2.5,
+        },
+    )
+
+
+@exercise("12", "the VQ-VAE", "12-vq-vae.md", "straight_through", "on_a_grid", "bound")
 def vq_vae(given: Any) -> Iterator[Row]:
     """The straight-through estimator, the bound and two penalties."""
     e, c = torch.randn(7, 4).requires_grad_(), torch.randn(7, 4).requires_grad_()
@@ -135,6 +155,7 @@ def vq_vae(given: Any) -> Iterator[Row]:
         lambda e, c: e + (c - e).detach(),
         {"The value of z is c, the entry. The decoder never sees e.": lambda e, c: e},
     )
+    yield grid_row(given)
 
     def error(m: Any, i: Any, z: Any) -> Tensor:
         return (i["x"] - m.decoder(z["z"].flatten(-3))) ** 2

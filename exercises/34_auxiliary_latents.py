@@ -9,10 +9,10 @@ The label y is a latent with 4 values. The guide samples the auxiliary latent a 
     p(y)           = 1/4                                      y one-hot, (4, 1, 4): all labels
     p(z)           = N(z; 0, I)                               z (4, batch, 3): one sample for each label
     p(x | y, z)    = Bernoulli(x; logits = decoder(z, y))     x (batch, 6), zeros and ones
-    p(a | x, y, z) = N(a; loc, diag scale^2)                  loc, scale (4, batch, 2)
+    p(a | y, z, x) = N(a; loc, diag scale^2)                  loc, scale (4, batch, 2)
     q(a | x)       = N(a; loc, diag scale^2)                  a, loc, scale (batch, 2): one sample per image
-    q(y | a, x)    = Categorical(y; logits = classifier(x, a))
-    q(z | a, x, y) = N(z; loc, diag scale^2)                  loc, scale (4, batch, 3)
+    q(y | x, a)    = Categorical(y; logits = classifier(x, a))
+    q(z | x, a, y) = N(z; loc, diag scale^2)                  loc, scale (4, batch, 3)
 
 The sum over y is exact. The terms of a and of z are computed at the samples. You may use
 
@@ -36,7 +36,7 @@ from ppl_models.nets.mlp import MLP
 
 
 class ADGM(LatentVariableModel):
-    """-ELBO(x) = E_q [log q(a | x) q(y | a, x) q(z | a, x, y) - log p(y) p(z) p(x | y, z) p(a | x, y, z)]."""
+    """-ELBO(x) = E_q [log q(a | x) q(y | x, a) q(z | x, a, y) - log p(y) p(z) p(x | y, z) p(a | y, z, x)]."""
 
     estimators = ("enum",)
 
@@ -62,28 +62,28 @@ class ADGM(LatentVariableModel):
 
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: str = "sampled") -> ELBOTerms:
         y, a, z = latents["y"], latents["a"], latents["z"]
-        loc_z, scale_z = loc_scale(self.encoder(x, a, y))  # of q(z | a, x, y), (4, batch, 3)
+        loc_z, scale_z = loc_scale(self.encoder(x, a, y))  # of q(z | x, a, y), (4, batch, 3)
         loc_a, scale_a = loc_scale(self.auxiliary_encoder(x))  # of q(a | x), (batch, 2)
-        prior_loc, prior_scale = loc_scale(self.auxiliary_decoder(z, y, x))  # of p(a | x, y, z)
-        log_q = densities.log_softmax(self.classifier(x, a))  # log q(y | a, x), (batch, 4)
-        q = TODO  # q(y | a, x), (4, batch): the labels are the first axis
-        reconstruction = TODO  # sum_y q(y | a, x) [ -log p(x | y, z) ], (batch,)
-        kl_a = TODO  # sum_y q(y | a, x) [ log q(a | x) - log p(a | x, y, z) ], (batch,)
-        kl_z = TODO  # sum_y q(y | a, x) [ log q(z | a, x, y) - log p(z) ], (batch,)
-        kl_y = TODO  # KL(q(y | a, x) || p(y)), (batch,)
+        prior_loc, prior_scale = loc_scale(self.auxiliary_decoder(z, y, x))  # of p(a | y, z, x)
+        log_q = densities.log_softmax(self.classifier(x, a))  # log q(y | x, a), (batch, 4)
+        q = TODO  # q(y | x, a), (4, batch): the labels are the first axis
+        reconstruction = TODO  # sum_y q(y | x, a) [ -log p(x | y, z) ], (batch,)
+        kl_a = TODO  # sum_y q(y | x, a) [ log q(a | x) - log p(a | y, z, x) ], (batch,)
+        kl_z = TODO  # sum_y q(y | x, a) [ log q(z | x, a, y) - log p(z) ], (batch,)
+        kl_y = TODO  # KL(q(y | x, a) || p(y)), (batch,)
         return ELBOTerms(reconstruction=reconstruction, kl_a=kl_a, kl_z=kl_z, kl_y=kl_y)
 
 
 def classification(log_q: Tensor, y: Tensor) -> Tensor:
-    """Returns the penalty of labelled images, a scalar: the mean of E_q(a | x) [-log q(y | a, x)].
+    """Returns the penalty of labelled images, a scalar: the mean of E_q(a | x) [-log q(y | x, a)].
 
     Args:
-        log_q: log q(y | a_k, x) of all labels at samples a_k of q(a | x), (samples, images, 4).
+        log_q: log q(y | x, a_k) of all labels at samples a_k of q(a | x), (samples, images, 4).
         y: the images' labels, (images,).
     """
     return TODO
 
 
 def log_classifier(log_q: Tensor) -> Tensor:
-    """Returns log q(y | x), (images, 4), estimated from log q(y | a_k, x), (samples, images, 4)."""
-    return TODO  # q(y | x) is the mean of q(y | a, x) over a
+    """Returns log q(y | x), (images, 4), estimated from log q(y | x, a_k), (samples, images, 4)."""
+    return TODO  # q(y | x) is the mean of q(y | x, a) over a

@@ -21,29 +21,31 @@ from ppl_models.programs import latents_of
 
 
 class ADGM(LatentVariableModel):
-    """p(x, a, y, z) = p(y) p(z) p(x | y, z) p(a | x, y, z);  q(a | x) q(y | a, x) q(z | a, x, y).
+    """p(x, y, z, a) = p(y) p(z) p(x | y, z) p(a | y, z, x).
+
+    q(a, y, z | x) = q(a | x) q(y | x, a) q(z | x, a, y)
 
     p(y)           = uniform over the classes               y (classes, 1, classes), all labels, one-hot
     p(z)           = N(z; 0, I)                             z (classes, batch, z_dim), one per label and image
     p(x | y, z)    = Bernoulli(x; logits = decoder(z, y))   x (batch, *shape), zeros and ones
-    p(a | x, y, z) = N(a; loc(x, y, z), diag scale(x, y, z)^2)
+    p(a | y, z, x) = N(a; loc(z, y, x), diag scale(z, y, x)^2)
     q(a | x)       = N(a; loc(x), diag scale(x)^2)          a (batch, a_dim), one per image
-    q(y | a, x)    = Categorical(y; logits = classifier(x, a))
-    q(z | a, x, y) = N(z; loc(a, x, y), diag scale(a, x, y)^2)
+    q(y | x, a)    = Categorical(y; logits = classifier(x, a))
+    q(z | x, a, y) = N(z; loc(x, a, y), diag scale(x, a, y)^2)
 
-    With variant = sdgm, the skip deep generative model, p(a | y, z) p(x | a, y, z) replace the two factors
-    p(x | y, z) p(a | x, y, z).
+    With variant = sdgm, the skip deep generative model, p(a | y, z) p(x | y, z, a) replace the two factors
+    p(x | y, z) p(a | y, z, x).
 
-    -ELBO(x)    = KL(q(y | a, x) || p(y)) + sum_y q(y | a, x) [ log q(a | x) - log p(a | x, y, z)
-                  + KL(q(z | a, x, y) || p(z)) - log p(x | y, z) ],    a ~ q(a | x), z ~ q(z | a, x, y)
-    -ELBO(x, y) = -log p(y) + log q(a | x) - log p(a | x, y, z) + KL(q(z | a, x, y) || p(z)) - log p(x | y, z)
+    -ELBO(x)    = KL(q(y | x, a) || p(y)) + sum_y q(y | x, a) [ log q(a | x) - log p(a | y, z, x)
+                  + KL(q(z | x, a, y) || p(z)) - log p(x | y, z) ],    a ~ q(a | x), z ~ q(z | x, a, y)
+    -ELBO(x, y) = log q(a | x) - log p(a | y, z, x) + KL(q(z | x, a, y) || p(z)) - log p(x | y, z) - log p(y)
 
     objective = mean_x -ELBO(x) + mean_labelled -ELBO(x, y)
-                + class_weight * mean_labelled -log q(y | a, x),    a ~ q(a | x)
+                + class_weight * mean_labelled -log q(y | x, a),    a ~ q(a | x)
 
     The sum over y is exact (`TraceEnum_ELBO`). The guide of y and z alone is a mixture, the mean over a of
-    q(y | a, x) q(z | a, x, y). p(a | x, y, z) does not change p(x, y, z): it makes this mixture's bound
-    tractable. z depends on a, so that the KL term of a has no closed form, and its samples can be negative.
+    q(y | x, a) q(z | x, a, y). p(a | y, z, x) does not change p(x, y, z): it makes the bound of this mixture
+    tractable. z depends on a. So the term of a has no closed form, and it can be negative.
 
     Maaløe, Sønderby, Sønderby and Winther 2016, Auxiliary Deep Generative Models (arXiv 1602.05473), in its
     sizes. Its weight of the classification is alpha = 0.1 N / n = 60, for N images of which n have labels.
@@ -157,7 +159,7 @@ class ADGM(LatentVariableModel):
                 penalties["classification"] = -(y * log_q).sum(-1).mean()
         y, a, z = latents["y"], latents["a"], latents["z"]  # all labels, one a, and one z per label
         log_q = densities.log_softmax(self.classifier(x, a))  # (batch, classes)
-        q = (y * log_q).sum(-1).exp()  # q(y | a, x), (classes, batch)
+        q = (y * log_q).sum(-1).exp()  # q(y | x, a), (classes, batch)
         terms = self._given_label(x, y, a, z, kl)
         return ELBOTerms(
             reconstruction=(q * terms["x"]).sum(0),
@@ -203,7 +205,7 @@ class ADGM(LatentVariableModel):
         return self.labels
 
     def classify(self, x: Tensor) -> Tensor:
-        """Returns the logits of q(y | a, x) at the mean of q(a | x), `(batch, classes)`."""
+        """Returns the logits of q(y | x, a) at the mean of q(a | x), `(batch, classes)`."""
         x = x.flatten(1)
         loc, _ = loc_scale(self.auxiliary_encoder(x))
         return self.classifier(x, loc)

@@ -14,7 +14,7 @@ from ppl_models.nets.mlp import MLP
 
 
 class ADGM(LatentVariableModel):
-    """-ELBO(x) = E_q [log q(a | x) q(y | a, x) q(z | a, x, y) - log p(y) p(z) p(x | y, z) p(a | x, y, z)]."""
+    """-ELBO(x) = E_q [log q(a | x) q(y | x, a) q(z | x, a, y) - log p(y) p(z) p(x | y, z) p(a | y, z, x)]."""
 
     estimators = ("enum",)
 
@@ -40,10 +40,10 @@ class ADGM(LatentVariableModel):
 
     def bound(self, x: Tensor, latents: Mapping[str, Tensor], *, kl: str = "sampled") -> ELBOTerms:
         y, a, z = latents["y"], latents["a"], latents["z"]
-        loc_z, scale_z = loc_scale(self.encoder(x, a, y))  # of q(z | a, x, y), (4, batch, 3)
+        loc_z, scale_z = loc_scale(self.encoder(x, a, y))  # of q(z | x, a, y), (4, batch, 3)
         loc_a, scale_a = loc_scale(self.auxiliary_encoder(x))  # of q(a | x), (batch, 2)
-        prior_loc, prior_scale = loc_scale(self.auxiliary_decoder(z, y, x))  # of p(a | x, y, z)
-        log_q = densities.log_softmax(self.classifier(x, a))  # log q(y | a, x), (batch, 4)
+        prior_loc, prior_scale = loc_scale(self.auxiliary_decoder(z, y, x))  # of p(a | y, z, x)
+        log_q = densities.log_softmax(self.classifier(x, a))  # log q(y | x, a), (batch, 4)
         q = log_q.exp().T
         log_likelihood = densities.bernoulli(x, self.decoder(z, y))
         ratio_a = densities.normal(a, loc_a, scale_a) - densities.normal(a, prior_loc, prior_scale)
@@ -56,15 +56,15 @@ class ADGM(LatentVariableModel):
 
 
 def classification(log_q: Tensor, y: Tensor) -> Tensor:
-    """Returns the penalty of labelled images, a scalar: the mean of E_q(a | x) [-log q(y | a, x)].
+    """Returns the penalty of labelled images, a scalar: the mean of E_q(a | x) [-log q(y | x, a)].
 
     Args:
-        log_q: log q(y | a_k, x) of all labels at samples a_k of q(a | x), (samples, images, 4).
+        log_q: log q(y | x, a_k) of all labels at samples a_k of q(a | x), (samples, images, 4).
         y: the images' labels, (images,).
     """
     return -log_q[:, torch.arange(len(y)), y].mean()
 
 
 def log_classifier(log_q: Tensor) -> Tensor:
-    """Returns log q(y | x), (images, 4), estimated from log q(y | a_k, x), (samples, images, 4)."""
+    """Returns log q(y | x), (images, 4), estimated from log q(y | x, a_k), (samples, images, 4)."""
     return log_q.logsumexp(0) - math.log(len(log_q))

@@ -1,5 +1,6 @@
 """Plate diagrams agree with the programs."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -34,11 +35,12 @@ def plain(formula: str) -> str:
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_factorisation_is_that_of_the_docstring(name: str) -> None:
-    """The first line of the docstring of a model has the factorisation of its programs."""
+    """The docstring of a model begins with the factorisation of its programs, in one line or in two."""
     cls = MODELS[name]
     view = views(cls(cls.padded((1, 8, 8)), 10).eval())[0]
     lines = [*factorisation(view.model, "p", view.guide), *factorisation(view.guide, "q")]
-    assert (cls.__doc__ or "").startswith(";  ".join(map(plain, lines)))
+    begins = tuple(between.join(map(plain, lines)) for between in (";  ", ".\n\n"))
+    assert inspect.cleandoc(cls.__doc__ or "").startswith(begins)
     plates = {"data": cls.defaults["batch_size"]}
     assert view.model.plates == plates and view.guide.plates == (plates if view.guide.nodes else {})
 

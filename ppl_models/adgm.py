@@ -90,19 +90,20 @@ class ADGM(LatentVariableModel):
             self.decoder.output_bias.copy_(x.flatten(1).mean(0).clamp(0.001, 0.999).logit())
 
     def model(self, x: Tensor, x_labelled: Tensor | None = None, y_labelled: Tensor | None = None) -> None:
+        p_z = dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1)
         if x_labelled is not None:
             n = len(x_labelled)
             with pyro.plate("labelled", n), poutine.scale(scale=len(x) / n):
                 p_y = dist.Categorical(logits=x.new_zeros(self.classes))
                 y = pyro.sample("y_labelled", p_y, obs=y_labelled)
-                self._generate(one_hot(y, self.classes).to(x.dtype), x_labelled, "_labelled")
+                self._generate(p_z, one_hot(y, self.classes).to(x.dtype), x_labelled, "_labelled")
         with pyro.plate("data", len(x)):
             y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(self.classes)))
-            self._generate(y, x)
+            self._generate(p_z, y, x)
 
-    def _generate(self, y: Tensor, x: Tensor, suffix: str = "") -> None:
+    def _generate(self, p_z: dist.TorchDistribution, y: Tensor, x: Tensor, suffix: str = "") -> None:
         """Samples z, x and a given one-hot labels; the names of the sites end with `suffix`."""
-        z = pyro.sample(f"z{suffix}", dist.Normal(x.new_zeros(self.z_dim), 1.0).to_event(1))
+        z = pyro.sample(f"z{suffix}", p_z)
         if self.skip:
             p_a = dist.Normal(*loc_scale(self.auxiliary_decoder(z, y))).to_event(1)
             h = self.decoder(z, y, pyro.sample(f"a{suffix}", p_a))

@@ -1,5 +1,6 @@
 """Deep latent-variable models as pairs of Pyro programs, each with a bound that is derived by hand."""
 
+from ppl_models.adgm import ADGM
 from ppl_models.ae import AE
 from ppl_models.af_vae import AFVAE
 from ppl_models.base import LatentVariableModel
@@ -31,6 +32,7 @@ for _name, _cls in {
     "vamp_vae": VampVAE,
     "ssvae": SSVAE,
     "regularized_ssvae": RegularizedSSVAE,
+    "adgm": ADGM,
     "ae": AE,
     "beta_vae": BetaVAE,
     "conv_vae": ConvVAE,
@@ -52,6 +54,7 @@ for _name, _cls in {
     register(_name, _cls)
 
 __all__ = [
+    "ADGM",
     "AE",
     "AFVAE",
     "FSVAE",

@@ -73,6 +73,7 @@ class LatentVariableModel(ProgramPair):
     vector_observation: ClassVar[str | None] = None
     has_latents: ClassVar[bool] = True  # if not, the bound is the exact -log p(x) and the guide is empty
     has_label: ClassVar[bool] = False  # whether x is generated from a label y, which `sample` accepts
+    label_latents: ClassVar[tuple[str, ...]] = ("y",)  # a latent label, and the latents that depend on it
     has_mean: ClassVar[bool] = True  # whether p(x | latents) has a mean; if not, `decode` samples x
     has_kl_weight: ClassVar[bool] = False  # whether an option `beta` scales the KL terms of the objective
     has_tokens: ClassVar[bool] = False  # whether x is a sequence; then `bound` has the metric `tokens`

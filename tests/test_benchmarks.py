@@ -106,7 +106,8 @@ def test_plain_torch_training_refuses_options_that_it_does_not_support(tmp_path:
         training.main([run])
 
 
-NOT_TIMED = {"two_layer_vae", "vamp_vae", "regularized_ssvae", "seq_vae"}  # no plain PyTorch next to them yet
+# no plain PyTorch next to them yet
+NOT_TIMED = {"two_layer_vae", "vamp_vae", "regularized_ssvae", "adgm", "seq_vae"}
 
 
 def test_the_table_of_steps_is_made_from_step_json() -> None:

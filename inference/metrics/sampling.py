@@ -123,7 +123,7 @@ def _given_labels(model: LatentVariableModel, n: int, labels: Sequence[int] | No
 def _shared_latents(model: LatentVariableModel, n: int, labels: int) -> dict[str, Tensor]:
     """Samples latents that all n samples share, or those of one round of several labels."""
     size = labels if labels > 1 else n
-    found = {name: z for name, z in model.prior(-(-n // size)).items() if name != "y"}
+    found = {k: z for k, z in model.prior(-(-n // size)).items() if k not in model.label_latents}
     if not found:
         raise UserError(f"{type(model).__name__} has no latents to share. Leave out same_latents.")
     return {name: z.repeat_interleave(size, 0)[:n] for name, z in found.items()}

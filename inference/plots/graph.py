@@ -189,7 +189,9 @@ def draw(model: LatentVariableModel, path: Path, batch: int | None = None) -> No
 def _write_formulae(axes: Any, formulae: list[str], distributions: str, x: float, y: float) -> None:
     """Writes the factorisation and the families below a graph, from `y` downwards."""
     for i, line in enumerate(formulae):
-        axes.text(x, y - 0.42 * i, line, fontsize=12.5, ha="center", va="center")
+        text = axes.text(x, y - 0.42 * i, line, fontsize=12.5, ha="center", va="center")
+        share = text.get_window_extent().width / axes.get_window_extent().width
+        text.set_fontsize(12.5 * min(1.0, 0.96 / share))
     small = {
         "fontsize": 9 if len(distributions) < 120 else 7,
         "color": "0.35",

@@ -33,7 +33,8 @@ def draw_samples(model: LatentVariableModel, path: Path, noise: bool) -> None:
     """
     what, columns = "" if noise else "mean images of ", 20
     if model.has_label:
-        style = {name: torch.cat([z] * model.classes) for name, z in model.prior(20).items() if name != "y"}
+        free = {name: z for name, z in model.prior(20).items() if name not in model.label_latents}
+        style = {name: torch.cat([z] * model.classes) for name, z in free.items()}
         y = torch.arange(model.classes, device=next(model.parameters()).device).repeat_interleave(20)
         images = model.sample(len(y), y=y, latents=style, noise=noise)
         title = f"{what}{len(images)} samples of p(x | y, z): one class per row, the same z in each column"

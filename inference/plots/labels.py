@@ -14,6 +14,8 @@ LABELS = {
     "x_labelled": "reconstruction, labelled images",
     "kl_z_labelled": "KL of z, labelled images",
     "y_labelled": "-log p(y), labelled images",
+    "kl_a": "log q(a | x) - log p(a | y, z, x)",
+    "kl_a_labelled": "log q(a | x) - log p(a | y, z, x), labelled images",
     "accuracy": "accuracy",
     "mean_squared_error": "mean squared error",
     "squared_error": "squared error",

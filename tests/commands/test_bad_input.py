@@ -35,7 +35,7 @@ REFUSED = {
     "negative weight": (["--model", "ssvae", "--gen-weight", "-1"], "-1 is not a number, zero or more"),
     "another model's option": (
         ["--model", "vae", "--labels", "10"],
-        "--labels is an option of ssvae, regularized_ssvae, not of vae: leave it out",
+        "--labels is an option of ssvae, regularized_ssvae, adgm, not of vae: leave it out",
     ),
     "estimator": (["--model", "ssvae", "--elbo", "trace", "--data", "digits"], "unknown --elbo for ssvae"),
     "device": (["--model", "vae", "--device", "gpu", "--data", "digits"], "unknown device"),
@@ -155,7 +155,7 @@ LABELLED = {
 def test_a_model_of_labels_says_that_it_needs_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert list(LABELLED) == ["ssvae", "regularized_ssvae", "fsvae"]
+    assert list(LABELLED) == ["ssvae", "regularized_ssvae", "adgm", "fsvae"]
     monkeypatch.chdir(tmp_path)
     np.savez("own.npz", x_train=np.eye(8)[None].repeat(20, 0), x_test=np.eye(8)[None])
     with pytest.raises(UserError, match=r"own\.npz has no y_train and no y_test\. Add") as caught:

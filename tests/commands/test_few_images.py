@@ -20,6 +20,7 @@ from tests.support import shortened
 SMALL = {  # options that make a training short
     "ssvae": ["--labels", "6", "--hidden", "16"],
     "regularized_ssvae": ["--labels", "6", "--hidden", "16"],
+    "adgm": ["--labels", "6", "--hidden", "16"],
     "vae": ["--hidden", "16"],
     "gmvae": ["--hidden", "16"],
     "fsvae": ["--hidden", "16"],

@@ -1,5 +1,6 @@
 """Plate diagrams agree with the programs."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from inference import graph as graph_command
 from inference.data.examples import example_inputs
 from inference.errors import UserError
-from inference.plots import diagram, graph
+from inference.plots import canvas, diagram, graph
 from inference.plots.diagram import node_places, symbol
 from inference.plots.graph import factorisation, views
 from inference.plots.relations import Edge, Relations, relations
@@ -34,11 +35,12 @@ def plain(formula: str) -> str:
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_factorisation_is_that_of_the_docstring(name: str) -> None:
-    """The first line of the docstring of a model has the factorisation of its programs."""
+    """The docstring of a model begins with the factorisation of its programs, in one line or in two."""
     cls = MODELS[name]
     view = views(cls(cls.padded(cls.example_shape), 10).eval())[0]
     lines = [*factorisation(view.model, "p", view.guide), *factorisation(view.guide, "q")]
-    assert (cls.__doc__ or "").startswith(";  ".join(map(plain, lines)))
+    begins = tuple(between.join(map(plain, lines)) for between in (";  ", ".\n\n"))
+    assert inspect.cleandoc(cls.__doc__ or "").startswith(begins)
     plates = {"data": cls.defaults["batch_size"]}
     assert view.model.plates == plates and view.guide.plates == (plates if view.guide.nodes else {})
 
@@ -227,6 +229,14 @@ def test_the_diagrams_in_docs_agree_with_the_code(name: str) -> None:
     assert words == graph.describe(views(cls(cls.padded(cls.example_shape), 10).eval())), (
         f"make it again: python -m inference.graph --model {name} --out docs/diagrams/{name}.png"
     )
+
+
+def test_a_long_formula_is_as_wide_as_its_half_of_the_picture() -> None:
+    _, (axes, _) = canvas.subplots(1, 2, figsize=(6, 2))
+    graph._write_formulae(axes, ["$p(x)$", "$" + "+ y" * 60 + "$"], "", 0.5, 0.5)
+    short, long = axes.texts[:2]
+    assert short.get_fontsize() == 12.5
+    assert 0.8 < long.get_window_extent().width / axes.get_window_extent().width <= 1
 
 
 def test_every_documented_model_has_a_diagram() -> None:

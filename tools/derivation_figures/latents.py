@@ -263,3 +263,28 @@ def vampprior() -> Any:
     axes.set(xlabel="z", yticks=[], ylim=(0, 0.66), xlim=(-3.5, 3.5))
     axes.legend(loc="upper center", ncols=2)
     return figure
+
+
+@figure_of("28-auxiliary-latents")
+def auxiliary() -> Any:
+    """A posterior with two modes, the best normal guide, and a guide that is a mixture over a."""
+    figure, axes = canvas(height=2.2)
+    z, a = np.linspace(-4, 4, 700), np.linspace(-6, 6, 1_201)
+    mass = normal(a) / normal(a).sum()
+    axes.fill_between(
+        z,
+        (normal(z, -1.5, 0.5) + normal(z, 1.5, 0.5)) / 2,
+        color="0.8",
+        linewidth=0,
+        label="posterior p(z | x)",
+    )
+    axes.plot(z, normal(z, 1.5, 0.5), "--", color="C3", label="best normal guide")
+    marginal = (mass[:, None] * normal(z, 1.5 * np.tanh(20 * a)[:, None], 0.5)).sum(0)
+    axes.plot(z, marginal, color="C0", label="mean of q(z | x, a) over a")
+    for value in (-0.1, 0, 0.1):
+        part = normal(z, 1.5 * np.tanh(20 * value), 0.5) / 8
+        axes.plot(z, part, color="C0", linewidth=0.8, alpha=0.6)
+        axes.annotate(f"a = {value:g}", (1.5 * np.tanh(20 * value), 0.105), ha="center", fontsize=7.5)
+    axes.set(xlabel="z", yticks=[], ylim=(0, 0.86), xlim=(-4, 4))
+    axes.legend(loc="upper left")
+    return figure

@@ -2,6 +2,7 @@
 
 from exercises.checking.topics import (  # noqa: F401
     aggregate,
+    auxiliary,
     bits,
     bounds,
     bugs,

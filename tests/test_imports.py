@@ -77,7 +77,7 @@ HEAVY = (
 
 
 COMMANDS = ["svi", "evaluate", "compare", "report", "sweep", "exact", "graph", "interpolate", "masks"]
-COMMANDS += ["sample", "encode", "score"]
+COMMANDS += ["sample", "encode", "score", "diagnose"]
 
 # Each command is imported in a process of its own, forked from one that has imported torch and Pyro.
 PARSED = f"""

@@ -38,6 +38,7 @@ TITLES = {
     "aggregate_kl": "  KL(q(z) || p(z))",
     "mutual_information_upper": "new images: information at most",
     "aggregate_kl_lower": "new images: KL(q(z)||p(z)) at least",
+    "aggregate_kl_marginals": "sum of KL(q(z_j)||p(z_j)) at least",
     "rank_spread": "spread of the ranks, 1 if uniform",
     "rank_p_value": "p-value of uniform ranks",
     "ranks_rejected": "dimensions rejected",

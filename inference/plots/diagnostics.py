@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from inference.backend.files import save_figure
@@ -121,9 +122,7 @@ def draw_ranks(calibration: Calibration, path: Path) -> None:
 
 def _draw_histogram(axes: Any, ranks: Tensor, title: str) -> None:
     """Draws one histogram, and the band of binomial counts."""
-    from scipy.stats import binom  # imported late: it takes long
-
-    low, high = binom.ppf([LEVEL / 2, 1 - LEVEL / 2], len(ranks), 1 / BINS)
+    low, high = binomial_interval(len(ranks), 1 / BINS, 1 - LEVEL)
     width = (SAMPLES + 1) / BINS
     at = np.arange(BINS) * width
     axes.axhspan(low, high, color="0.85", lw=0)
@@ -131,3 +130,18 @@ def _draw_histogram(axes: Any, ranks: Tensor, title: str) -> None:
     axes.set_title(title, fontsize=9)
     axes.set_xlim(0, SAMPLES + 1)
     axes.set_xticks([0, 50, 100])
+
+
+def binomial_interval(n: int, p: float, mass: float) -> tuple[int, int]:
+    """Returns the central interval of a binomial count, with at most (1 - mass) / 2 below and above it.
+
+    Args:
+        n: the number of trials.
+        p: the probability of each.
+        mass: of the interval.
+    """
+    k = torch.arange(n + 1, dtype=torch.float64)
+    log_ways = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+    below = (log_ways + k * math.log(p) + (n - k) * math.log1p(-p)).exp().cumsum(0)
+    low, high = (int((below < tail).sum()) for tail in ((1 - mass) / 2, (1 + mass) / 2))
+    return low, high

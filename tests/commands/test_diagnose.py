@@ -59,7 +59,7 @@ def test_the_run_gets_the_result_and_the_report_shows_it(
     printed = json.loads(capsys.readouterr().out)  # nothing else is printed
     after = json.loads((run / "results.json").read_text())
     assert after.pop("diagnostics") == printed and after == before
-    assert printed["test"].keys() == GAPS | AGGREGATE | RANKS | {"active_units"}
+    assert printed["test"].keys() == GAPS | AGGREGATE | RANKS | {"active_units", "aggregate_kl_marginals"}
     assert 0 <= printed["test"]["active_units"]["value"] <= 2
     assert set(printed["dimensions"]["z"]) == {"kl", "variance_of_means", "rank_p_value"}
     assert (printed["images"], printed["aggregate_images"], printed["simulations"]) == (6, 20, 100)

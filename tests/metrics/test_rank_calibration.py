@@ -9,6 +9,7 @@ from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
 from inference.metrics import rank_calibration as module
 from inference.metrics.rank_calibration import SAMPLES, Calibration, counts, rank_calibration, uniformity
+from inference.plots.diagnostics import binomial_interval
 from ppl_models import PPCA, SSVAE, TwoLayerVAE
 from ppl_models.base import LatentVariableModel
 
@@ -74,6 +75,10 @@ def test_p_values_are_uniform_for_uniform_ranks() -> None:
     assert 0.45 < p.mean() < 0.55 and 0.02 < (p < 0.05).double().mean() < 0.08
     assert (counts(ranks).sum(0) == 400).all() and counts(ranks).shape == (20, 500)
     assert uniformity(torch.zeros(400, 1)).item() < 1e-12
+    scipy = pytest.importorskip("scipy.stats")
+    observed = counts(ranks[:, :1])[:, 0].numpy()
+    assert uniformity(ranks[:, :1]).item() == pytest.approx(scipy.chisquare(observed).pvalue)
+    assert binomial_interval(400, 0.05, 0.99) == tuple(scipy.binom.ppf([0.005, 0.995], 400, 0.05))
 
 
 def test_simulations_in_parts_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def draw_gaps(gaps: Gaps, noun: str, path: Path) -> None:
     axes.bar(at, amortization, width=1.0, bottom=above, color="C1", label="amortisation gap")
     axes.set_xlabel(f"{len(order)} test {noun}s, sorted")
     axes.set_ylabel(f"nats per {noun}")
-    axes.set_xlim(-0.5, len(order) - 0.5)
+    axes.set(xlim=(-0.5, len(order) - 0.5), xticks=[])
     axes.set_title("log p(x) - ELBO, split in two", fontsize=11)
     axes.legend(frameon=False, loc="upper left")
     save_figure(figure, path, dpi=150)
@@ -126,6 +126,7 @@ def _draw_histogram(axes: Any, ranks: Tensor, title: str) -> None:
     width = (SAMPLES + 1) / BINS
     at = np.arange(BINS) * width
     axes.axhspan(low, high, color="0.85", lw=0)
+    axes.hlines((low, high), 0, SAMPLES + 1, color="0.5", lw=0.8, zorder=3)
     axes.bar(at, counts(ranks[:, None])[:, 0].numpy(), width=0.9 * width, align="edge", color="C0")
     axes.set_title(title, fontsize=9)
     axes.set_xlim(0, SAMPLES + 1)

@@ -4,7 +4,8 @@
 
 `fit` trains a model, `evaluate` measures it, `compare` checks its hand-derived bound against Pyro, and `load`
 reads a saved model or a run folder. `sample`, `encode` and `score` give samples of a trained model, the
-latents of data and a bound per data point. Each command `python -m inference.NAME` calls these functions.
+latents of data and a bound per data point, and `diagnose` measures the guide. Each command
+`python -m inference.NAME` calls these functions.
 """
 
 import warnings
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inference.api import compare, evaluate, load
-    from inference.apply import encode, sample, score
+    from inference.apply import diagnose, encode, sample, score
     from inference.fitting import fit
     from inference.rundir.config import TrainConfig
     from inference.training.callbacks import Callback, History
@@ -24,6 +25,7 @@ __all__ = [
     "History",
     "TrainConfig",
     "compare",
+    "diagnose",
     "encode",
     "evaluate",
     "fit",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 _MODULES = {"Callback": "inference.training.callbacks", "History": "inference.training.callbacks"}
-_MODULES |= dict.fromkeys(("encode", "sample", "score"), "inference.apply")
+_MODULES |= dict.fromkeys(("diagnose", "encode", "sample", "score"), "inference.apply")
 _MODULES |= {"TrainConfig": "inference.rundir.config", "fit": "inference.fitting"}
 
 

@@ -1,4 +1,4 @@
-"""`sample`, `encode` and `score`, of the public API: what a trained model generates and computes of data."""
+"""`sample`, `encode`, `score` and `diagnose`, of the public API: what can be done with a trained model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +10,11 @@ from inference.backend.device import choose_device, fast_float32
 from inference.data.dataset import Columns
 from inference.data.tables import original_units
 from inference.errors import UserError
+from inference.metrics.diagnostics import Diagnostics, diagnose_model
 from inference.metrics.encoding import Encoded, encode_points
 from inference.metrics.sampling import Samples, raw_values, sample_model
 from inference.metrics.scores import Scores, score_points
-from inference.rundir.kinds import COUNT
+from inference.rundir.kinds import COUNT, WHOLE
 from inference.rundir.run import Run
 from inference.training.code_prior import decode_codes, first_stage
 from ppl_models.base import LatentVariableModel
@@ -152,3 +153,62 @@ def score(
     COUNT.check("particles", particles)
     with _on_device(source, device) as model:
         return score_points(model, held_out(model, data, next(model.parameters()).device), particles)
+
+
+def diagnose(
+    source: LatentVariableModel | str | Path,
+    data: Any,
+    images: int = 100,
+    *,
+    particles: int = 5_000,
+    aggregate_images: int = 1_000,
+    simulations: int = 1_000,
+    annealing: int = 0,
+    device: str = "auto",
+) -> Diagnostics:
+    """Diagnoses the posterior of a trained model.
+
+    It measures the amortisation gap and the approximation gap, the active latent dimensions, the mismatch of
+    the aggregate posterior with the prior, and the calibration of the guide on data that the model generates.
+    The bounds are those without KL weight, for any beta. `docs/howto/diagnose.md` explains each number.
+
+    Args:
+        source: a model, a file that `model.save` wrote, or a run folder.
+        data: in one of the forms that `fit` takes; of a `Dataset` of the suite the test part.
+        images: how many data points, the first ones, the gaps are measured on.
+        particles: samples of the latents per data point of the bounds.
+        aggregate_images: how many data points, the first ones, make up the aggregate posterior.
+        simulations: how many data points the model generates for the calibration, at least 100.
+        annealing: temperatures of annealed importance sampling of log p(x); 0 means importance sampling.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        The diagnostics, which print as a table: `result.metrics["amortization_gap"]["value"]` in nats,
+        `result.dimensions["z"]["kl"]`, and `result.undefined`, what the model does not have and why.
+
+    Raises:
+        UserError: the data cannot be used, or the model has no posterior to diagnose.
+
+    Example:
+        >>> import torch
+        >>> from ppl_models import VAE
+        >>> from inference import diagnose
+        >>> x = torch.rand(5, 8, 8)
+        >>> result = diagnose(VAE((1, 8, 8), z_dim=2), x, 2, particles=100, simulations=100)
+        >>> sorted(result.dimensions["z"])
+        ['kl', 'rank_p_value', 'variance_of_means']
+    """
+    counts = {"images": images, "aggregate_images": aggregate_images, "simulations": simulations}
+    for name, value in (counts | {"particles": particles}).items():
+        COUNT.check(name, value)
+    WHOLE.check("annealing", annealing)
+    with _on_device(source, device) as model:
+        return diagnose_model(
+            model,
+            held_out(model, data, next(model.parameters()).device),
+            images,
+            particles=particles,
+            aggregate_images=aggregate_images,
+            simulations=simulations,
+            annealing=annealing,
+        )

@@ -16,6 +16,7 @@ PAGES = {
     "sample": ["samples.png", "samples.npz"],
     "encode": ["latents.npz", "latents.csv"],
     "score": ["scores.csv"],
+    "diagnose": ["runs/digits/figures/diagnostics_ranks.png"],
     "init-from": ["runs/fine-tuned/results.json"],
     "json": ["other.csv"],
 }
@@ -49,6 +50,7 @@ def test_the_commands_of_a_page_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("inference.metrics.local_guide.STEPS", 3)
     shutil.copytree(trained, tmp_path / "runs" / "digits")
     for module, *arguments in commands(HOWTO / f"{name}.md")[1:]:
         capsys.readouterr()

@@ -79,7 +79,7 @@ HEAVY = (
 
 
 COMMANDS = ["svi", "evaluate", "compare", "report", "sweep", "exact", "graph", "interpolate", "masks"]
-COMMANDS += ["sample", "encode", "score"]
+COMMANDS += ["sample", "encode", "score", "diagnose"]
 
 # One command after the other: a library that one of them imports is not counted again.
 PARSED = f"""

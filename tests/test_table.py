@@ -197,6 +197,17 @@ def test_the_pages_are_in_step_with_the_published_runs() -> None:
     page = table.PAGE.read_text()
     assert f"{table.MARKS[0]}\n{table.table(runs)}\n" in page
     assert f"{table.LIKELIHOOD_MARKS[0]}\n{table.likelihoods(runs)}\n" in page
+    assert f"{table.DIAGNOSTIC_MARKS[0]}\n{table.diagnostics()}\n" in page
+
+
+def test_the_diagnostics_have_their_errors(tmp_path: Path) -> None:
+    counts = {"images": 7, "aggregate_images": 30, "simulations": 200, "how": "closed form"}
+    test = {"amortization_gap": {"value": 1.234, "se": 0.056}, "active_units": {"value": 9.0}}
+    (tmp_path / "vae-mnist.json").write_text(json.dumps(counts | {"test": test}))
+    text = table.diagnostics(tmp_path)
+    assert "| `vae-mnist` | 7 | - | - | - | 1.23 ± 0.06 | - | - | - |" in text
+    assert "| `vae-mnist` | 30 | 200 | 9 | - | - | - | - | - | - |" in text
+    assert text.endswith("log p(x) of `vae-mnist`: closed form.")
 
 
 def test_a_page_changes_only_between_its_marks(tmp_path: Path) -> None:
@@ -211,8 +222,10 @@ def test_a_page_changes_only_between_its_marks(tmp_path: Path) -> None:
 
 
 def test_published_files_are_results_and_nothing_else() -> None:
-    files = [path for path in (table.ROOT / "runs" / "published").iterdir() if path.name != "weights"]
+    files = [path for path in (table.ROOT / "runs" / "published").iterdir() if path.is_file()]
     parts = {"exact", "independent", "validation", "active_units", "skipped"}
+    folders = {path.name for path in (table.ROOT / "runs" / "published").iterdir() if path.is_dir()}
+    assert folders == {"weights", "diagnostics"}
     for path in files:
         content = upgraded_results(json.loads(path.read_text()))
         needed = {"model", "data", "observation", "steps", "seed", "seconds", "device", "test", "config"}

@@ -1,5 +1,7 @@
 """Makes the tables of results from runs/published, which has one results.json per run under its own name.
 
+runs/published/diagnostics has what `inference.diagnose --pretrained NAME --data DATA --json` printed.
+
 python -m tools.table              print the tables
 python -m tools.table --write      write them into README.md and docs/results.md, between their marks
 """
@@ -40,6 +42,29 @@ LIKELIHOOD_MARKS = (
     "<!-- likelihoods: made by python -m tools.table --write -->",
     "<!-- end of likelihoods -->",
 )
+DIAGNOSTIC_MARKS = (
+    "<!-- diagnostics: made by python -m tools.table --write -->",
+    "<!-- end of diagnostics -->",
+)
+# Metrics of the two tables of diagnostics, and the digits after the point.
+GAPS = {
+    "-ELBO": ("negative_elbo", 2),
+    "-ELBO of the best guide": ("negative_elbo_optimized", 2),
+    "-log p(x)": ("negative_log_p", 2),
+    "amortisation gap": ("amortization_gap", 2),
+    "approximation gap": ("approximation_gap", 2),
+    "k-hat above 0.7": ("k_hat_above_0.7", 2),
+    "same, best guide": ("k_hat_above_0.7_optimized", 2),
+}
+POSTERIOR = {
+    "active dimensions": ("active_units", 0),
+    "KL(q(z given x), p(z))": ("kl", 2),
+    "mutual information": ("mutual_information", 2),
+    "KL(q(z), p(z))": ("aggregate_kl", 2),
+    "at least, for new images": ("aggregate_kl_lower", 2),
+    "spread of the ranks": ("rank_spread", 3),
+    "dimensions rejected": ("ranks_rejected", 0),
+}
 # Columns of each table that the line of a system in the README shows.
 HEADLINES = {
     "Bounds": ("-ELBO", "-IWAE-5000", "-log p(x)"),
@@ -65,8 +90,9 @@ def main(arguments: list[str]) -> int:
         write_between(README, SYSTEMS_MARKS, systems(results))
         write_between(PAGE, MARKS, table(results))
         write_between(PAGE, LIKELIHOOD_MARKS, likelihoods(results))
+        write_between(PAGE, DIAGNOSTIC_MARKS, diagnostics())
     else:
-        print(systems(results), table(results), likelihoods(results), sep="\n\n")
+        print(systems(results), table(results), likelihoods(results), diagnostics(), sep="\n\n")
     return 0
 
 
@@ -164,6 +190,28 @@ def likelihoods(results: list[Results]) -> str:
         ]
         lines += ["", *_header(head), *linear]
     return "\n".join(lines)
+
+
+def diagnostics(folder: Path = ROOT / "runs" / "published" / "diagnostics") -> str:
+    """Returns two tables of the diagnosed pretrained models in Markdown, with standard errors over images."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    tables = []
+    for columns, counted in ((GAPS, ("images",)), (POSTERIOR, ("aggregate_images", "simulations"))):
+        lines = _header(["model", *(name.replace("_", " ") for name in counted), *columns])
+        for model, run in found.items():
+            cells = [_measured(run["test"], *column) for column in columns.values()]
+            lines.append(_line(f"`{model}`", *(str(run[name]) for name in counted), *cells))
+        tables.append("\n".join(lines))
+    methods = [f"log p(x) of `{model}`: {run['how']}." for model, run in found.items()]
+    return "\n\n".join([*tables, "\n".join(methods)])
+
+
+def _measured(metrics: dict[str, dict[str, float]], name: str, digits: int) -> str:
+    """Returns a value ± its standard error over images, or "-"."""
+    if name not in metrics:
+        return "-"
+    value, se = metrics[name]["value"], metrics[name].get("se")
+    return f"{value:.{digits}f}" + ("" if se is None else f" ± {se:.{digits}f}")
 
 
 def _bounds(name: str, data: str, test: dict[str, Any], how: str) -> str:

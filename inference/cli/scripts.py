@@ -16,6 +16,7 @@ def _script(name: str) -> Callable[[], None]:
 
 train = _script("svi")
 compare = _script("compare")
+diagnose = _script("diagnose")
 encode = _script("encode")
 evaluate = _script("evaluate")
 exact = _script("exact")

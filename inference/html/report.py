@@ -15,6 +15,7 @@ from inference.data.dataset import Dataset
 from inference.errors import UserError
 from inference.html import explorer
 from inference.html.curves import curves
+from inference.html.diagnostics import diagnostics
 from inference.html.formatting import HEADLINES, brief, count, exact, label, unit
 from inference.html.page import page, part, section
 from inference.html.result_sections import comparison, results_with_references
@@ -169,6 +170,7 @@ def html(it: ReportData) -> str:
         "training": ("Training", training(it)),
         "diagram": ("Model and guide", diagram(it)),
         "results": ("Results", results_with_references(it)),
+        "diagnostics": ("Diagnostics", diagnostics(it)),
         "curves": ("Curves", curves(it.metrics, it.what)),
         "figures": ("Figures", Markup()),
         "explorer": ("Latent explorer", explored),

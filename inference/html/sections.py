@@ -18,6 +18,7 @@ from inference.html.formatting import count
 from inference.html.page import part
 from inference.html.pictures import embedded
 from inference.plots import graph
+from inference.plots.diagnostics import PREFIX
 from inference.plots.labels import format_setting
 from inference.rundir.config import defaults
 from inference.rundir.run import Run
@@ -178,7 +179,7 @@ def diagram(it: ReportData) -> Markup:
 
 
 def figures(folder: Path, max_bytes: int) -> Markup:
-    """Returns the texts of a run in the order of `TEXTS`, and the figures except its curves.
+    """Returns the texts of a run in the order of `TEXTS`, and the figures without curves and diagnostics.
 
     The figures are in the order of `CAPTIONS` and then by name.
 
@@ -195,6 +196,7 @@ def figures(folder: Path, max_bytes: int) -> Markup:
         if path.exists():
             shown += part("text", read_regular(path, PICTURE).decode(errors="replace"), words)
     found = [path for path in folder.glob("*.png") if path.stem != "curves"]
+    found = [path for path in found if not path.stem.startswith(PREFIX)]
     order = {name: place for place, name in enumerate(CAPTIONS)}
     found.sort(key=lambda path: (order.get(path.stem, len(order)), path.stem))
     most = min(PICTURE, max_bytes // max(len(found), 1) * 3 // 4 - 300)  # base64 turns three bytes into four
@@ -219,5 +221,5 @@ def reproduction(it: ReportData) -> Markup:
         "seed": f"{config.seed}, which fixes all random numbers; the same machine gives the same bits",
         "note": "The code differed from that commit." if commit.endswith("-modified") else "",
     }
-    further = [f"python -m inference.{name} {folder}" for name in ("evaluate", "exact", "report")]
+    further = [f"python -m inference.{name} {folder}" for name in ("evaluate", "exact", "diagnose", "report")]
     return part("reproduction", [command for command in commands if command], facts, further)

@@ -104,7 +104,7 @@ def evaluate_bounds(
     for name in of_all[0][0]:
         chunks = {number: part for images, _ in of_all for number, part in images.get(name, {}).items()}
         found[name] = torch.cat([chunks[number] for number in sorted(chunks)], dim=1)
-    metrics = {name: _summary(values) for name, values in found.items()}
+    metrics = {name: summary(values) for name, values in found.items()}
     if model.has_tokens:
         metrics |= _token_metrics(found)
     return metrics | _codebook_metrics([part for _, part in of_all if part is not None])
@@ -139,7 +139,7 @@ def _codebook_metrics(counts: list[Tensor]) -> dict[str, dict[str, float]]:
     }
 
 
-def _summary(values: Tensor) -> dict[str, float]:
+def summary(values: Tensor) -> dict[str, float]:
     """Returns mean, standard error over images, and Monte Carlo error of values (samples, images)."""
     samples, images = values.shape
     metric = {"value": values.mean().item()}

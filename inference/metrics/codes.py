@@ -40,6 +40,27 @@ def codes_of_levels(model: LatentVariableModel, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def code_variances(model: LatentVariableModel, test: HeldOut) -> dict[str, Tensor]:
+    """Returns the variance over a test set of the mean of each latent dimension, without a label.
+
+    A latent that depends on others has its mean at the modes of these.
+
+    Args:
+        model: the model.
+        test: the test set.
+
+    Returns:
+        Variances (d,) by name of the latent, on the CPU.
+    """
+    was_training, found = model.training, []
+    model.eval()
+    for inputs, x, _ in test.chunks(test.chunk_size(CHUNK)):
+        codes = model.encode(**inputs | {"x": x})
+        found.append({name: z.flatten(1).cpu() for name, z in codes.items() if name != "y"})
+    model.train(was_training)
+    return {name: torch.cat([part[name] for part in found]).var(0) for name in found[0]} if found else {}
+
+
 def active_units(model: LatentVariableModel, test: HeldOut) -> int | None:
     """Returns the number of active latent dimensions: those whose mean depends on x.
 
@@ -53,10 +74,7 @@ def active_units(model: LatentVariableModel, test: HeldOut) -> int | None:
     Returns:
         The number, or None if no latent is continuous or the test set has a single image.
     """
-    was_training = model.training
-    model.eval()
-    z = torch.cat(
-        [flat_codes(model, **inputs | {"x": x}) for inputs, x, _ in test.chunks(test.chunk_size(CHUNK))]
-    )
-    model.train(was_training)
-    return int((z.var(0) > ACTIVE).sum()) if z.shape[1] and len(z) > 1 else None
+    if len(test) < 2:
+        return None
+    variances = code_variances(model, test)
+    return sum(int((of > ACTIVE).sum()) for of in variances.values()) if variances else None

@@ -95,7 +95,7 @@ def importance_samples(
         pool: samples per image.
         memory: approximate working memory in MiB.
     """
-    rows = max(memory * 2**20 // _bytes_per_sample(model, test), 1)
+    rows = max(memory * 2**20 // bytes_per_sample(model, test), 1)
     sample = _sampler(model, test, pool, rows)
     images = max(min(BLOCK, memory * 2**20 // (32 * pool)), 1)  # images per chunk
     hidden = True if distributed.rank() else None
@@ -242,7 +242,7 @@ def pareto_k(log_w: Tensor, precision: torch.dtype = torch.float64) -> np.ndarra
     return np.where(equal.numpy(), -np.inf, np.atleast_1d(k))
 
 
-def _bytes_per_sample(model: LatentVariableModel, test: HeldOut) -> int:
+def bytes_per_sample(model: LatentVariableModel, test: HeldOut) -> int:
     """Estimates the memory for one sample of one image: the outputs of all layers, and a few images."""
     sizes: list[int] = []
 

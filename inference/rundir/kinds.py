@@ -127,6 +127,18 @@ VOCABULARY = Kind(
         and is_whole(value["length"], 1)
     ),
 )
+DIMENSIONS = Kind(
+    "equally long lists of numbers by latent and quantity",
+    lambda value: (
+        isinstance(value, dict)
+        and all(
+            isinstance(of, dict) and all(isinstance(part, list) for part in of.values())
+            for of in value.values()
+        )
+        and all(len({len(part) for part in of.values()}) < 2 for of in value.values())
+        and all(map(is_number, (number for of in value.values() for part in of.values() for number in part)))
+    ),
+)
 NAMES = Kind(
     "a list of texts",
     lambda value: isinstance(value, list) and all(isinstance(text, str) for text in value),

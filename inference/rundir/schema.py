@@ -16,8 +16,19 @@ from typing import Any
 from inference.elbo.estimators import ESTIMATORS
 from inference.errors import UserError
 from inference.rundir.config import TrainConfig
+from inference.rundir.kinds import (
+    COUNT,
+    DIMENSIONS,
+    NOT_NEGATIVE,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    Kind,
+    one_of,
+)
 from inference.rundir.kinds import METRIC as METRIC_NAME
-from inference.rundir.kinds import NOT_NEGATIVE, NUMBER, OBJECT, TEXT, WHOLE, Kind, one_of
 from inference.rundir.run_config import RENAMED, REQUIRED, RunConfig, upgraded
 from ppl_models import MODELS
 
@@ -43,10 +54,14 @@ RESULTS = {
 }
 RESULTS_OPTIONAL = {
     **{"validation": OBJECT, "independent": OBJECT, "active_units": NUMBER, "exact": OBJECT},
-    **{"best": OBJECT, "stopped_early": WHOLE},
+    **{"best": OBJECT, "stopped_early": WHOLE, "diagnostics": OBJECT},
 }
 BEST = {"metric": METRIC_NAME, "step": WHOLE, "value": NUMBER}
 EXACT = {"images": WHOLE, "how": TEXT, "test": OBJECT}
+DIAGNOSTICS = {
+    **dict.fromkeys(("images", "aggregate_images", "simulations"), COUNT),
+    **{"how": TEXT, "test": OBJECT, "dimensions": DIMENSIONS, "undefined": TEXTS},
+}
 METRIC = {"value": NUMBER, "se": NOT_NEGATIVE, "mc_se": NOT_NEGATIVE}
 METRICS_BEFORE = {"legible": "conditional_sample_accuracy"}  # renamed by format 3
 
@@ -168,7 +183,7 @@ def results(content: bytes, path: Path, config: RunConfig) -> dict[str, Any]:
         raise damaged(path, f"model is {found['model']!r:.50}, and config.json has {config.model}")
     for part in ("test", "validation", "independent"):
         _check_metrics(found.get(part, {}), path, part)
-    for part, keys in (("exact", EXACT), ("best", BEST)):
+    for part, keys in (("exact", EXACT), ("best", BEST), ("diagnostics", DIAGNOSTICS)):
         for key, kind in keys.items() if part in found else ():
             if key not in found[part]:
                 raise other_version(f"{path}: {part} has no {key!r}", config)
@@ -176,6 +191,8 @@ def results(content: bytes, path: Path, config: RunConfig) -> dict[str, Any]:
     if "exact" in found:
         _check_metrics(found["exact"]["test"], path, "exact.test")
         _check_metrics(found["exact"].get("mean_field", {}), path, "exact.mean_field")
+    if "diagnostics" in found:
+        _check_metrics(found["diagnostics"]["test"], path, "diagnostics.test")
     return upgraded_results(found)
 
 

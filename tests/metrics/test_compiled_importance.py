@@ -37,7 +37,7 @@ def test_compiled_samples_are_the_eager_ones(
 
     monkeypatch.setattr("inference.compiled.function.compiled", replay)
     # 40 rows at once: the 150 samples of an image are three parts of 38, and one of 36, which is eager
-    monkeypatch.setattr(importance, "_bytes_per_sample", lambda *_: importance.MEMORY * 2**20 // 40)
+    monkeypatch.setattr(importance, "bytes_per_sample", lambda *_: importance.MEMORY * 2**20 // 40)
     found = importance_sample(model, test, [1, 10, 150])
     monkeypatch.setattr(importance, "MIN_VALUES", 10**20)
     eager = importance_sample(model, test, [1, 10, 150])

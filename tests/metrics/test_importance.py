@@ -86,7 +86,7 @@ def test_memory_does_not_grow_with_m(small_npz: Path, monkeypatch: pytest.Monkey
         asked[m] = []
         importance_sample(model, test, [m], memory=1)
         assert sum(asked[m]) == 30 * m + 1  # and one to estimate the memory
-    rows = 2**20 // importance._bytes_per_sample(model, test)
+    rows = 2**20 // importance.bytes_per_sample(model, test)
     assert rows / 2 < max(asked[100]) <= rows and rows / 2 < max(asked[5_000]) <= rows < 5_000
 
 

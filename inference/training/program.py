@@ -106,16 +106,11 @@ class Program(FunctionalStep):
         """What a part depends on: shapes, settings and constants of the model."""
         config = self.config
         settings = (config.elbo, config.particles, config.clip, config.ema > 0, config.kl_warmup > 0)
-        settings += (
-            part.function.__name__,
-            config.accumulate,
-            self.batches.full_size,
-            distributed.world_size(),
-        )
+        joint = (part.function.__name__, config.accumulate, self.batches.full_size, distributed.world_size())
         precision = (config.precision, str(self.index.device), self.batches.observation.__name__)
         inputs = [(value.shape, value.dtype, value.stride()) for value in part.given]
         model = description(self.loss.model)
-        return repr((model, settings, config.optimizer, precision, inputs, self.names, self.ages))
+        return repr((model, settings, joint, config.optimizer, precision, inputs, self.names, self.ages))
 
     def block(self, step: int, count: int, lr_factor: float = 1.0, stop: bool = False) -> bool:
         """Makes some steps, all of full batches.

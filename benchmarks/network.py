@@ -19,6 +19,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import os
 import shutil
+import signal
 import statistics
 import sys
 from collections.abc import Iterator
@@ -77,6 +78,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="python -m benchmarks.network", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # removes the namespaces
     with machines() as names:
         points = [point for model in CASES for point in measure(model, names)]
     print(table(points))

@@ -5,8 +5,8 @@ python -m benchmarks.processes --write     write it into docs/cost.md, between i
 
 Both train with the same joint batch, on random images, and take turns. The processes of a group stay alive
 between its turns and sleep. The processes per core also train in two other ways: by eager steps with one
-exchange of all gradients, as the suite does, and by `DistributedDataParallel`, which exchanges the gradients
-in buckets during the backward pass, eager and under `torch.compile`.
+exchange of all gradients, and by `DistributedDataParallel`, which exchanges the gradients in buckets during
+the backward pass.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -21,7 +21,7 @@ from contextlib import ExitStack
 
 from benchmarks import COST
 from benchmarks.implementations import build_model
-from benchmarks.worker import DDP, DDP_COMPILED, EAGER, SUITE, TORCHRUN, Group
+from benchmarks.worker import DDP, EAGER, SUITE, TORCHRUN, Group
 from inference.cli.entry import run_command
 from inference.cli.parser import Parser
 from inference.errors import UserError, unknown
@@ -29,15 +29,14 @@ from tools.table import write_between
 
 MARKS = "<!-- processes: made by python -m benchmarks.processes --write -->", "<!-- end of processes -->"
 CORES = os.cpu_count() or 1
-ROUNDS, TURN = 7, 1500  # milliseconds of a turn, approximately
+ROUNDS, TURN = 7, 1000  # milliseconds of a turn, approximately
 CASES = {
     **{"vae": 970, "ssvae": 970, "conv_vae": 96, "hvae": 96},
     **{"af_vae": 96, "pixel_vae": 96, "vqvae": 96},
 }
-COMPILED = ("vae", "conv_vae")  # which DDP trains under `torch.compile` too
 HEAD = (
     "| model | parameters | joint batch | images per second, 1 process | {} processes | speed-up "
-    "| all_reduce, eager | DDP, eager | DDP, `torch.compile` |"
+    "| eager, all_reduce | eager, DDP |"
 )
 ONE = "one"  # process on all cores
 Times = dict[str, list[float]]  # milliseconds per step of each round, by training
@@ -74,8 +73,7 @@ def measure(name: str, batch: int) -> Times:
             stack.enter_context(Group(name, batch, [launcher], {"OMP_NUM_THREADS": str(threads)}))
             for launcher, threads in (([sys.executable], CORES), (per_core, 1))
         )
-        others = (SUITE, EAGER, DDP, DDP_COMPILED) if name in COMPILED else (SUITE, EAGER, DDP)
-        turns = {ONE: (one, SUITE)} | {kind: (several, kind) for kind in others}
+        turns = {ONE: (one, SUITE)} | {kind: (several, kind) for kind in (SUITE, EAGER, DDP)}
         steps = {key: max(int(TURN / group.ask(kind, 2)["ms"]), 1) for key, (group, kind) in turns.items()}
         times: Times = {key: [] for key in turns}
         for _ in range(ROUNDS):
@@ -90,7 +88,7 @@ def row(name: str, batch: int, times: Times) -> str:
     rates = [batch / statistics.median(times[key]) * 1e3 for key in (ONE, SUITE)]
     cells = [f"`{name}`", f"{parameters:,}", str(batch), *(f"{rate:.0f}" for rate in rates)]
     cells.append(ratios(times[ONE], times[SUITE], quartiles=True))
-    cells += [ratios(times[ONE], times[key]) if key in times else "" for key in (EAGER, DDP, DDP_COMPILED)]
+    cells += [ratios(times[ONE], times[key]) for key in (EAGER, DDP)]
     return f"| {' | '.join(cells)} |"
 
 

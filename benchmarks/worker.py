@@ -13,7 +13,6 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
     exit_on_interrupt()
 
-import itertools
 import json
 import os
 import sys
@@ -26,8 +25,7 @@ from typing import Any
 import pyro
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.implementations import build_model, random_batches, suite
@@ -35,13 +33,12 @@ from benchmarks.timing import StepTimer, repeated, step_timer
 from inference.backend import distributed
 from inference.backend.device import fast_float32
 from inference.cli.entry import run_command
-from inference.compiled.capture import CapturableLoss, record
 from inference.data.batches import Batches
 from inference.elbo.estimators import Loss
 from inference.errors import UserError
 from tools.table import ROOT
 
-SUITE, EAGER, DDP, DDP_COMPILED = "suite", "eager", "ddp", "ddp compiled"  # trainings
+SUITE, EAGER, DDP = "suite", "eager", "ddp"  # trainings
 LATENCY = "latency"  # exchanges of one number
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 WORKER = ("-m", "benchmarks.worker")
@@ -79,7 +76,7 @@ class Group:
         """Makes steps of a training.
 
         Args:
-            training: One of `SUITE`, `EAGER`, `DDP`, `DDP_COMPILED` and `LATENCY`.
+            training: One of `SUITE`, `EAGER`, `DDP` and `LATENCY`.
             steps: How many.
             accumulate: Batches per step.
 
@@ -173,52 +170,25 @@ def training(name: str, batches: Batches, kind: str, accumulate: int) -> StepTim
     if kind == LATENCY:
         number = torch.zeros(1)
         return step_timer(repeated(lambda _: distributed.sum_in_place(number)))
-    if kind in (DDP, DDP_COMPILED):
-        return data_parallel(name, batches, kind == DDP_COMPILED)
+    if kind == DDP:
+        return data_parallel(name, batches)
     mode = "inductor" if kind == SUITE else "eager"
     return suite(build_model(name), batches, mode, accumulate=accumulate)
 
 
-def data_parallel(name: str, batches: Batches, compiled: bool) -> StepTimer:
+def data_parallel(name: str, batches: Batches) -> StepTimer:
     """Returns a training by `DistributedDataParallel`, as it is usually written."""
     model = build_model(name)
-    loss = Loss(model, model.estimators[0])
-    trained = Recorded(loss, batches(0)) if compiled else loss
-    module = DistributedDataParallel(trained, broadcast_buffers=False, gradient_as_bucket_view=True)
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
-    function = torch.compile(module) if compiled else module
+    loss = DistributedDataParallel(Loss(model, model.estimators[0]), gradient_as_bucket_view=True)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3, fused=True)
 
     def step(number: int) -> None:
         with pyro.validation_enabled(False):
-            function(**batches(number)).backward()
+            loss(**batches(number)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step_timer(repeated(step))
-
-
-class Recorded(nn.Module):
-    """A loss as a graph of tensor operations, without Pyro, which `torch.compile` can compile.
-
-    Args:
-        loss: The loss.
-        batch: A batch. The graph is for batches of this size.
-    """
-
-    def __init__(self, loss: Loss, batch: Mapping[str, Tensor]):
-        super().__init__()
-        self.loss = CapturableLoss(loss)
-        held = dict(itertools.chain(self.loss.named_parameters(), self.loss.named_buffers()))
-
-        def forward(*given: Tensor) -> list[Tensor]:
-            inputs = dict(zip(batch, given[len(held) :], strict=True))
-            return [functional_call(self.loss, dict(zip(held, given, strict=False)), (), inputs)]
-
-        self.graph = record(forward, [*(value.detach() for value in held.values()), *batch.values()])
-
-    def forward(self, **batch: Tensor) -> Tensor:
-        """Returns the objective of a batch."""
-        return self.graph(*self.loss.parameters(), *self.loss.buffers(), *batch.values())[0]
 
 
 if __name__ == "__main__":

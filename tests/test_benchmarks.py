@@ -215,20 +215,6 @@ def test_a_profile_sees_the_kernels_of_the_compiled_step() -> None:
     assert abs(parts["rest"]) < found.step
 
 
-def test_the_graph_under_torch_compile_is_the_loss(float64: None) -> None:
-    """Its value and its gradients, from the same noise; and each batch is read, not only the recorded one."""
-    loss = Loss(implementations.build_model("vae"), "mean_field")
-    recorded = worker.Recorded(loss, example_inputs(loss.model, 6))
-    batch, found = example_inputs(loss.model, 6), []
-    for module in (loss, recorded):
-        torch.manual_seed(1)
-        objective = module(**batch)
-        loss.zero_grad()
-        objective.backward()
-        found.append([objective, *(p.grad.clone() for p in loss.parameters())])
-    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
-
-
 def test_a_worker_answers_requests(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,7 +97,7 @@ def _expected(cost: Tensor, log_factors: list[Tensor]) -> Tensor:
     return (prob * torch.where(prob > 0, cost, 0.0)).sum()
 
 
-class CapturableLoss(nn.Module):
+class _CapturableLoss(nn.Module):
     """`Loss` by `capturable_loss`."""
 
     def __init__(self, loss: Loss):
@@ -105,7 +105,6 @@ class CapturableLoss(nn.Module):
         self.loss = loss
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Returns the objective of one batch, a scalar in nats per image."""
         model = self.loss.model
         return capturable_loss(self.loss.elbo, model.model, model.guide, **inputs) / len(inputs["x"])
 
@@ -163,7 +162,7 @@ def value_and_gradients(
         The objective, a scalar in nats per data point, and the gradients by name of the parameters that it
         depends on.
     """
-    module = CapturableLoss(loss)
+    module = _CapturableLoss(loss)
     leaves = {
         name: held[name].detach().requires_grad_() for name, p in module.named_parameters() if p.requires_grad
     }
@@ -179,7 +178,7 @@ def value_and_gradients(
 
 def named_tensors(loss: Loss) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns the parameters (detached, in the same memory) and the buffers, by name."""
-    module = CapturableLoss(loss)
+    module = _CapturableLoss(loss)
     return {name: p.detach() for name, p in module.named_parameters()}, dict(module.named_buffers())
 
 

@@ -90,9 +90,10 @@ def suite(
     mode: str,
     estimator: str | None = None,
     particles: int | None = None,
+    accumulate: int = 1,
 ) -> StepTimer:
     """Returns the suite's training, without log lines, evaluations and checkpoints."""
-    config = settings(model, batches.size, mode, elbo=estimator, particles=particles)
+    config = settings(model, batches.size, mode, elbo=estimator, particles=particles, accumulate=accumulate)
     loss, kl_weight = Loss(model, config.elbo, config.particles), KLWeight(model, 0, batches.device)
     steps = Steps(loss, batches, config, kl_weight, nullcontext, lambda *_: "not finite", print)
     number = 0

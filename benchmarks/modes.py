@@ -24,7 +24,7 @@ from benchmarks.timing import race
 from inference.backend.device import fast_float32
 from inference.cli.entry import run_command
 from inference.cli.parser import Parser
-from inference.training.gradients import MODES
+from inference.rundir.config import MODES
 
 BATCH, ROUNDS, STEPS = 97, 5, 20
 NAMES = ("vae", "ssvae", "ppca", "flow", "conv_vae", "code_transformer")

@@ -3,8 +3,10 @@
 python -m benchmarks.processes             print the table
 python -m benchmarks.processes --write     write it into docs/cost.md, between its marks
 
-Both train with the same global batch size, on random images, by the main command, alternately. The time is
-the difference between the first and the last line of metrics.jsonl.
+Both train with the same joint batch, on random images, and take turns. The processes of a group stay alive
+between its turns and sleep. The processes per core also train in two other ways: by eager steps with one
+exchange of all gradients, and by `DistributedDataParallel`, which exchanges the gradients in buckets during
+the backward pass.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -12,69 +14,88 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
     exit_on_interrupt()
 
-import json
 import os
 import statistics
 import sys
-import tempfile
-from pathlib import Path
-from subprocess import DEVNULL, run
-
-import numpy as np
+from contextlib import ExitStack
 
 from benchmarks import COST
+from benchmarks.implementations import build_model
+from benchmarks.worker import DDP, EAGER, SUITE, TORCHRUN, Group
 from inference.cli.entry import run_command
 from inference.cli.parser import Parser
+from inference.errors import UserError, unknown
 from tools.table import write_between
 
 MARKS = "<!-- processes: made by python -m benchmarks.processes --write -->", "<!-- end of processes -->"
 CORES = os.cpu_count() or 1
-ROUNDS, STEPS = 3, 400
-CASES = (("ssvae", 97), ("vae", 970))
+ROUNDS, TURN = 7, 1000  # milliseconds of a turn, approximately
+CASES = {
+    **{"vae": 970, "ssvae": 970, "conv_vae": 96, "hvae": 96},
+    **{"af_vae": 96, "pixel_vae": 96, "vqvae": 96},
+}
+HEAD = (
+    "| model | parameters | joint batch | images per second, 1 process | {} processes | speed-up "
+    "| eager, all_reduce | eager, DDP |"
+)
+ONE = "one"  # process on all cores
+Times = dict[str, list[float]]  # milliseconds per step of each round, by training
 
 
 def main(arguments: list[str]) -> int:
     """Times every case, prints the table and, with `--write`, writes it into docs/cost.md."""
     parser = Parser(prog="python -m benchmarks.processes", description=(__doc__ or "").splitlines()[0])
+    about = "time this model only; can be repeated (default: all of them)"
+    parser.add_argument("--model", action="append", metavar="NAME", help=about)
     parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
     given = parser.parse_args(arguments)
-    head = f"| model | global batch size | images per second, 1 process | {CORES} processes | speed-up |"
-    lines = [head, "|---" * 5 + "|"]
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "random.npz"
-        noise = np.random.RandomState(0)
-        x = noise.randint(0, 256, (10_100, 28, 28), dtype=np.uint8)
-        y = np.arange(len(x)) % 10
-        np.savez(data, x_train=x[:10_000], y_train=y[:10_000], x_test=x[10_000:], y_test=y[10_000:])
-        for model, batch in CASES:
-            rates: dict[int, list[float]] = {1: [], CORES: []}
-            for number in range(ROUNDS):
-                for processes, found in rates.items():
-                    run_dir = Path(folder) / f"{model}-{batch}-{number}-{processes}"
-                    found.append(throughput(model, batch, processes, data, run_dir))
-            one, several = rates.values()
-            ratios = [b / a for a, b in zip(one, several, strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            cells = [f"`{model}`", str(batch), *(f"{statistics.median(each):.0f}" for each in (one, several))]
-            lines.append(f"| {' | '.join(cells)} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
-            print(lines[-1], flush=True)
+    for name in given.model or ():
+        if name not in CASES:
+            raise unknown("model", name, CASES)
+    if given.model and given.write:
+        raise UserError("--write needs the times of all models. Leave out --model.")
+    head = HEAD.format(CORES)
+    lines = [head, "|---" * (head.count("|") - 1) + "|"]
+    for name in given.model or CASES:
+        lines.append(row(name, CASES[name], measure(name, CASES[name])))
+        print(lines[-1], file=sys.stderr, flush=True)
+    print("\n".join(lines))
     if given.write:
         write_between(COST, MARKS, "\n".join(lines))
     return 0
 
 
-def throughput(model: str, batch: int, processes: int, data: Path, run_dir: Path) -> float:
-    """Trains a model and returns images per second."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    options = ["--model", model, "--data", str(data), "--batch-size", str(batch), "--steps", str(STEPS)]
-    options += ["--compile", "inductor", "--run-dir", str(run_dir)]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "inference.svi", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": str(CORES // processes)}
-    run(command, env=environment, check=True, stdout=DEVNULL, stderr=DEVNULL)
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    times = {line["step"]: line["seconds"] for line in lines if line["split"] == "train"}
-    first, last = min(times), max(times)
-    return (last - first) * batch / (times[last] - times[first])
+def measure(name: str, batch: int) -> Times:
+    """Times the training of a model by one process, and by one process per core, in turns."""
+    per_core = [*TORCHRUN, "--standalone", "--nproc-per-node", str(CORES)]
+    with ExitStack() as stack:
+        one, several = (
+            stack.enter_context(Group(name, batch, [launcher], {"OMP_NUM_THREADS": str(threads)}))
+            for launcher, threads in (([sys.executable], CORES), (per_core, 1))
+        )
+        turns = {ONE: (one, SUITE)} | {kind: (several, kind) for kind in (SUITE, EAGER, DDP)}
+        steps = {key: max(int(TURN / group.ask(kind, 2)["ms"]), 1) for key, (group, kind) in turns.items()}
+        times: Times = {key: [] for key in turns}
+        for _ in range(ROUNDS):
+            for key, (group, kind) in turns.items():
+                times[key].append(group.ask(kind, steps[key])["ms"])
+    return times
+
+
+def row(name: str, batch: int, times: Times) -> str:
+    """Returns the row of a model: images per second, and ratios of the throughput to one process's."""
+    parameters = sum(p.numel() for p in build_model(name).parameters())
+    rates = [batch / statistics.median(times[key]) * 1e3 for key in (ONE, SUITE)]
+    cells = [f"`{name}`", f"{parameters:,}", str(batch), *(f"{rate:.0f}" for rate in rates)]
+    cells.append(ratios(times[ONE], times[SUITE], quartiles=True))
+    cells += [ratios(times[ONE], times[key]) for key in (EAGER, DDP)]
+    return f"| {' | '.join(cells)} |"
+
+
+def ratios(one: list[float], other: list[float], quartiles: bool = False) -> str:
+    """Returns the median of the ratios of the rounds, with quartiles if requested."""
+    low, middle, high = statistics.quantiles([a / b for a, b in zip(one, other, strict=True)], n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})" if quartiles else f"{middle:.2f}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python -m inference.svi --model ssvae --help          that model's options
 python -m inference.svi --resume runs/ssvae/...       continue a run that was stopped
 python -m inference.svi --model vqvae --code-prior transformer     both stages of a VQ-VAE
 torchrun --nproc-per-node 2 -m inference.svi --model ssvae         on several processes or machines
+torchrun --max-restarts 3 -m inference.svi --model ssvae --run-dir DIR     which torchrun may restart
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -96,10 +97,28 @@ def train(given: argparse.Namespace, arguments: list[str]) -> tuple[int, Run]:
             steps, device = getattr(given, "steps", None), getattr(given, "device", None)
             found = session.resume(on_exit, given.resume, steps=steps, device=device, data_dir=data_dir)
         else:
+            folder = folder_of(given)
             config, data = new_run(given, arguments)
-            model = initial_model(config, data) if config.init_from else None
-            found = session.start(on_exit, config, data, getattr(given, "run_dir", None), model)
+            if folder and session.was_started(folder, config):
+                found = session.resume(on_exit, folder, data=data)
+            else:
+                model = initial_model(config, data) if config.init_from else None
+                found = session.start(on_exit, config, data, folder, model)
         return train_session(found, data_dir=data_dir).status, found.run
+
+
+def folder_of(given: argparse.Namespace) -> Path | None:
+    """Returns the folder that the options name for a new run, if any.
+
+    Raises:
+        UserError: torchrun may restart the run, and it has no folder in which it could continue.
+    """
+    folder: Path | None = getattr(given, "run_dir", None)
+    if folder is None and distributed.may_restart():
+        raise UserError(
+            "torchrun --max-restarts continues a run in a folder with a name. Give --run-dir DIR."
+        )
+    return folder
 
 
 def new_run(given: argparse.Namespace, arguments: list[str]) -> tuple[RunConfig, Dataset]:

@@ -1,7 +1,10 @@
 """The benchmarks are fair: every implementation computes the same loss and trains every parameter."""
 
+import io
 import json
 import math
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,18 @@ import pyro
 import pytest
 import torch
 
-from benchmarks import COST, bound, growth, implementations, profile, step, training
+from benchmarks import (
+    COST,
+    bound,
+    growth,
+    implementations,
+    network,
+    processes,
+    profile,
+    step,
+    training,
+    worker,
+)
 from benchmarks.plain_torch import IMPLEMENTATIONS
 from inference import svi
 from inference.data.examples import example_inputs
@@ -199,3 +213,52 @@ def test_a_profile_sees_the_kernels_of_the_compiled_step() -> None:
     parts = found.parts()
     assert parts["Adam"] > 0 and parts["matrix products"] > 0 and parts["other elementwise, sums"] > 0
     assert abs(parts["rest"]) < found.step
+
+
+def test_a_worker_answers_requests(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One process sends nothing."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", torch.distributed.all_reduce)  # which it replaces
+    monkeypatch.setattr(torch.distributed, "broadcast", torch.distributed.broadcast)
+    requests = [{"training": kind, "steps": 2, "accumulate": 1} for kind in (worker.EAGER, worker.LATENCY)]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(json.dumps, requests))))
+    assert worker.main(["vae2d", "8"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(answers) == 2 and all(answer["ms"] > 0 for answer in answers)
+    assert all(answer[key] == 0 for answer in answers for key in ("bytes", "numbers", "exchange_ms"))
+
+
+def test_a_ring_sends_twice_the_vector_and_a_message_per_process() -> None:
+    at_rate = 10**6 / (1e9 / 8 * network.PAYLOAD) * 1e3  # milliseconds for a vector of 1 MB at 1 Gbit/s
+    assert network.ring_ms(1, 10**6, 1000, 0.1) == 0
+    assert network.ring_ms(2, 10**6, 1000, 0.0) == pytest.approx(at_rate)
+    assert network.ring_ms(2, 10**6, 100, 0.0) == pytest.approx(10 * at_rate)
+    assert network.ring_ms(512, 10**6, 1000, 0.1) == pytest.approx(2 * 511 / 512 * at_rate + 102.2)
+
+
+def test_the_share_of_exchanges_is_calculated_from_the_measured_computation() -> None:
+    """At 100 Mbit/s a vector of 0.1 million numbers takes 33.5 ms in a ring of two."""
+    point = network.Point("vae", 100, 8, 200.0, 40.0, 4e5, 10**5, 0.0)
+    cells = network.table([point]).splitlines()[-1].split(" | ")
+    assert cells[3:6] == ["0.40", "38800", "200"]  # 970 * 8 images in 0.2 s
+    assert cells[6:9] == ["40.0", "33.5", "20%"]
+    ring = [network.ring_ms(processes, 4e5, 100, 0.0) for processes in network.CALCULATED]
+    assert cells[9].rstrip(" |") == ", ".join(f"{ms / (ms + 160):.0%}" for ms in ring)
+
+
+def test_a_network_needs_root_and_iproute2(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = r"needs root and iproute2\. Install iproute2 \(apt-get install iproute2\), and run the command"
+    monkeypatch.setattr(network, "call", pytest.fail)
+    for module, name, value in ((os, "geteuid", lambda: 1000), (network.shutil, "which", lambda name: None)):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=refused):
+            patch.setattr(module, name, value)
+            network.main([])
+
+
+def test_processes_are_compared_on_known_models() -> None:
+    with pytest.raises(UserError, match="unknown model 'made': choose from vae, "):
+        processes.main(["--model", "made"])
+    with pytest.raises(UserError, match="--write needs the times of all models"):
+        processes.main(["--model", "vae", "--write"])
+    assert processes.ratios([4.0] * 4, [2.0] * 4) == "2.00"  # half the time is twice the throughput

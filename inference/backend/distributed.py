@@ -4,7 +4,7 @@ torchrun --nproc-per-node 2 -m inference.svi --model ssvae
 
 Every process has the whole data set and the whole model, and takes its share of each batch. Gradients are
 averaged over the joint batch, so that all processes make the same step. The main process, rank 0, prints and
-writes files.
+writes files. If torchrun restarts the processes, they continue from the last checkpoint.
 """
 
 import os
@@ -106,9 +106,24 @@ def local_main_first() -> Iterator[None]:
         all_gather(None)
 
 
+def was_restarted() -> bool:
+    """Returns whether torchrun has restarted the processes of this command, after one of them ended."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def may_restart() -> bool:
+    """Returns whether torchrun restarts the processes of this command if one of them ends."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
 def local_share(index: Tensor) -> Tensor:
     """Returns this process's part of a joint batch, (batch,). The parts differ by at most one image."""
     return index if world_size() == 1 else index.tensor_split(world_size())[rank()]
+
+
+def local_size(images: int) -> int:
+    """Returns the number of images in this process's part of a joint batch."""
+    return images // world_size() + (rank() < images % world_size())
 
 
 def process_seed(seed: int, step: int) -> int:
@@ -116,36 +131,34 @@ def process_seed(seed: int, step: int) -> int:
     return (seed + 1_000_003 * rank() + 15_485_863 * step) % 2**63
 
 
-def average_gradients(
-    images: int, objective: Tensor, parameters: Sequence[Tensor], buffers: Sequence[Tensor], stop: bool
-) -> tuple[Tensor, bool]:
-    """Averages gradients and buffers over all processes, weighted by their images, in one exchange.
+def sum_over_processes(values: Sequence[Tensor], stop: bool) -> tuple[list[Tensor], bool]:
+    """Sums tensors over all processes, in one exchange of one flat vector.
 
     Args:
-        images: the number of images of this process.
-        objective: its objective, a scalar.
-        parameters: the parameters; their gradients are replaced with the mean.
-        buffers: tensors that are replaced with their mean.
+        values: tensors of one dtype, with the same shapes in every process.
         stop: whether this process requests a stop.
 
     Returns:
-        The mean of the objective, and whether any process requests a stop.
+        The sums, and whether any process requests a stop.
 
     Raises:
         TrainingAborted: the connection to another process is lost.
     """
-    numbers = torch.tensor([images, stop], dtype=objective.dtype, device=objective.device)
-    values = [objective, *(p.grad for p in parameters if p.grad is not None), *buffers]
-    flat = torch.cat([value.flatten() for value in values]).mul_(images)
-    flat = torch.cat([numbers, flat])
-    with peer_loss_guard():
-        dist.all_reduce(flat)
-    means = flat[2:].div_(flat[0]).split([value.numel() for value in values])
-    for parameter, mean in zip(parameters, means[1:], strict=False):
-        parameter.grad = mean.view_as(parameter)
-    for buffer, mean in zip(buffers, means[1 + len(parameters) :], strict=True):
-        buffer.copy_(mean.view_as(buffer))
-    return means[0][0], bool(flat[1])
+    flat = torch.cat([values[0].new_tensor([stop]), *(value.flatten() for value in values)])
+    sum_in_place(flat)
+    sums = flat[1:].split([value.numel() for value in values])
+    return [part.view(value.shape) for part, value in zip(sums, values, strict=True)], bool(flat[0])
+
+
+def sum_in_place(flat: Tensor) -> None:
+    """Replaces a tensor with its sum over all processes.
+
+    Raises:
+        TrainingAborted: the connection to another process is lost.
+    """
+    if world_size() > 1:
+        with peer_loss_guard():
+            dist.all_reduce(flat)
 
 
 def any_process(value: bool) -> bool:

@@ -28,6 +28,7 @@ class Batches:
     Attributes:
         x: all training images, a tensor or `stored.Rows`.
         per_epoch: batches per epoch. The last one has the images that are left over.
+        full_size: images in a full batch, over all processes.
         images: images in a full batch of this process.
         order: the order of the images in the current epoch, (n,).
 
@@ -57,8 +58,8 @@ class Batches:
         # The last batch has the images that are left over. If these are fewer than two per process, they join
         # the batch before: batch norm needs two.
         self.per_epoch = max(-(-(len(self.x) - 2 * distributed.world_size() + 1) // size), 1)
-        full = size if self.per_epoch > 1 else len(self.x)
-        self.images = len(distributed.local_share(torch.arange(full)))
+        self.full_size = size if self.per_epoch > 1 else len(self.x)
+        self.images = distributed.local_size(self.full_size)
         self.epoch, self.order = -1, torch.empty(0)
         self.labelled: list[Tensor] = []
         if self.y is not None and "x_labelled" in self.inputs:
@@ -66,7 +67,20 @@ class Batches:
 
     def full(self, step: int) -> bool:
         """Whether a step has a full batch."""
-        return step % self.per_epoch < self.per_epoch - 1 or len(self.index(step)) == self.images
+        return self._size(step) == self.full_size
+
+    def share(self, step: int) -> float:
+        """Returns the fraction of the images of a step that this process has."""
+        return distributed.local_size(self._size(step)) / self._size(step)
+
+    def _size(self, step: int) -> int:
+        """The images of a step, over all processes."""
+        start, end = self._range(step % self.per_epoch)
+        return end - start
+
+    def _range(self, place: int) -> tuple[int, int]:
+        """The first image of a batch of an epoch, and the end, as places in the order of the epoch."""
+        return place * self.size, len(self.x) if place == self.per_epoch - 1 else (place + 1) * self.size
 
     def index(self, step: int) -> Tensor:
         """Returns the indices of this process's images of a step, (batch,)."""
@@ -75,8 +89,8 @@ class Batches:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self.order = torch.randperm(len(self.x), generator=generator).to(self.device)
             self.epoch = epoch
-        end = len(self.x) if place == self.per_epoch - 1 else (place + 1) * self.size
-        return distributed.local_share(self.order[place * self.size : end])
+        start, end = self._range(place)
+        return distributed.local_share(self.order[start:end])
 
     def tensors(self, step: int) -> list[Tensor]:
         """Returns what `select` takes a batch from: indices, x, y if the model has it, labelled x and y.

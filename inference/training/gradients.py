@@ -1,4 +1,4 @@
-"""The gradients of a batch, in one of three execution modes: eager, graph or inductor."""
+"""The gradients of a batch, computed eagerly or by a captured graph."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -8,30 +8,26 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from inference.backend import distributed
 from inference.backend.snapshots import RandomState, Snapshot
 from inference.compiled.capture import capture, finite
 from inference.compiled.checks import TOLERANCES, norm, one_line
-from inference.compiled.compiler import compiled
 from inference.elbo.estimators import Loss
 from inference.errors import UserError
-from inference.rundir.config import MODES
 
 
 class Gradients:
     """Computes the gradients of a loss on a batch and stores them in the parameters, as `backward` does.
 
     The mode "eager" runs model, guide and autograd in Python. "graph" replays the tensor operations that were
-    captured once. "inductor" runs the code that TorchInductor compiles from them. A captured step computes
-    batches of `images` data points; batches of another size, such as the last one of an epoch, are eager.
-    All modes use the same random numbers.
+    captured once, for batches of `images` data points; batches of another size, such as the last one of an
+    epoch, are eager. Both use the same random numbers.
 
     Before a captured step is used, it is compared once with the eager step. If they differ, or if the step
-    cannot be captured or compiled, `say` prints one line with the reason, and all steps are eager.
+    cannot be captured, `say` prints one line with the reason, and all steps are eager.
 
     Args:
         loss: the loss.
-        mode: one of `MODES`.
+        mode: "eager" or "graph".
         images: number of data points in a full batch of this process; by default that of the first batch.
         precision: returns the context in which the loss is computed, such as autocast.
         say: prints a line.
@@ -45,28 +41,21 @@ class Gradients:
         precision: Callable[[], AbstractContextManager] = nullcontext,
         say: Callable[[str], None] = print,
     ):
-        if mode not in MODES:
-            raise ValueError(f"mode is {mode!r}. Give one of {', '.join(MODES)}.")
+        if mode not in ("eager", "graph"):
+            raise ValueError(f"mode is {mode!r}. Give eager or graph.")
         self.loss, self.mode, self.images, self.precision, self.say = loss, mode, images, precision, say
         self.replay: Callable[..., Any] | None = None
         self.aliased: list[int] | None = None  # gradients that share memory, found at the first replay
-        norms = [part for part in loss.modules() if isinstance(part, nn.BatchNorm2d)]
-        self.averages = [value for norm in norms for value in norm.buffers() if value.is_floating_point()]
 
-    def __call__(
-        self, batch: dict[str, Tensor], check: bool = False, stop: bool = False
-    ) -> tuple[Tensor, bool, bool]:
-        """Computes the gradients of a batch.
+    def __call__(self, batch: dict[str, Tensor], check: bool = False) -> tuple[Tensor, Tensor]:
+        """Computes the gradients of a batch of this process.
 
         Args:
             batch: the inputs of the model.
             check: whether Pyro validates model and guide. Such a step is eager.
-            stop: whether this process requests a stop.
 
         Returns:
-            The objective (a scalar in nats per image), whether it and all gradients are finite, and whether a
-            process requests a stop. In several processes the objective and the gradients are those of the
-            joint batch.
+            The objective (a scalar in nats per image), and whether it and all gradients are finite.
         """
         usual = self.mode != "eager" and not check and len(batch["x"]) == (self.images or len(batch["x"]))
         good: Tensor | None = None
@@ -76,13 +65,7 @@ class Gradients:
             objective, good = self._replayed(batch)
         else:
             objective = self._eager(batch, check)
-        if distributed.world_size() > 1:
-            objective, stop = distributed.average_gradients(
-                len(batch["x"]), objective, self._with_gradient(), self.averages, stop
-            )
-        if good is None or distributed.world_size() > 1:
-            good = finite(objective, self.found())
-        return objective, bool(good), stop
+        return objective, finite(objective, self.found()) if good is None else good
 
     def found(self) -> list[Tensor]:
         """Returns the gradients of the parameters that the loss depends on."""
@@ -146,10 +129,8 @@ class Gradients:
         before.restore()
         try:
             with self.precision():
-                graph, has_gradient = capture(self.loss, batch, self._beta())
+                self.replay, has_gradient = capture(self.loss, batch, self._beta())
             self.reached = [p for p, has in zip(self.loss.parameters(), has_gradient, strict=True) if has]
-            inputs = [*self._held(), *batch.values()]
-            self.replay = graph if self.mode == "graph" else _flat(compiled(graph, inputs))
             objective, _ = self._replayed(batch)
             self._compare(objective, expected, reached, gradients, after)
             self.images = len(batch["x"])
@@ -189,6 +170,12 @@ class Gradients:
                 raise RuntimeError(f"its {what} differs from the eager step's by {apart:.1e} of {size:.1e}")
 
 
+def batch_norm_statistics(loss: Loss) -> list[Tensor]:
+    """Returns the running means and variances of batch norm, which each process updates by its own images."""
+    norms = [part for part in loss.modules() if isinstance(part, nn.BatchNorm2d)]
+    return [value for norm in norms for value in norm.buffers() if value.is_floating_point()]
+
+
 class _State:
     """The state that a step changes in addition to the gradients: the model's buffers and torch's RNGs."""
 
@@ -199,10 +186,6 @@ class _State:
         """Restores the state in place."""
         self.buffers.restore()
         self.random.restore()
-
-
-def _flat(program: Callable[[list[Tensor]], list[Tensor]]) -> Callable[..., list[Tensor]]:
-    return lambda *inputs: program(list(inputs))
 
 
 def aliased(tensors: list[Tensor], others: list[Tensor]) -> list[int]:

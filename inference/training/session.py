@@ -1,5 +1,6 @@
 """A training in a run folder: new or resumed, with metrics, checkpoints and results written into it."""
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -36,6 +37,9 @@ LOCAL = (
     "format",
     "vocabulary",
 )  # keys of config.json that results.json leaves out
+
+# Keys of config.json that say where and by which version a run was started.
+SET_AT_START = {"command", "versions", "gpu", "platform", "threads", "processes", "commit", "format"}
 
 
 @dataclass
@@ -87,6 +91,32 @@ def start(
     return Session(run or ReadOnlyRun(named, config), model, batches, data, test)
 
 
+def was_started(folder: Path, config: RunConfig) -> bool:
+    """Returns whether torchrun has restarted a run: its folder holds the run with the same configuration.
+
+    Args:
+        folder: of the run.
+        config: of the run, without provenance.
+
+    Raises:
+        UserError: torchrun has restarted the processes, and the folder holds a run with other settings.
+    """
+
+    def differing() -> list[str] | None:
+        if not distributed.was_restarted() or not (folder / "config.json").exists():
+            return None
+        kept, new = Run.open(folder).config.to_json(), json.loads(json.dumps(config.to_json()))
+        compared = (kept.keys() | new.keys()) - SET_AT_START - ({"labelled"} - new.keys())
+        return sorted(key for key in compared if kept.get(key) != new.get(key))
+
+    names = distributed.broadcast_from_main(differing)
+    if names:
+        raise UserError(
+            f"{folder} holds a run with another {', '.join(names)}. Name another folder with --run-dir."
+        )
+    return names is not None
+
+
 def resume(
     on_exit: ExitStack,
     folder: Path,
@@ -94,6 +124,7 @@ def resume(
     steps: int | None = None,
     device: str | None = None,
     data_dir: Path | None = None,
+    data: Dataset | None = None,
 ) -> Session:
     """Opens a run to continue it.
 
@@ -103,6 +134,7 @@ def resume(
         steps: the new number of steps, if it changes.
         device: the new device, if it changes.
         data_dir: the folder of named data sets, if it changed.
+        data: the data set, with its validation part; by default it is loaded.
 
     Raises:
         UserError: the run cannot be resumed.
@@ -117,7 +149,7 @@ def resume(
     if not state or state["step"] < config.steps:
         config.check_warmup()
     run.config = config = replace(config, device=device or config.device)
-    model, batches, data = prepare(config, load_data(run, data_dir))
+    model, batches, data = prepare(config, data or load_data(run, data_dir))
     if state:
         try:
             for parameters in (evaluation_state(state), state["parameters"]):  # both must fit

@@ -1,7 +1,8 @@
-"""Training steps: one at a time, or blocks of many in a compiled program."""
+"""Training steps: one at a time, or blocks of many in compiled programs."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor
 
 from inference.backend import distributed
 from inference.backend.snapshots import RandomState, Snapshot
+from inference.compiled.capture import finite
 from inference.compiled.checks import TOLERANCES, norm, one_line
 from inference.data.batches import Batches
 from inference.elbo.estimators import Loss
+from inference.errors import TrainingAborted
 from inference.rundir.config import TrainConfig
-from inference.training.gradients import Gradients
+from inference.training.gradients import Gradients, batch_norm_statistics
 from inference.training.program import Program
 from inference.training.schedules import KLWeight, learning_rate, make_ema
 
@@ -54,10 +57,10 @@ def make_optimizer(loss: Loss, config: TrainConfig) -> torch.optim.Adam:
 class Steps:
     """Makes training steps.
 
-    In one process, the mode "inductor" makes steps of one full batch by `Program`, many per call. All other
-    steps compute the gradients by `Gradients` and update the parameters by torch's Adam or AdamW. Both change
-    the same tensors. With `accumulate` batches per step, step n has the batches from n * accumulate on. Each
-    mode then computes the gradients of one batch at a time, and torch makes the update.
+    The mode "inductor" makes steps of full batches by `Program`, many per call. All other steps compute the
+    gradients by `Gradients` and update the parameters by torch's Adam or AdamW. Both change the same tensors.
+    With `accumulate` batches per step, step n has the batches from n * accumulate on. Several processes sum
+    their gradients once per step.
 
     Args:
         loss: the loss.
@@ -89,11 +92,11 @@ class Steps:
         self.optimizer = make_optimizer(loss, config)
         self.lr_factor = 1.0
         self.average = make_ema(loss.model, config.ema)
-        whole = config.compile == "inductor" and distributed.world_size() == 1 and config.accumulate == 1
-        mode = "eager" if whole else str(config.compile)
+        self.statistics = batch_norm_statistics(loss)
+        mode = "graph" if config.compile == "graph" else "eager"
         self.gradients = Gradients(loss, mode, batches.images, precision, say)
         self.program: Program | None = None
-        if whole:
+        if config.compile == "inductor":
             self.program = Program(loss, batches, self.optimizer, self.average, config, kl_weight, precision)
 
     def make(self, step: int, count: int, stop: bool) -> Made:
@@ -101,24 +104,31 @@ class Steps:
 
         Args:
             step: the number of the first one.
-            count: the largest number of steps. Fewer are made at the end of an epoch, or if one is skipped.
+            count: the largest number of steps. Fewer are made before a batch of another size, or if one is
+                skipped.
             stop: whether this process wants to stop.
         """
         # Pyro validates model and guide in the first step only.
-        if self.program and step > 0 and self.batches.full(step):
-            if self.program.run is None and not self._start(step):
+        if self.program and step > 0 and self._full(step):
+            if not self.program.runs and not self._start(step):
                 return self._single(step, stop)
-            left = self.batches.per_epoch - 1 - step % self.batches.per_epoch
-            in_time = int(BLOCK_SECONDS / self.program.seconds_per_step)
-            return self._block(step, max(min(count, left, in_time), 1), stop)
+            most, full = min(count, int(BLOCK_SECONDS / self.program.seconds_per_step)), 1
+            while full < most and self._full(step + full):
+                full += 1
+            return self._block(step, full, stop)
         return self._single(step, stop)
+
+    def _full(self, step: int) -> bool:
+        """Whether all batches of a step are full."""
+        count = self.config.accumulate
+        return all(self.batches.full(number) for number in range(step * count, (step + 1) * count))
 
     def _single(self, step: int, stop: bool) -> Made:
         """Makes one step."""
         buffers = Snapshot(list(self.loss.buffers()))
-        objective, batch, finite, stopped = self._gradients(step, stop)
+        objective, batch, good, stopped = self._gradients(step, stop)
         reason = None
-        if finite:
+        if good:
             self._update(step)
         else:
             reason = self.describe(objective, batch)
@@ -129,24 +139,49 @@ class Steps:
     def _gradients(self, step: int, stop: bool) -> tuple[Tensor, dict[str, Tensor], bool, bool]:
         """Returns the objective, the batch, whether all is finite, and whether any process wants to stop.
 
-        The objective and the gradients are the means over the batches of the step. If one of them is not
-        finite, they are those of that batch, which is returned.
+        The objective and the gradients are the means over the batches of the step and over the processes. The
+        batch is the first one of this process that is not finite, or else the last one.
         """
         self.kl_weight.set(step)
-        count, total = self.config.accumulate, torch.zeros(())
-        sums: dict[torch.nn.Parameter, Tensor] = {}
+        count, processes = self.config.accumulate, distributed.world_size()
+        total, share, sums = torch.zeros(()), 1.0, dict[torch.nn.Parameter, Tensor]()
+        bad: dict[str, Tensor] = {}
         for number in range(step * count, (step + 1) * count):
             batch = self.batches(number)
-            objective, finite, stopped = self.gradients(batch, check=step == 0, stop=stop)
-            if not finite or count == 1:
-                return objective, batch, finite, stopped
-            total = total.to(objective) + objective / count
+            objective, good = self.gradients(batch, check=step == 0)
+            if count == processes == 1:
+                return objective, batch, bool(good), stop
+            share = self.batches.share(number)
+            total = total.to(objective) + objective * (share / count)
             for p in self.loss.parameters():
                 if p.grad is not None:
-                    sums[p], p.grad = sums.get(p, 0.0) + p.grad / count, None
+                    gradient, p.grad = p.grad.mul_(share / count), None
+                    sums[p] = gradient if p not in sums else sums[p].add_(gradient)
+            bad = bad or ({} if good else batch)
+            if bad and processes == 1:  # other processes wait for the exchanges within a model's batches
+                break
         for p, gradient in sums.items():
             p.grad = gradient
-        return total, batch, True, stopped
+        if processes > 1:
+            total, stop = self._sum_over_processes(total, share, stop)
+        return total, bad or batch, bool(finite(total, self.gradients.found())), stop
+
+    def _sum_over_processes(self, objective: Tensor, share: float, stop: bool) -> tuple[Tensor, bool]:
+        """Sums the objective and the gradients over the processes, and averages batch norm's statistics.
+
+        Args:
+            objective: of this process, weighted, as the gradients are.
+            share: fraction of the joint batch that this process has.
+            stop: whether this process wants to stop.
+        """
+        reached = [p for p in self.loss.parameters() if p.grad is not None]
+        values = [objective, *self.gradients.found(), *(value * share for value in self.statistics)]
+        (total, *sums), stopped = distributed.sum_over_processes(values, stop)
+        for p, gradient in zip(reached, sums, strict=False):
+            p.grad = gradient
+        for value, mean in zip(self.statistics, sums[len(reached) :], strict=True):
+            value.copy_(mean)
+        return total, stopped
 
     def _update(self, step: int) -> None:
         """Updates the parameters and their moving average by the gradients."""
@@ -162,30 +197,30 @@ class Steps:
         """Makes steps by the program. If one is not finite, it is found by making them one at a time."""
         assert self.program is not None
         before = RandomState(self.batches.device)
-        if self.program.block(step, count, self.lr_factor):
-            return Made(count, None, stop)
+        if self.program.block(step, count, self.lr_factor, stop):
+            return Made(count, None, self.program.stopped)
         if count > 1:
             before.restore()
             for made in range(count):
                 single = self._block(step + made, 1, stop)
                 if single.skipped:
-                    return Made(made + 1, single.skipped, stop)
-            return Made(count, None, stop)
+                    return Made(made + 1, single.skipped, single.stopped)
+            return Made(count, None, self.program.stopped)
         after, buffers = RandomState(self.batches.device), Snapshot(list(self.loss.buffers()))
         before.restore()
-        objective, batch, _, _ = self._gradients(step, stop)
+        objective, batch, _, stopped = self._gradients(step, stop)
         reason = self.describe(objective, batch)
         buffers.restore()
         self.optimizer.zero_grad(set_to_none=True)
         after.restore()
-        return Made(1, reason, stop)
+        return Made(1, reason, stopped)
 
     def _start(self, step: int) -> bool:
         """Loads or compiles the program, and compares a step of it with the eager step.
 
         Nothing changes. If the two differ, or if the step cannot be captured or compiled, all further steps
         are eager, and `say` prints one line with the reason. If a program of the cache differs, the step is
-        compiled again.
+        compiled again. All processes come to the same decision.
 
         Returns:
             Whether the program can be used for this step. It cannot if the eager step is not finite: then the
@@ -194,26 +229,22 @@ class Steps:
         program, random = self.program, RandomState(self.batches.device)
         assert program is not None
         buffers = Snapshot(list(self.loss.buffers()))
-        objective, _, finite, _ = self._gradients(step, False)
+        objective, _, good, _ = self._gradients(step, False)
         reached = [p for p in self.loss.parameters() if p.grad is not None]
         self.optimizer.zero_grad(set_to_none=True)
         buffers.restore()
         random.restore()
-        if not finite:
+        if not good:
             return False
         program.prepare(reached, step)
         before = Snapshot(program.state + program.counters())
         self._single(step, False)
-        expected = Snapshot(program.state)
-        problem = "there is no program in the cache"
+        expected, problem = Snapshot(program.state), ""
         for cached in (True, False):
             before.restore()
             random.restore()
-            try:
-                if program.compile(step, cached):
-                    problem = self._difference(step, objective, before, expected)
-            except Exception as error:
-                problem = one_line(error)
+            compare = partial(self._difference, step, objective, before, expected)
+            problem = _problem(partial(program.compile, step, cached)) or _problem(compare)
             if not problem:
                 break
         before.restore()
@@ -254,3 +285,14 @@ class Steps:
             if not apart <= tolerance * size:
                 return f"its {NAMES[what]} differ from the eager step's by {apart:.1e} of {size:.1e}"
         return ""
+
+
+def _problem(action: Callable[[], str]) -> str:
+    """Returns the problem that an action names or fails with, in any process, or "" if there is none."""
+    try:
+        problem = action()
+    except TrainingAborted:
+        raise
+    except Exception as error:
+        problem = one_line(error)
+    return next(filter(None, distributed.all_gather(problem)), "")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,18 +25,21 @@ from inference.training.progress import StopSignals
 from ppl_models import VAE
 from tests import forks
 from tests.forks import ENVIRONMENT, ROOT
-from tests.support import checkpoint, lines, same
+from tests.support import checkpoint, lines, same, timeless
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 # Each process takes its share of the images and noise. Its step is compared with that of one process.
 COMPARED = """
 import copy, sys, torch
+from contextlib import nullcontext
 import torch.distributed as dist
 from inference.backend import distributed
 from inference.data.examples import example_inputs
 from inference.elbo.estimators import Loss
-from inference.training.gradients import Gradients
+from inference.rundir.config import TrainConfig
+from inference.training.schedules import KLWeight
+from inference.training.steps import Steps
 from tests.ppl_models.test_contract import build
 from tests.support import NARROW_NETWORKS
 
@@ -49,6 +53,15 @@ def sliced(draw, part):
         eps = draw(shape, *arguments, **keywords)
         return eps.tensor_split(2, dim=-2)[distributed.rank()] if part else eps
     return normal
+
+class SevenImages:  # as Batches
+    device = torch.device("cpu")
+    def __init__(self, batch):
+        self.batch, self.images = batch, len(batch["x"])
+    def __call__(self, number):
+        return self.batch
+    def share(self, number):
+        return self.images / 7
 
 torch.set_default_dtype(torch.float64)
 draw = torch.distributions.utils._standard_normal
@@ -64,6 +77,8 @@ with distributed.process_group():
                 part.train(not isinstance(part, torch.nn.BatchNorm2d))
         kept = copy.deepcopy(model.state_dict())
         batch = example_inputs(model, 7)
+        particles, accumulate = 3 if "iwae" in estimator else 1, 2 if name in ("fsvae", "vqvae") else 1
+        settings = {"batch_size": 7, "elbo": estimator, "particles": particles, "accumulate": accumulate}
         found = []
         for part in (False, True):
             for module in (torch.distributions.normal, torch.distributions.multivariate_normal):
@@ -72,16 +87,17 @@ with distributed.process_group():
             mine = {k: share(v) if part and "labelled" not in k else v for k, v in batch.items()}
             for way in ("eager", "graph") if part else ("eager",):
                 model.load_state_dict(kept)
-                loss = Loss(model, estimator, 3 if "iwae" in estimator else 1)
-                gradients = Gradients(loss, way, say=lambda line: None)
+                config = TrainConfig(compile=way, **settings).resolved(type(model), model.shape)
+                loss, batches = Loss(model, estimator, particles), SevenImages(mine)
+                beta = KLWeight(model, 0, batches.device)
+                steps = Steps(loss, batches, config, beta, nullcontext, lambda *_: "", lambda line: None)
                 torch.manual_seed(1)
-                if part:
-                    objective, good, stop = gradients(mine, stop=distributed.rank() == 1)
-                    assert good and stop and gradients.mode == ("eager" if name == "vqvae" else way)
-                else:
-                    together, dist.is_initialized = dist.is_initialized, lambda: False
-                    objective, good, _ = gradients(mine)
-                    dist.is_initialized = together
+                together = dist.is_initialized
+                dist.is_initialized = together if part else lambda: False
+                objective, _, good, stop = steps._gradients(1, part and distributed.rank() == 1)
+                dist.is_initialized = together
+                assert good and stop == part
+                assert steps.gradients.mode == ("eager" if name == "vqvae" else way)
                 every = [p.grad for p in loss.parameters()] + list(loss.buffers())
                 found.append([objective, *(value.clone() for value in every)])
                 loss.zero_grad()
@@ -90,6 +106,66 @@ with distributed.process_group():
                 torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
         assert len(mine["x"]) == (4, 3)[distributed.rank()]
         print(name, estimator, "agree")
+"""
+
+# Trains by compiled blocks, whose graphs are replayed, and by eager steps, in two processes each.
+BLOCKS = """
+import torch
+from inference.backend import distributed
+from inference.compiled.checks import norm
+from inference.training import program, steps
+from tests.ppl_models.test_contract import build
+from tests.training.test_program import apart, train
+
+def replay(graph, given, path):
+    return lambda inputs: graph(*inputs)
+
+def broken_in_the_second(*given):
+    if distributed.rank():
+        raise RuntimeError("no compiler")
+    return replay(*given)
+
+program.cached_program = lambda path: None
+steps.BLOCK_SECONDS = 100.0
+torch.set_default_dtype(torch.float64)
+FOLLOWED = {"ema": 0.9, "clip": 1.0, "schedule": "cosine", "lr_warmup": 3, "kl_warmup": 6}
+CASES = [
+    ("vae", FOLLOWED, None),
+    ("ae", {"steps": 5}, None),  # whose batch norm has running averages
+    ("flow", {"accumulate": 3, "images": 45, "ema": 0.9}, None),
+    ("vae2d", {"steps": 18}, 7),  # an image that is not finite
+]
+with distributed.process_group():
+    for name, settings, bad in CASES:
+        found, said = {}, []
+        for mode in ("eager", "inductor"):
+            program.compiled = replay
+            torch.manual_seed(0)
+            found[mode], ended, noise = train(build(name), mode, said.append, bad, **settings)
+        made = found["inductor"]
+        assert made.steps.program.split and len(made.steps.program.runs) == 2
+        # Biases before a batch norm have gradients of zero, whose rounding errors Adam scales up.
+        assert apart(made, found["eager"]) < (1e-8 if name == "ae" else 1e-12)
+        assert made.skipped == found["eager"].skipped and (made.skipped > 0) == (bad is not None)
+        assert len(said) == 2 * (bad is not None) and said[:1] == said[1:]
+        state = torch.cat([value.double().flatten() for value in made.model.state_dict().values()])
+        assert all(torch.equal(state, other) for other in distributed.all_gather(state))
+        assert len(set(distributed.all_gather(noise.item()))) == 2  # each process has noise of its own
+        if bad is None:
+            block = made.steps.make(9, 2, distributed.rank() == 1)  # only the second one wants to stop
+            assert block.steps == 2 and block.stopped
+            assert len(set(distributed.all_gather(made.steps.program.seconds_per_step))) == 1
+            print(name, ended.at)
+    program.compiled = broken_in_the_second
+    torch.manual_seed(0)
+    said = []
+    made, _, _ = train(build("vae"), "inductor", said.append)
+    assert made.steps.program is None
+    assert said == ["--compile inductor cannot be used, steps are eager: RuntimeError: no compiler"]
+    try:
+        torch.nn.SyncBatchNorm(2)(torch.randn(3, 2, 4, 4))
+    except ValueError as error:
+        print(str(error).partition(" or")[0])
 """
 
 
@@ -115,6 +191,18 @@ def test_gradients_are_those_of_one_process_on_the_joint_batch(tmp_path: Path) -
     ]
     said = together(str(script), *pairs)
     assert said.splitlines() == [f"{pair.replace(':', ' ')} agree" for pair in pairs]
+
+
+def test_blocks_of_steps_in_two_processes_are_eager_steps(tmp_path: Path) -> None:
+    """Also: torch has no synchronised batch norm on the CPU, as docs/cost.md says."""
+    script = tmp_path / "blocks.py"
+    script.write_text(BLOCKS)
+    assert together(str(script)).splitlines() == [
+        "vae [1, 2, 3, 4, 7, 8]",
+        "ae [1, 2, 3, 4, 5]",
+        "flow [1, 2, 7, 8]",
+        "SyncBatchNorm expected input tensor to be on GPU",
+    ]
 
 
 def arguments(data: Path, run: Path, steps: int) -> list[str]:
@@ -202,6 +290,81 @@ def test_a_killed_process_ends_the_run_with_a_word(small_npz: Path, tmp_path: Pa
     assert Run.open(run).load_checkpoint() is not None
 
 
+def test_a_restarted_command_continues_its_run(
+    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun starts the same command again, whose folder then holds the run."""
+    command = arguments(small_npz, tmp_path / "run", 40)[2:]
+    assert svi.main(arguments(small_npz, tmp_path / "whole", 40)[2:]) == 0
+    take = Batches.__call__
+
+    def killed(self: Batches, step: int) -> dict[str, torch.Tensor]:
+        if step == 17:
+            raise MemoryError
+        return take(self, step)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Batches, "__call__", killed)
+        svi.main(command)
+    assert checkpoint(tmp_path / "run")["step"] == 16
+    with pytest.raises(UserError, match=r"exists and is not empty\. Name another"):
+        svi.main(command)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(UserError, match=r"run holds a run with another batch_size, lr\. Name another folder"):
+        svi.main([*command, "--lr", "0.1", "--batch-size", "16"])
+    assert svi.main(command) == 0
+    assert same(checkpoint(tmp_path / "run"), checkpoint(tmp_path / "whole"))
+    assert timeless(tmp_path / "run") == timeless(tmp_path / "whole")
+    fresh = tmp_path / "fresh"  # a run that was killed before its first checkpoint
+    fresh.mkdir()
+    (fresh / "config.json").write_text((tmp_path / "run" / "config.json").read_text())
+    assert svi.main(arguments(small_npz, fresh, 40)[2:]) == 0
+    assert same(checkpoint(fresh), checkpoint(tmp_path / "whole"))
+
+
+def test_a_run_that_may_be_restarted_needs_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(UserError, match=r"in a folder with a name\. Give --run-dir DIR\."):
+        svi.main(["--model", "vae", "--data", "digits"])
+
+
+@pytest.mark.full
+def test_torchrun_restarts_a_run_whose_process_was_killed(small_npz: Path, tmp_path: Path) -> None:
+    """The results equal those of an undisturbed run, bit for bit."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    together("-c", WITHOUT_REPORT, *arguments(small_npz, whole, 3_000)[2:])
+    command = [*TORCHRUN, "--max-restarts", "3", *arguments(small_npz, run, 3_000)]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists() or len(lines(run)) < 8:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        victim = next(pid for pid in children(process.pid) if environment(pid).get("RANK") == "1")
+        os.kill(victim, signal.SIGKILL)
+        said = process.communicate(timeout=180)[1]
+    assert process.returncode == 0, said
+    assert "lost the connection to another one" in said
+    assert same(checkpoint(run), checkpoint(whole)) and timeless(run) == timeless(whole)
+    results = [json.loads((folder / "results.json").read_text())["test"] for folder in (run, whole)]
+    assert results[0] == results[1]
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
+def test_a_compiled_run_on_two_processes_resumes_bit_for_bit(small_npz: Path, tmp_path: Path) -> None:
+    runs = {}
+    for name, stages in {"whole": [40], "part": [21, 40]}.items():
+        command = arguments(small_npz, tmp_path / name, stages[0])[2:]
+        command[command.index("graph")] = "inductor"
+        together("-c", WITHOUT_REPORT, *command)
+        for steps in stages[1:]:
+            together("-c", WITHOUT_REPORT, "--resume", str(tmp_path / name), "--steps", str(steps))
+        runs[name] = checkpoint(tmp_path / name)
+    assert same(runs["whole"], runs["part"])
+
+
 def children(pid: int) -> list[int]:
     found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return found + [grandchild for child in found for grandchild in children(child)]
@@ -285,7 +448,7 @@ def test_only_a_lost_connection_is_a_lost_process(
     monkeypatch.setattr(dist, "all_reduce", fail)
     monkeypatch.setattr(dist, "all_gather_object", fail)
     for exchange in (
-        lambda: distributed.average_gradients(3, torch.ones(()), [], [], False),
+        lambda: distributed.sum_over_processes([torch.ones(())], False),
         lambda: distributed.all_gather(1),
     ):
         with pytest.raises(RuntimeError) as caught:
@@ -315,6 +478,8 @@ def test_a_batch_is_shared_out_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         batches = Batches(data, VAE, 97, 0, torch.empty(0, dtype=torch.long), torch.device("cpu"))
         batches.observation = lambda x: x
         assert batches.images == images and batches.per_epoch == 2  # the last image joins the second batch
+        assert [batches.share(step) for step in range(2)] == [images / 97, 49 / 98]
+        assert [batches.full(step) for step in range(3)] == [True, False, True]
         parts = [batches(step)["x"] for step in range(2)]
         assert [len(part) for part in parts] == [images, 49]
         seen.append(torch.cat(parts).flatten())

@@ -244,7 +244,6 @@ def test_training_starts_at_the_mean_of_the_data(float64: None) -> None:
     assert torch.equal(model.decoder.output_bias, before)
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path) -> None:
     arguments = ["--model", "adgm", *TINY, "--a-dim", "2", "--data", "digits", "--labels", "20"]
     arguments += ["--variant", "sdgm", "--compile", "eager", "--run-dir"]

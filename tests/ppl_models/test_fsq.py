@@ -44,7 +44,7 @@ from tests.ppl_models.test_saving import (  # noqa: F401
 )
 from tests.support import NARROW_NETWORKS, checkpoint, same
 
-pytestmark = pytest.mark.usefixtures("narrow", "no_pictures")
+pytestmark = pytest.mark.usefixtures("narrow")
 FSQ_OF_15 = ["--model", "vqvae", "--quantizer", "fsq", "--codes", "16", "--batch-size", "8"]
 GRIDS = [*LEVELS, (3, 5, 4), (4, 7)]  # also levels that no number of codes gives
 

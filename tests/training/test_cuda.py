@@ -38,8 +38,9 @@ from inference.errors import UserError
 from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.importance import importance_sample
 from inference.metrics.run_evaluation import why_no_importance_weights
+from inference.rundir.config import MODES
 from inference.training.code_prior import write_codes
-from inference.training.gradients import MODES, Gradients
+from inference.training.gradients import Gradients
 from inference.training.setup import check_size
 from ppl_models import MODELS, VAE, VQVAE
 from ppl_models.base import LatentVariableModel
@@ -54,7 +55,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 FULL_ON_CPU = [pytest.param("cpu", marks=pytest.mark.full), DEVICES[1]]  # other tests do the same on the CPU
 TRIED = ("vae", "ssvae", "vqvae")  # on the CPU
-STEPS = [pytest.param(name, way, "cuda", marks=needs_cuda) for name in MODELS for way in MODES]
+STEPS = [pytest.param(name, way, "cuda", marks=needs_cuda) for name in MODELS for way in MODES[:2]]
 STEPS += [pytest.param(name, way, "cpu") for name in TRIED for way in MODES[:2]]
 ALL = [pytest.param(name, "cuda", marks=needs_cuda) for name in MODELS] + [(name, "cpu") for name in TRIED]
 
@@ -91,7 +92,7 @@ def step(model: LatentVariableModel, batch: dict[str, Tensor], way: str, device:
     model.load_state_dict(kept)
     torch.manual_seed(1)
     with NoiseOfTheCPU():
-        objective, good, _ = gradients(batch)
+        objective, good = gradients(batch)
     assert good and gradients.mode == way and (way == "eager") == (gradients.replay is None)
     every = [torch.zeros_like(p) if p.grad is None else p.grad for p in loss.parameters()]
     assert all(value.device.type == device for value in (objective, *every))

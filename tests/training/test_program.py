@@ -190,15 +190,18 @@ def test_accumulated_batches_are_as_one_batch(mode: str, float64: None) -> None:
     assert apart(train(build("flow"), "eager", images=45, ema=0.9)[0], made[0]) > 1e-3
 
 
-def test_accumulated_batches_are_compiled_one_by_one(float64: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    replay = lambda graph, inputs: lambda values: graph(*values)  # noqa: E731
-    monkeypatch.setattr("inference.training.gradients.compiled", replay)
+def test_accumulated_batches_are_compiled_one_by_one(float64: None, replayed: list[int]) -> None:
+    """The gradients of a batch are one program, and the update is another."""
     made = []
+    settings = {"accumulate": 3, "ema": 0.9, "clip": 1.0, "kl_warmup": 6}
     for mode in ("eager", "inductor"):
         torch.manual_seed(0)
-        made.append(train(build("vae"), mode, images=45, accumulate=3)[0])
-    assert made[1].steps.program is None and made[1].steps.gradients.replay is not None
-    assert apart(*made) < 1e-12
+        made.append(train(build("vae"), mode, images=47, steps=9, **settings))
+    assert len(replayed) == 2 and made[1][0].steps.program is not None
+    assert apart(made[1][0], made[0][0]) < 1e-12
+    assert torch.equal(made[0][2], made[1][2])
+    # the first step, a block, a step with the smaller last batch of the epoch, a block, and the logged step
+    assert made[1][1].at == [1, 3, 4, 6, 7, 8, 9]
 
 
 def test_a_step_with_one_batch_that_is_not_finite_is_skipped(float64: None) -> None:
@@ -371,7 +374,7 @@ def test_the_key_of_the_cache_follows_settings_and_model() -> None:
         program = Loop(model, batches, {}, config).steps.program
         assert isinstance(program, Program)
         program.prepare(list(model.parameters()), 0)
-        return str(compiler.cache_path(program._key(program.given(0, batches.index(0)))))
+        return str(compiler.cache_path(program._key(program.compiled_parts(0)[0])))
 
     def vae(**options: Any) -> LatentVariableModel:
         torch.manual_seed(0)
@@ -389,6 +392,7 @@ def test_the_key_of_the_cache_follows_settings_and_model() -> None:
         key(vae(), elbo="trace"),
         key(vae(), precision="bfloat16"),
         key(vae(), optimizer="adamw"),
+        key(vae(), accumulate=2),
         key(changed),
     ]
     assert len(set(keys)) == len(keys)

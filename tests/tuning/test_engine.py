@@ -144,7 +144,7 @@ def test_optuna_finds_the_better_values(
     assert "20/20 " in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("engine", "no_pictures")
+@pytest.mark.usefixtures("engine")
 def test_each_run_equals_the_direct_command_bit_for_bit(
     small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,11 +44,14 @@ def turn_off(machine: int) -> None:
 
 
 @pytest.fixture
-def machines() -> Iterator[None]:
-    """Two network namespaces with a cable between them. Skips the test where they cannot be made."""
+def machines() -> Iterator["list[subprocess.Popen[bytes]]"]:
+    """Two network namespaces with a cable between them, and a list of processes that the test starts on them.
+
+    Skips the test where they cannot be made.
+    """
     if shutil.which("ip") is None:
         pytest.skip("the command ip is not installed (Debian: iproute2)")
-    made = []
+    made, started = list[str](), list["subprocess.Popen[bytes]"]()
     try:
         for name in NAMES:
             ip("netns", "add", name)
@@ -71,7 +74,7 @@ def machines() -> Iterator[None]:
             ip("-n", name, "addr", "add", f"{address}/24", "dev", "cable")
             ip("-n", name, "link", "set", "cable", "up")
             ip("-n", name, "link", "set", "lo", "up")
-        yield
+        yield started
     except (OSError, subprocess.CalledProcessError) as error:
         if len(made) == len(NAMES):
             raise
@@ -81,6 +84,8 @@ def machines() -> Iterator[None]:
             if name in made:
                 turn_off(machine)
                 ip("netns", "delete", name)
+        for process in started:
+            process.wait()
 
 
 @pytest.fixture
@@ -111,7 +116,7 @@ def ray_folder() -> Iterator[str]:
         yield folder
 
 
-def start_ray(machine: int, folder: str, log: Path, environment: dict[str, str]) -> None:
+def start_ray(machine: int, folder: str, log: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Starts Ray on a machine; the first one is the head."""
     options = [f"--node-ip-address={ADDRESSES[machine]}", "--num-cpus=1", "--object-store-memory=100000000"]
     head = ["--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={folder}"]
@@ -119,13 +124,13 @@ def start_ray(machine: int, folder: str, log: Path, environment: dict[str, str])
     options += [f"--address={ADDRESSES[0]}:{PORT}"] if machine else head
     with open(log, "w") as file:
         command = on(machine, [*RAY, "start", *options])
-        subprocess.Popen(command, stdout=file, stderr=file, cwd=forks.ROOT, env=environment)
+        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=forks.ROOT, env=environment)
     until(lambda: "Ray runtime started" in log.read_text(), "Ray starts")
+    return process
 
 
-@pytest.mark.usefixtures("machines")
 def test_a_machine_is_lost(
-    small_npz: Path, tmp_path: Path, ray_folder: str, environment: dict[str, str]
+    small_npz: Path, tmp_path: Path, ray_folder: str, environment: dict[str, str], machines: list[Any]
 ) -> None:
     """Each run ends, and equals the run of this machine alone bit for bit: all have one thread."""
     out, said = tmp_path / "out", tmp_path / "sweep.log"
@@ -143,7 +148,7 @@ def test_a_machine_is_lost(
     ]
     small += ["--data", str(small_npz)]
     for machine in (0, 1):
-        start_ray(machine, ray_folder, tmp_path / f"ray-{machine}.log", environment)
+        machines.append(start_ray(machine, ray_folder, tmp_path / f"ray-{machine}.log", environment))
     grid = ["--over", "z-dim=2,3,4", "--seeds", "0", "--cpus", "1", "--out", str(out)]
     grid += ["--address", f"{ADDRESSES[0]}:{PORT}"]
     sweep = on(0, [sys.executable, "-m", "inference.sweep", *small, *grid])
@@ -180,11 +185,10 @@ def victim(out: Path, process: "subprocess.Popen[bytes]", said: Path) -> Path:
     return running()[0]
 
 
-@pytest.mark.usefixtures("machines")
 def test_a_wrong_token_is_refused(
-    small_npz: Path, tmp_path: Path, ray_folder: str, environment: dict[str, str]
+    small_npz: Path, tmp_path: Path, ray_folder: str, environment: dict[str, str], machines: list[Any]
 ) -> None:
-    start_ray(0, ray_folder, tmp_path / "ray.log", environment)
+    machines.append(start_ray(0, ray_folder, tmp_path / "ray.log", environment))
     (tmp_path / "token").write_text("another-token-" + "0123456789" * 3)
     grid = ["--model", "vae", "--over", "z-dim=2", "--data", str(small_npz), "--out", str(tmp_path / "out")]
     address = ["--address", f"{ADDRESSES[0]}:{PORT}"]

@@ -55,7 +55,7 @@ class ADGM(LatentVariableModel):
     estimators = ("enum",)
     has_label = True
     label_latents = ("y", "a")
-    defaults = {"steps": 60_000, "batch_size": 100, "lr": 1e-3}
+    defaults = {"steps": 120_000, "batch_size": 100, "lr": 1e-3, "ema": 0.999, "precision": "bfloat16"}
     small_image_defaults = {
         **{"z_dim": 10, "a_dim": 10, "hidden": 128, "steps": 5_000, "labels": 20, "class_weight": 10.0}
     }

@@ -206,7 +206,7 @@ def test_the_diagnostics_have_their_errors(tmp_path: Path) -> None:
     (tmp_path / "vae-mnist.json").write_text(json.dumps(counts | {"test": test}))
     text = table.diagnostics(tmp_path)
     assert "| `vae-mnist` | 7 | - | - | - | 1.23 ± 0.06 | - | - | - |" in text
-    assert "| `vae-mnist` | 30 | 200 | 9 | - | - | - | - | - | - |" in text
+    assert "| `vae-mnist` | 30 | 200 | 9 | - | - | - | - | - |" in text
     assert text.endswith("log p(x) of `vae-mnist`: closed form.")
 
 

@@ -61,7 +61,6 @@ POSTERIOR = {
     "KL(q(z given x), p(z))": ("kl", 2),
     "mutual information": ("mutual_information", 2),
     "KL(q(z), p(z))": ("aggregate_kl", 2),
-    "at least, for new images": ("aggregate_kl_lower", 2),
     "spread of the ranks": ("rank_spread", 3),
     "dimensions rejected": ("ranks_rejected", 0),
 }

@@ -96,6 +96,7 @@ def test_links_lead_to_where_the_site_has_the_file() -> None:
         moved("[`VAE.bound`](../../ppl_models/vae.py)") == "[`VAE.bound`](source:ppl_models/vae.py#VAE.bound)"
     )
     assert moved("[`t.py::f`](../../tests/t.py)") == "[`t.py::f`](source:tests/t.py#f)"
+    assert moved("[`A` and `B`](../../ppl_models/vae.py)") == "[`A` and `B`](source:ppl_models/vae.py)"
     assert moved("```\n[a](b.md)\n```\n[a](https://b.org)") == "```\n[a](b.md)\n```\n[a](https://b.org)"
     with pytest.raises(ValueError, match=r"the site does not have .*setup\.cfg"):
         moved("[a](../../setup.cfg)")

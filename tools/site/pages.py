@@ -143,7 +143,8 @@ def site_links(text: str, page: Path) -> str:
         if path.is_dir() and (path / "README.md").is_file():
             path /= "README.md"
         if path.suffix == ".py":
-            anchor = link["text"].strip("`").rpartition("::")[2] if link["text"].startswith("`") else ""
+            name = re.fullmatch(r"`(?:[^`]*::)?([^`]+)`", link["text"])
+            anchor = name[1] if name else ""
             url = f"source:{path.relative_to(ROOT).as_posix()}"
         elif path.is_relative_to(DOCS) or path.relative_to(ROOT).as_posix() in MOVED:
             url = os.path.relpath(place_of(path), Path(place_of(page)).parent)

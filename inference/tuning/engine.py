@@ -251,7 +251,7 @@ def cluster(address: str | None) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = str(error).strip().partition("\n")[0]
             where = f"cannot join the Ray cluster at {address}" if address else "cannot start Ray"
-            advice = "Start it with `ray start`, see docs/howto/sweeps.md." if address else ""
+            advice = "Start it with `ray start` and the same token: docs/howto/sweeps.md." if address else ""
             raise UserError(f"{where} ({reason:.200}). {advice}".rstrip()) from None
         on_exit.callback(ray.shutdown)
         yield

@@ -194,5 +194,6 @@ def test_a_wrong_token_is_refused(
     address = ["--address", f"{ADDRESSES[0]}:{PORT}"]
     sweep = on(0, [sys.executable, "-m", "inference.sweep", *grid, *address])
     done = subprocess.run(sweep, cwd=forks.ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and "cannot join the Ray cluster" in done.stderr
-    assert done.stderr.strip().count("\n") == 0 and not list((tmp_path / "out").glob("*/*"))
+    assert done.returncode == 2 and not list((tmp_path / "out").glob("*/*"))
+    *_, last = done.stderr.splitlines()  # after Ray's own warnings
+    assert last.startswith("error: cannot join the Ray cluster") and "the same token" in last

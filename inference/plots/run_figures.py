@@ -64,6 +64,8 @@ def draw_images(model: LatentVariableModel, batches: Batches, test: HeldOut, run
         save_images(model, means, 4, run.figures / "samples_16.png", "mean images of 16 samples of p(x)")
     else:
         draw_from_same_latents(model, run.figures / "redrawn.png")
+    if not len(test):
+        return
     draw_reconstructions(model, test, run.figures)
     if not model.has_label:  # the midpoint of two labels is not a label
         draw_interpolations(model, test, run.figures / "interpolations.png")
@@ -77,7 +79,8 @@ def draw_points(model: LatentVariableModel, batches: Batches, test: HeldOut, run
     The density p(x) is drawn if it is tractable and the points are in the plane.
     """
     levels = OBSERVATIONS[model.observation].levels
-    x, seen = levels(test.raw[:]), levels(batches.x[:])
+    seen = levels(batches.x[:])
+    x = levels(test.raw[:]) if len(test) else seen
     points.draw_samples(model, x, run.figures / "samples.png")
     points.draw_latents_of_data(model, seen, batches.y, run.figures / "latents.png")
     if test.data.columns:

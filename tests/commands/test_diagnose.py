@@ -52,7 +52,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_the_run_gets_the_result_and_the_report_shows_it(
-    run: Path, small_npz: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, small_npz: Path, with_report: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = json.loads((run / "results.json").read_text())
     assert command.main([str(run), *FEW, "--json"]) == 0

@@ -127,7 +127,7 @@ def test_what_cannot_be_captured_is_taken_plainly_and_said(float64: None) -> Non
     gradients = Gradients(Loss(model, "mean_field"), "graph", say=said.append)
     batch = example_inputs(model, 7)
     torch.manual_seed(0)
-    objective, _, _ = gradients(batch)
+    objective, _ = gradients(batch)
     assert len(said) == 1 and said[0].startswith("--compile graph cannot be used, steps are eager: ")
     gradients(batch)
     assert len(said) == 1 and gradients.mode == "eager"
@@ -147,7 +147,7 @@ def falls_back(
         torch.manual_seed(0)
         for _ in range(2):
             gradients.loss.zero_grad()
-            gradients.objective, _, _ = gradients(batch)  # type: ignore[attr-defined]
+            gradients.objective, _ = gradients(batch)  # type: ignore[attr-defined]
         gradients.drawn = torch.rand(1)  # type: ignore[attr-defined]
     assert torch.equal(plain.objective, other.objective) and torch.equal(plain.drawn, other.drawn)  # type: ignore[attr-defined]
     assert all(map(torch.equal, plain.found(), other.found()))

@@ -232,7 +232,7 @@ def arrays(small_npz: Path) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("folder", [True, False])
 def test_fit_leaves_the_best_parameters_in_the_model(
-    folder: bool, small_npz: Path, tmp_path: Path, scripted: Any
+    folder: bool, small_npz: Path, tmp_path: Path, scripted: Any, with_pictures: None
 ) -> None:
     (x, valid), seen = arrays(small_npz), scripted(lambda step: abs(step - 4))
     model = VAE((1, 6, 6), z_dim=2, hidden=16)
@@ -245,6 +245,7 @@ def test_fit_leaves_the_best_parameters_in_the_model(
         assert same(dict(load(tmp_path / "run").state_dict()), seen[4])
         results = json.loads((tmp_path / "run" / "results.json").read_text())
         assert results["test"] == {} and results["validation"]["kl"]["value"] > 0
+        assert (tmp_path / "run" / "figures" / "samples.png").exists()  # drawn without a test set, too
 
 
 def test_fit_does_not_select_by_a_test_set(small_npz: Path) -> None:

@@ -109,6 +109,13 @@ def test_where_nothing_can_be_written_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_checkpoint_of_another_model_is_refused(own_run: Path) -> None:
+    path = own_run / "checkpoint.pt"
+    path.write_bytes(pack(unpack(path) | {"model": "ae"}))
+    with pytest.raises(UserError, match=r"is a checkpoint of ae, not of vae\. Resume its run\."):
+        svi.main(["--resume", str(own_run)])
+
+
 def test_a_configuration_and_a_checkpoint_belong_together(own_run: Path) -> None:
     """Also where nothing but a number was changed, as by a flipped bit."""
     config = json.loads((own_run / "config.json").read_text())
@@ -135,8 +142,11 @@ def test_a_configuration_read_back_decides_the_same(name: str) -> None:
 def test_a_line_of_metrics_is_written_at_once(
     small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever follows the file never sees half of one."""
+    """Whoever follows the file never sees half of one. It is flushed to the disk before each other file."""
     write, seen = os.write, []
+    save, saves, flushed = Run.save, list[object](), list[int]()
+    monkeypatch.setattr(Run, "save", lambda self, each: (saves.append(each), save(self, each))[1])
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_ino))
 
     def watch(file: int, content: bytes) -> int:
         if b'"split"' in content:
@@ -148,6 +158,7 @@ def test_a_line_of_metrics_is_written_at_once(
     assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     assert b"".join(seen) == (run / "metrics.jsonl").read_bytes() and len(seen) == 22
     assert all(json.loads(line)["step"] >= 0 for line in seen)
+    assert flushed.count((run / "metrics.jsonl").stat().st_ino) == len(saves) > 20
 
 
 def test_a_device_or_a_folder_is_not_replaced(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,14 @@ def refused(command: str, run: Path) -> str:
     return str(caught.value)
 
 
-def test_a_new_run_says_its_format(finished_run: Path) -> None:
-    assert json.loads((finished_run / "config.json").read_text())["format"] == FORMAT >= 2
+def test_a_new_run_says_its_format_and_the_commit(finished_run: Path) -> None:
+    config, root = json.loads((finished_run / "config.json").read_text()), Path(__file__).parents[2]
+    assert config["format"] == FORMAT >= 2
+    if (root / ".git").exists():
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
+        assert config["commit"].removesuffix("-modified") == head.stdout.strip()
+    else:
+        assert config["commit"] is None
 
 
 def test_a_run_of_before_the_number_is_read_resumed_evaluated_and_reported(

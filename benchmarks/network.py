@@ -35,7 +35,7 @@ from inference.errors import UserError
 from tools.table import write_between
 
 MARKS = "<!-- network: made by python -m benchmarks.network --write -->", "<!-- end of network -->"
-CASES = {"vae": 970, "conv_vae": 96, "vqvae": 96}  # joint batch of two processes
+CASES = {"vae": 970, "conv_vae": 96}  # joint batch of two processes
 RATES = (1000, 100)  # Mbit/s
 ACCUMULATE = (1, 8)  # batches per step
 MACHINES, CALCULATED = 2, (8, 64, 512)

@@ -2,6 +2,7 @@
 
 python -m benchmarks.processes             print the table
 python -m benchmarks.processes --write     write it into docs/cost.md, between its marks
+python -m benchmarks.processes --model hvae --model vae     time these models; --write updates their rows
 
 Both train with the same joint batch, on random images, and take turns. The processes of a group stay alive
 between its turns and sleep. The processes per core also train in two other ways: by eager steps with one
@@ -24,7 +25,7 @@ from benchmarks.implementations import build_model
 from benchmarks.worker import DDP, EAGER, SUITE, TORCHRUN, Group
 from inference.cli.entry import run_command
 from inference.cli.parser import Parser
-from inference.errors import UserError, unknown
+from inference.errors import unknown
 from tools.table import write_between
 
 MARKS = "<!-- processes: made by python -m benchmarks.processes --write -->", "<!-- end of processes -->"
@@ -52,17 +53,29 @@ def main(arguments: list[str]) -> int:
     for name in given.model or ():
         if name not in CASES:
             raise unknown("model", name, CASES)
-    if given.model and given.write:
-        raise UserError("--write needs the times of all models. Leave out --model.")
-    head = HEAD.format(CORES)
-    lines = [head, "|---" * (head.count("|") - 1) + "|"]
+    rows: dict[str, str] = {}
     for name in given.model or CASES:
-        lines.append(row(name, CASES[name], measure(name, CASES[name])))
-        print(lines[-1], file=sys.stderr, flush=True)
-    print("\n".join(lines))
-    if given.write:
-        write_between(COST, MARKS, "\n".join(lines))
+        rows[name] = row(name, CASES[name], measure(name, CASES[name]))
+        print(rows[name], file=sys.stderr, flush=True)
+        if given.write:
+            write_between(COST, MARKS, table(kept_rows() | rows))
+    print(table(rows))
     return 0
+
+
+def kept_rows() -> dict[str, str]:
+    """Returns the rows of docs/cost.md by model."""
+    _, _, rest = COST.read_text().partition(MARKS[0])
+    lines = rest.partition(MARKS[1])[0].splitlines()
+    return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+
+
+def table(rows: dict[str, str]) -> str:
+    """Returns the table of some rows, in the order of `CASES`."""
+    head = HEAD.format(CORES)
+    return "\n".join(
+        [head, "|---" * (head.count("|") - 1) + "|", *(rows[name] for name in CASES if name in rows)]
+    )
 
 
 def measure(name: str, batch: int) -> Times:

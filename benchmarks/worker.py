@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from typing import Any
@@ -137,10 +138,12 @@ def main(arguments: list[str]) -> int:
     """Answers requests until the input ends."""
     name, batch = arguments
     exchanges = Exchanges()
-    with distributed.process_group("cpu"), fast_float32(torch.device("cpu")):
+    with distributed.process_group("cpu"), fast_float32(torch.device("cpu")), ExitStack() as on_exit:
         torch.manual_seed(0)
         batches = random_batches(build_model(name), int(batch))
         trainings: dict[tuple[str, int], StepTimer] = {}
+        answers = sys.stdout  # of answers only: a training prints why it cannot be compiled
+        on_exit.enter_context(redirect_stdout(sys.stderr))
         while line := distributed.broadcast_from_main(sys.stdin.readline):
             request = json.loads(line)
             key = (request["training"], request["accumulate"])
@@ -155,7 +158,7 @@ def main(arguments: list[str]) -> int:
             # A process that arrives first waits for the others: the last one's time is that of the exchange.
             last = min(distributed.all_gather(exchanges.seconds))
             answer["exchange_ms"] = last / request["steps"] * 1e3
-            print(json.dumps(answer), flush=True)
+            print(json.dumps(answer), file=answers, flush=True)
     return 0
 
 

@@ -181,13 +181,15 @@ def time_suite(name: str, data_dir: Path, folder: Path, cache: Path) -> Result:
     process = subprocess.Popen(
         [str(part) for part in command], env=os.environ | environment, stdout=subprocess.DEVNULL
     )
-    file, seconds = run / "metrics.jsonl", None
+    file, seconds, read = run / "metrics.jsonl", None, 0
     lines: list[dict[str, Any]] = []
     while seconds is None and process.poll() is None:
-        time.sleep(0.02)
-        if file.exists():
-            whole = file.read_text().rpartition("\n")[0]
-            lines = [json.loads(line) for line in whole.splitlines()]
+        time.sleep(0.1)
+        size = file.stat().st_size if file.exists() else 0
+        if size == read:  # parsing takes time from the training
+            continue
+        whole, read = file.read_text().rpartition("\n")[0], size
+        lines = [json.loads(line) for line in whole.splitlines()]
         tests = [line for line in lines if line["split"] == "test"]
         if any(reached(goal, line["step"], line[goal.metric], line.get("accuracy", 1.0)) for line in tests):
             seconds = time.perf_counter() - began

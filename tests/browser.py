@@ -5,6 +5,8 @@ Tests use the fixture `open_page`; they are skipped if Chromium or playwright is
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +31,12 @@ def browser() -> Iterator["Browser"]:
         chromium.close()
 
 
-@pytest.fixture
-def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
-    """Returns a function that opens a file and returns its page once it has loaded.
+@contextmanager
+def opener(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
+    """Yields a function that opens a file and returns its page once it has loaded.
 
-    The test fails at its end if a page has raised an error, logged an error or a warning, or requested
-    anything over the network.
+    Fails at the end if a page has raised an error, logged an error or a warning, or requested anything
+    over the network.
     """
     problems: list[str] = []
     contexts = []
@@ -75,6 +77,20 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
     for context in contexts:
         context.close()
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
+    """Returns the function of `opener`, for the pages of a test."""
+    with opener(browser) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def kept_page(browser: "Browser") -> Iterator[Callable[[Path], "Page"]]:
+    """Returns a function that opens each file once, for tests that leave its page in any state."""
+    with opener(browser) as opened:
+        yield cache(opened)
 
 
 def overflow(page: "Page") -> int:

@@ -1,13 +1,15 @@
 """Python programs in processes forked from one that has imported the libraries.
 
 `run` is `subprocess.run` of `python ARGUMENTS`, without the seconds in which torch and Pyro are imported: the
-program starts in a fresh process, where nothing of the package has run yet. Linux and macOS only.
+program starts in a fresh process, where nothing of the package has run yet. The workers of pytest-xdist
+share the process that is forked. Linux and macOS only.
 """
 
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -18,15 +20,27 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from subprocess import PIPE, CompletedProcess, Popen
-from typing import Any
+from typing import Any, TextIO
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 900  # after which a program that hangs is killed
+SOCKET = "PPL_MODELS_FORKS"  # environment variable: the socket of the process that is forked
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 # What the commands import, also late: torch imports its compiler in the first step of an optimiser.
 IMPORTED = ("inference.sweep", "inference.evaluate", "torch._dynamo", "torch._inductor.config")
 IMPORTED += ("matplotlib.figure", "sklearn.datasets", "sklearn.decomposition", "sklearn.linear_model")
+
+# A command without the pictures and the report of its run: run("-c", QUICK, MODULE, ARGUMENTS).
+QUICK = """
+import importlib, sys
+from inference import fitting
+from inference.cli.entry import run_command
+from inference.html import report
+
+report.update = fitting.draw_all = lambda *_: None
+run_command(importlib.import_module(sys.argv.pop(1)).main)
+"""
 
 
 def run(
@@ -44,35 +58,69 @@ def run(
     Returns:
         The largest exit status, and the output.
     """
-    server = _server()
-    assert server.stdin is not None and server.stdout is not None
+    start()
+    connection = _connection(os.environ[SOCKET])
     request = {"arguments": arguments, "cwd": str(cwd), "env": dict(env), "processes": processes}
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    return CompletedProcess(["python", *arguments], **json.loads(server.stdout.readline()))
-
-
-def close() -> None:
-    """Ends the process that the programs are forked from, if there is one."""
-    if _server.cache_info().currsize:
-        _server().communicate()
-        _server.cache_clear()
+    connection.write(json.dumps(request) + "\n")
+    connection.flush()
+    return CompletedProcess(["python", *arguments], **json.loads(connection.readline()))
 
 
 @cache
-def _server() -> "Popen[str]":
-    """The process that the programs are forked from."""
-    command = [sys.executable, "-m", "tests.forks"]
-    return Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=PIPE, stdout=PIPE, text=True)
+def _connection(path: str) -> TextIO:
+    """A connection to the process that is forked."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        return client.makefile("rw")
 
 
-def _serve() -> None:
-    """Answers requests, one per line, until the input ends."""
-    for name in IMPORTED:
-        importlib.import_module(name)
+_started: "list[tuple[Popen[bytes], tempfile.TemporaryDirectory[str]]]" = []
 
-    for line in sys.stdin:
-        print(json.dumps(_answer(**json.loads(line))), flush=True)
+
+def start() -> None:
+    """Starts the process that the programs are forked from, unless this process or its parent has.
+
+    It ends when the input that it gets from this process does. It imports the libraries at the first request.
+    """
+    if SOCKET in os.environ:
+        return
+    folder = tempfile.TemporaryDirectory(prefix="ppl-models-forks-")
+    os.environ[SOCKET] = str(Path(folder.name, "socket"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.environ[SOCKET])
+        listener.listen()
+        number = listener.fileno()
+        command = [sys.executable, "-m", "tests.forks", str(number)]
+        server = Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=PIPE, pass_fds=[number])
+    _started.append((server, folder))
+
+
+def close() -> None:
+    """Ends the process that the programs are forked from, if this process has started it."""
+    while _started:
+        server, folder = _started.pop()
+        _connection.cache_clear()
+        server.communicate()
+        folder.cleanup()
+        del os.environ[SOCKET]
+
+
+def _serve(listener: socket.socket) -> None:
+    """Forks a process for each connection, until the input ends."""
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            return
+        connection, _ = listener.accept()
+        for name in IMPORTED:
+            importlib.import_module(name)
+        if os.fork() == 0:
+            listener.close()
+            stream = connection.makefile("rw")
+            for line in stream:
+                print(json.dumps(_answer(**json.loads(line))), file=stream, flush=True)
+            os._exit(0)
+        connection.close()
 
 
 def _answer(arguments: list[str], cwd: str, env: dict[str, str], processes: int) -> dict[str, Any]:
@@ -145,4 +193,4 @@ def _become(arguments: list[str], cwd: str, env: dict[str, str], stdout: Path, s
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(socket.socket(fileno=int(sys.argv[1])))

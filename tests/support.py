@@ -27,15 +27,16 @@ from tools import table
 _, _SYSTEMS = table.README.read_text().split(table.SYSTEMS_MARKS[0])
 DOCUMENTED = re.findall(r"^\| `(\w+)` \|", _SYSTEMS.partition(table.SYSTEMS_MARKS[1])[0], re.MULTILINE)
 
-# Options of a run that takes about a second.
-TINY = ["--steps", "40", "--batch-size", "20", "--hidden", "16", "--z-dim", "2"]
+# Options of a run that takes less than a second, and of one with more steps.
+TINY = ["--steps", "10", "--batch-size", "20", "--hidden", "16", "--z-dim", "2"]
+LONGER = [*TINY, "--steps", "40"]
 SSVAE = ["--model", "ssvae", *TINY, "--labels", "6"]
 
 # Constants of networks, and the numbers with which tests of identities are fast.
 NARROW_NETWORKS = ((residual, "WIDTH", 8), (vqvae, "WIDTH", 8), (af_vae, "WIDTH", 8), (gated, "BLOCKS", 1))
 
 
-_UPDATE = report.update  # conftest.py replaces it
+_UPDATE = report.update  # fixtures.py replaces it
 
 
 @contextmanager
@@ -51,6 +52,16 @@ def reported() -> Iterator[None]:
     """Within it, commands write the report of a run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "update", _UPDATE)
+        yield
+
+
+@contextmanager
+def narrowed() -> Iterator[None]:
+    """Within it, networks have few channels and blocks, and the picture of a code prior has few samples."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, number in NARROW_NETWORKS:
+            patch.setattr(module, name, number)
+        patch.setattr(fitting, "CODE_SAMPLES", 10)
         yield
 
 
@@ -127,9 +138,7 @@ def every_kind(folder: Path) -> Path:
         "vae2d": ["--data", "gauss-full-1", "--steps", "4", "--batch-size", "20"],
         "vqvae": ["--data", str(colours), "--codes", "9", *two],
     }
-    with drawn(), reported(), pytest.MonkeyPatch.context() as patch:
-        for module, name, number in NARROW_NETWORKS:
-            patch.setattr(module, name, number)
+    with drawn(), reported(), narrowed():
         for model, options in kinds.items():
             assert svi.main(["--model", model, *options, "--run-dir", str(folder / model)]) == 0
         stage2 = ["--stage1-run", str(folder / "vqvae"), "--code-prior", "pixelcnn", "--width", "32"]

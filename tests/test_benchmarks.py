@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,12 @@ def test_plain_torch_computes_the_same_loss(name: str, label: str, float64: None
     torch.testing.assert_close(loss(**batch), expected)
 
 
-def test_every_implementation_trains_every_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "names", [["vae", "ssvae", "made"], pytest.param(IMPLEMENTATIONS, marks=pytest.mark.full)]
+)
+def test_every_implementation_trains_every_parameter(
+    names: Iterable[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One model after the other: an earlier one leaves nothing behind in Pyro's parameter store."""
     created: list[torch.nn.Parameter] = []
     initialize = torch.nn.Linear.__init__
@@ -81,7 +87,7 @@ def test_every_implementation_trains_every_parameter(monkeypatch: pytest.MonkeyP
         created.extend(self.parameters())
 
     monkeypatch.setattr(torch.nn.Linear, "__init__", recording)
-    for name in IMPLEMENTATIONS:
+    for name in names:
         created.clear()
         runs = implementations.contenders(name, 5, mode="eager", compiled=False)
         parameters = list(created)
@@ -177,6 +183,7 @@ def test_operations_of_the_bound_are_those_of_its_networks() -> None:
     assert 10_000 * counted == pytest.approx(32.8e12, rel=0.01)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc/self/clear_refs")
 def test_memory_growth_is_the_peak_of_a_step() -> None:
     """Runs in a subprocess, because this process may reuse memory that earlier tests have freed."""

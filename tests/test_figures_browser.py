@@ -87,7 +87,7 @@ def near(value: float) -> object:
     return pytest.approx(value, abs=6e-4 if abs(value) < 10 else 6e-3)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", shortened(MODELS, ["linear"]))
 @pytest.mark.parametrize("guide", shortened([(50, 20), (12, 0), (75, 50), (62, 17)], [(12, 0)]))
 def test_bounds_are_those_of_quadrature_and_simulation(
     model: str, guide: tuple[int, int], figure: Callable[..., "Page"]
@@ -161,6 +161,7 @@ def test_terms_of_the_linear_model_are_those_of_a_descent(
     assert read(page, "excess") == near(reconstruction - constant + kl.sum() - best)
 
 
+@pytest.mark.full
 def test_only_the_product_of_weight_and_noise_decides_which_directions_collapse(
     figure: Callable[..., "Page"],
 ) -> None:

@@ -38,6 +38,7 @@ def test_large_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train(command).config.shape == [1, 8, 8]
 
 
+@pytest.mark.full
 def test_dataloader(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks("dataloader", "python")
     torch.manual_seed(0)

@@ -22,6 +22,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert svi.main(command[3:]) == 0
 
 
+@pytest.mark.full
 def test_the_commands_train_on_images_of_48_x_64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path, monkeypatch)
     results = json.loads((tmp_path / "wide/results.json").read_text())

@@ -56,7 +56,7 @@ def test_the_example_trains(tmp_path: Path, small_npz: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(write_example(tmp_path))
     importlib.import_module("factor_analysis")
     run = tmp_path / "run"
-    options = ["--steps", "300", "--batch-size", "30", "--data", str(small_npz)]
+    options = ["--steps", "100", "--lr", "0.003", "--batch-size", "30", "--data", str(small_npz)]
     assert svi.main(["--model", "factor_analysis", *options, "--run-dir", str(run)]) == 0
     bounds = [line["negative_elbo"] for line in lines(run) if line["split"] == "test"]
     assert bounds[-1] < 0.9 * bounds[0]

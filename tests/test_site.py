@@ -22,7 +22,7 @@ from inference.data.dataset import Dataset
 from inference.training.callbacks import History
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
-from tests.support import DOCUMENTED
+from tests.support import DOCUMENTED, shortened
 from tests.test_docs import PAGES, formulas, links
 from tools.site.models import model_pages
 from tools.site.pages import DOCS, collect, site_links
@@ -38,7 +38,6 @@ COURSES = {  # notebook of a course: how the names of its deliverables begin
     "cs294-158-2024": "cs294-2024-hw2",
     "cs566": "cs566",
 }
-SHORT = {"01-elbo"}  # notebooks that the default tests run
 TOCTREE = re.compile(r"^```\{toctree\}\n(?::\w+:\n)*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -176,11 +175,8 @@ def run_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         torch.set_rng_state(rng)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[] if path.stem in SHORT else pytest.mark.full) for path in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.full
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, run_cells: Callable[..., None]) -> None:
     run_cells(path)
 
@@ -205,8 +201,9 @@ def few_steps(model: LatentVariableModel, train: Any, **settings: Any) -> Histor
     return fit(model, train, **settings | {"steps": 2} | warmups)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("path", FULL_SIZE, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", shortened(FULL_SIZE, [DOCS / "tutorials" / "01-elbo.ipynb"]), ids=lambda path: path.stem
+)
 def test_a_notebook_at_full_size_executes(
     path: Path, run_cells: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from inference.backend.files import read_regular
 from inference.errors import UserError
 
 MAX_BYTES, MAX_PIXELS = 2**25, 40_000_000  # of a file that is read
+LOSSLESS = {"lossless": True, "method": 4}  # of Pillow's WebP; a method is from 0, quick, to 6, small
 
 
 def embedded(path: Path, most: int) -> tuple[str, int, int]:
@@ -28,9 +29,9 @@ def embedded(path: Path, most: int) -> tuple[str, int, int]:
         UserError: the file is not a PNG, or too large.
     """
     image = _open(path, 2_400)
-    size, content = image.size, _webp(image, lossless=True)
+    size, content = image.size, _webp(image, **LOSSLESS)
     while len(content) > most and max(image.size) > 32:
-        content = _webp(image.quantize(256).convert("RGB"), lossless=True)
+        content = _webp(image.quantize(256).convert("RGB"), **LOSSLESS)
         image = image.resize((max(image.width * 3 // 4, 1), max(image.height * 3 // 4, 1)))
     return _data_url(content), *size
 

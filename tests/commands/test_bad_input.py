@@ -22,7 +22,7 @@ from inference.training.schedules import learning_rate
 from inference.training.setup import check_data
 from ppl_models import MODELS
 from tests import forks
-from tests.support import SSVAE, TINY, checkpoint, lines
+from tests.support import LONGER, SSVAE, TINY, checkpoint, lines
 
 REFUSED = {
     "no model": ([], "Name one with --model"),
@@ -206,7 +206,7 @@ def test_losses_that_are_not_finite_stop_the_run(
         Loss, "forward", lambda self, **batch: sum(p.sum() for p in self.parameters()) * torch.nan
     )
     run = tmp_path / "run"
-    arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
+    arguments = ["--model", "vae", *LONGER, "--data", str(small_npz), "--run-dir", str(run)]
     with pytest.raises(
         TrainingDiverged, match=r"skipped 10 consecutive steps, up to step 10\. Lower the learning rate"
     ):
@@ -244,7 +244,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
     steps: list[int] = []
     step = Adam.step
     monkeypatch.setattr(Adam, "step", lambda self: (steps.append(len(calls)), step(self)))
-    arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
+    arguments = ["--model", "vae", *LONGER, "--data", str(small_npz), "--run-dir", str(run)]
     assert svi.main(arguments) == 0
     assert steps == [i for i in range(1, 41) if i not in (6, 21)]
     assert json.loads((run / "results.json").read_text())["skipped"] == 2
@@ -315,7 +315,7 @@ def test_a_resumed_run_ends_after_its_warm_up(small_npz: Path, tmp_path: Path) -
     arguments = [
         "--model",
         "vae",
-        *TINY,
+        *LONGER,
         *data,
         "--kl-warmup",
         "20",
@@ -359,7 +359,7 @@ def test_a_default_warm_up_is_a_quarter_of_the_steps_at_most(tmp_path: Path) -> 
 
 def test_a_norm_of_gradients_that_trains_nothing_is_refused(small_npz: Path, tmp_path: Path) -> None:
     run, data = tmp_path / "run", ["--data", str(small_npz)]
-    arguments = ["--model", "vae", *TINY, *data, "--run-dir", str(run), "--clip"]
+    arguments = ["--model", "vae", *LONGER, *data, "--run-dir", str(run), "--clip"]
     for norm in ("1e-30", "9.9e-7"):
         with pytest.raises(UserError, match=f"{norm} is not 0, or a norm of at least 1e-06"):
             svi.main([*arguments, norm])

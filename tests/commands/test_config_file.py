@@ -13,7 +13,7 @@ from tests.support import TINY, checkpoint, lines, same
 
 def test_the_config_of_a_run_repeats_the_run(small_npz: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    options = ["--model", "gmvae", "--components", "5", *TINY, "--kl-warmup", "10", "--validation", "0.1"]
+    options = ["--model", "gmvae", "--components", "5", *TINY, "--kl-warmup", "5", "--validation", "0.1"]
     assert svi.main([*options, "--seed", "3", "--data", str(small_npz), "--run-dir", str(first)]) == 0
     assert svi.main(["--config", str(first / "config.json"), "--run-dir", str(second)]) == 0
     assert same(checkpoint(first), checkpoint(second))

@@ -175,7 +175,8 @@ def test_a_saved_model_needs_data(finished_run: Path, tmp_path: Path, small_npz:
     assert sample_command.main([file, "--n", "3", "--out", str(tmp_path / "samples.npz")]) == 0
 
 
-def test_a_code_prior_is_decoded_by_its_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("narrow")
+def test_a_code_prior_is_decoded_by_its_first_stage(tmp_path: Path) -> None:
     """From where the first stage was, and from the folder above if both moved; not by another codebook."""
     x = np.random.RandomState(0).randint(256, size=(12, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "x.npz", x_train=x[:8], x_test=x[8:])
@@ -183,7 +184,6 @@ def test_a_code_prior_is_decoded_by_its_first_stage(tmp_path: Path, monkeypatch:
     first = tmp_path / "vqvae"
     options = ["--data", str(tmp_path / "x.npz"), "--codes", "9", "--run-dir", str(first)]
     assert svi.main(["--model", "vqvae", *two, *options]) == 0
-    monkeypatch.setattr("inference.fitting.CODE_SAMPLES", 1)
     prior = ["--stage1-run", str(first), "--code-prior", "pixelcnn", "--width", "8"]
     assert svi.main([*prior, *two]) == 0
     found = sample(first / "prior-pixelcnn", 2)

@@ -24,8 +24,8 @@ from tests.support import same
 from .sandbox import VAE, Report, run
 
 MNIST = Path("MNIST", "raw")
-MEMORY = 2**29  # bytes that a command may take in addition when it is given a hostile file
-BOMB = 3 * 2**28  # bytes of the zeros in such a file
+MEMORY = 2**27  # bytes that a command may take in addition when it is given a hostile file
+BOMB = 3 * 2**26  # bytes of the zeros in such a file
 
 
 def damaged(rng: random.Random, content: bytes) -> tuple[str, bytes]:

@@ -27,7 +27,7 @@ from inference.html.results import system_of
 from inference.metrics.run_comparison import compare_run, compare_trained
 from ppl_models import MODELS
 from tests import forks
-from tests.support import TINY, reported
+from tests.support import LONGER, reported
 
 EVERY = ["training", "diagram", "curves", "reproduction", "comparison"]
 
@@ -218,7 +218,7 @@ def test_the_report_of_an_unfinished_run(
     with monkeypatch.context() as patch:
         patch.setattr(Batches, "__call__", crash)
         with pytest.raises(MemoryError):
-            svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)])
+            svi.main(["--model", "vae", *LONGER, "--data", str(small_npz), "--run-dir", str(run)])
     assert not (run / "report.html").exists()
     assert report.main([str(run)]) == 0
     page = Page(run / "report.html")
@@ -264,16 +264,18 @@ def test_two_stages_lead_to_each_other(report_runs: Path) -> None:
 
 
 def test_training_succeeds_if_its_report_cannot_be_made(
-    small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir"]
+    """Here the training has no steps left."""
+    for name in ("a", "b"):
+        shutil.copytree(finished_run, tmp_path / name)
 
     def unforeseen(*_: object) -> str:
         raise ZeroDivisionError("of some kind")
 
     monkeypatch.setattr(explorer, "section", unforeseen)
     with reported():
-        assert svi.main([*arguments, str(tmp_path / "a")]) == 0
+        assert svi.main(["--resume", str(tmp_path / "a")]) == 0
     assert (tmp_path / "a" / "results.json").exists() and not (tmp_path / "a" / "report.html").exists()
     assert "has no report (of some kind)" in capsys.readouterr().err
 
@@ -282,7 +284,7 @@ def test_training_succeeds_if_its_report_cannot_be_made(
 
     monkeypatch.setattr(explorer, "section", full)
     with reported():
-        assert svi.main([*arguments, str(tmp_path / "b")]) == 1
+        assert svi.main(["--resume", str(tmp_path / "b")]) == 1
     assert (
         f"cannot write the report into {tmp_path / 'b'} (No space left on device)" in capsys.readouterr().err
     )

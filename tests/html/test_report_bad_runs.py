@@ -20,7 +20,7 @@ from inference.errors import UserError
 from inference.html import report as html_report
 from inference.rundir.restore import load_data
 from inference.rundir.run import Run
-from tests.support import TINY, drawn
+from tests.support import LONGER, drawn
 
 Edit = Callable[[Path], object]
 SECONDS = 60  # after which the command has hung
@@ -31,7 +31,7 @@ def trained(small_npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, which tests do not change."""
     run = tmp_path_factory.mktemp("bad") / "run"
     with drawn():
-        assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+        assert svi.main(["--model", "vae", *LONGER, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     (run / "report.html").write_text("an earlier report")
     return run
 

@@ -54,6 +54,7 @@ def test_a_report_opens_quickly_and_fits(kind: str, report_runs: Path, open_page
             assert contrast(page, selector) >= 4.5, selector
 
 
+@pytest.mark.full
 def test_text_is_large_on_a_projector(report_runs: Path, open_page: Open) -> None:
     size = "parseFloat(getComputedStyle(document.body).fontSize)"
     assert open_page(report_runs / "made" / "report.html", width=380).evaluate(size) >= 16
@@ -88,7 +89,7 @@ def test_curves_work_with_the_keyboard(report_runs: Path, open_page: Open) -> No
     assert f"test set: {said(4, 'test', 'kl_y')}" in (slider.get_attribute("aria-valuetext") or "")
 
 
-@pytest.mark.parametrize("touch", [False, True])
+@pytest.mark.parametrize("touch", shortened([False, True], [False]))
 def test_curves_work_with_a_pointer(touch: bool, report_runs: Path, open_page: Open) -> None:
     page = open_page(report_runs / "ssvae" / "report.html", width=380 if touch else 1600, touch=touch)
     panel = page.locator(".panel svg").first

@@ -17,7 +17,7 @@ WRITTEN = ["report.html", "posterior.nc", *(f"figures/{name}.png" for name in ("
 READ = ["config.json", "metrics.jsonl", "checkpoint.pt", "results.json", "lock"]
 COMMANDS: dict[str, Callable[[Path], int]] = {
     "report": lambda run: report.main([str(run)]),
-    "resume": lambda run: svi.main(["--resume", str(run), "--steps", "42"]),
+    "resume": lambda run: svi.main(["--resume", str(run), "--steps", "12"]),
     "evaluate": lambda run: evaluate_command.main([str(run), "--particles", "1"]),
     "exact": lambda run: exact.main([str(run), "--images", "2"]),
 }

@@ -54,7 +54,7 @@ def test_monte_carlo_errors_are_what_they_say(
     """Errors from groups (five of 20) and by the jackknife (one of 100) equal the spread over repetitions."""
     model, test = small(small_npz)
     values, errors = [], []
-    for seed in range(150):
+    for seed in range(100):
         monkeypatch.setattr(
             torch, "manual_seed", lambda _, seed=seed: torch.default_generator.manual_seed(seed)
         )

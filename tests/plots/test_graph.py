@@ -34,7 +34,7 @@ def plain(formula: str) -> str:
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_the_factorisation_is_that_of_the_docstring(name: str) -> None:
+def test_the_factorisation_is_that_of_the_docstring(name: str, narrow: None) -> None:
     """The docstring of a model begins with the factorisation of its programs, in one line or in two."""
     cls = MODELS[name]
     view = views(cls(cls.padded(cls.example_shape), 10).eval())[0]
@@ -221,7 +221,7 @@ def test_the_command_writes_a_file(ending: str, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_the_diagrams_in_docs_agree_with_the_code(name: str) -> None:
+def test_the_diagrams_in_docs_agree_with_the_code(name: str, narrow: None) -> None:
     cls = MODELS[name]
     words = Image.open(Path(graph.__file__).parents[2] / "docs" / "diagrams" / f"{name}.png").text[
         "Description"

@@ -95,11 +95,13 @@ def test_rows_of_an_interpolation(small_npz: Path, tmp_path: Path, monkeypatch: 
             interpolate.main([*runs, *arguments])
 
 
-def test_interpolation_refuses_labels_and_other_data(small_npz: Path, tmp_path: Path) -> None:
-    runs = {name: str(tmp_path / name) for name in ("vae", "ssvae", "digits")}
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", runs["vae"]]) == 0
-    assert svi.main([*SSVAE, "--data", str(small_npz), "--run-dir", runs["ssvae"]]) == 0
-    assert svi.main(["--model", "vae", *TINY, "--data", "digits", "--run-dir", runs["digits"]]) == 0
+def test_interpolation_refuses_labels_and_other_data(
+    finished_run: Path, small_npz: Path, tmp_path: Path
+) -> None:
+    runs = {name: str(tmp_path / name) for name in ("ssvae", "digits")}
+    assert svi.main([*SSVAE, "--steps=1", "--data", str(small_npz), "--run-dir", runs["ssvae"]]) == 0
+    digits = ["--model", "vae", *TINY, "--steps=1", "--data", "digits"]
+    assert svi.main([*digits, "--run-dir", runs["digits"]]) == 0
     for second, complaint in (("ssvae", "which is conditional on a label"), ("digits", "has other data")):
         with pytest.raises(UserError, match=complaint):
-            interpolate.main([runs["vae"], runs[second], "--labels", "0-1"])
+            interpolate.main([str(finished_run), runs[second], "--labels", "0-1"])

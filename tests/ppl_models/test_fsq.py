@@ -19,7 +19,6 @@ from inference.data.examples import example_inputs
 from inference.elbo.comparison import compare
 from inference.elbo.estimators import Loss
 from inference.errors import UserError
-from inference.html import report
 from inference.rundir.config import check_options
 from inference.rundir.restore import restore
 from inference.training.gradients import Gradients
@@ -42,7 +41,7 @@ from tests.ppl_models.test_saving import (  # noqa: F401
     test_the_posterior_is_that_of_the_guide,
     test_what_a_class_declares_holds,
 )
-from tests.support import NARROW_NETWORKS, checkpoint, same
+from tests.support import checkpoint, narrowed, same
 
 pytestmark = pytest.mark.usefixtures("narrow")
 FSQ_OF_15 = ["--model", "vqvae", "--quantizer", "fsq", "--codes", "16", "--batch-size", "8"]
@@ -291,11 +290,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     y = np.arange(24) % 2
     np.savez(folder / "colours.npz", x_train=x[:16], y_train=y[:16], x_test=x[16:], y_test=y[16:])
     arguments = [*FSQ_OF_15, "--steps", "4"]
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name, number in NARROW_NETWORKS:
-            patch.setattr(module, name, number)
-        patch.setattr(report, "write_after_training", lambda *_: 0)
-        patch.setattr("inference.fitting.draw_all", lambda *_: None)
+    with narrowed():
         arguments += ["--data", str(folder / "colours.npz"), "--run-dir", str(folder / "run")]
         assert svi.main(arguments) == 0
     return folder / "run"

@@ -13,6 +13,7 @@ from ppl_models import MODELS, SSVAE
 from ppl_models.base import LatentVariableModel
 from ppl_models.programs import latents_of
 
+pytestmark = pytest.mark.usefixtures("narrow")
 SHAPE, CLASSES = (1, 8, 8), 10
 NO_LATENTS = ["code_pixelcnn", "code_transformer", "flow", "made"]
 

@@ -12,7 +12,8 @@ from inference.data.examples import example_inputs
 from inference.elbo.estimators import ESTIMATORS
 from ppl_models import MODELS, VAE
 from ppl_models.base import LatentVariableModel
-from tests.ppl_models.test_contract import build, slow
+from tests.ppl_models.test_contract import CONVOLUTIONAL, build, slow
+from tests.support import shortened
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
@@ -28,7 +29,7 @@ def untrained(model: LatentVariableModel, steps: int = 2, lr: float = 1e-4) -> l
     return [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", shortened(MODELS, set(MODELS) - CONVOLUTIONAL))
 def test_plain_svi_trains_every_parameter(name: str) -> None:
     """Of two instances in one process, a copy, a loaded one and one that was pickled."""
     first, second = build(name), build(name)

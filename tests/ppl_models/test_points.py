@@ -229,6 +229,7 @@ def test_samples_stand_beside_the_same_without_noise(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("few_held_out")
+@pytest.mark.usefixtures("few_held_out")
 def test_warm_up_lets_the_divergence_in_little_by_little(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -55,7 +55,9 @@ def test_by_hand_equals_pyro_at_every_size(
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", STRIDES)
+@pytest.mark.parametrize(
+    "name", shortened(STRIDES, set(STRIDES) - {"pixel_vae"})
+)  # it samples pixel by pixel
 def test_latents_and_images_have_the_sizes_of_the_data(
     name: str, size: tuple[int, int], narrow: None, tmp_path: Path
 ) -> None:

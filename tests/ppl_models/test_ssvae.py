@@ -183,9 +183,9 @@ def test_a_run_on_labelled_images_that_a_file_names(
         config = json.loads((tmp_path / seed / "config.json").read_text())
         assert config["labelled"] == [5, 3, 4, 4] and config["labelled_file"] == "labelled.txt"
         assert config["options"]["labels"] == 4
-    assert svi.main([*arguments, str(tmp_path / "part"), "--seed", "1", "--steps", "20"]) == 0
+    assert svi.main([*arguments, str(tmp_path / "part"), "--seed", "1", "--steps", "5"]) == 0
     file.unlink()
-    assert svi.main(["--resume", str(tmp_path / "part"), "--steps", "40"]) == 0
+    assert svi.main(["--resume", str(tmp_path / "part"), "--steps", "10"]) == 0
     assert same(checkpoint(tmp_path / "part"), checkpoint(run))
 
     _, _, data, model = restore(run)

@@ -26,9 +26,12 @@ from ppl_models import MODELS, VQVAE
 from ppl_models.nets import codebook as module
 from ppl_models.nets.codebook import Codebook
 from ppl_models.programs import sample_latents
-from tests.support import drawn
+from tests.support import drawn, narrowed
 
 SHAPE = (3, 32, 32)
+narrow = pytest.mark.usefixtures(
+    "narrow"
+)  # but for the size that the course states, the width does not matter
 
 
 def test_it_has_the_size_that_the_course_states() -> None:
@@ -73,6 +76,7 @@ def test_averages_come_to_the_means_of_what_chose_them(float64: None) -> None:
     assert not any(p.requires_grad for p in book.parameters())
 
 
+@narrow
 def test_gradients_go_straight_through_and_where_they_belong(float64: None) -> None:
     """The decoder's to the encoder as if nothing were chosen; entries' from the codebook penalty alone."""
     model = VQVAE(SHAPE, codes=5, commitment=0.25).double().eval()
@@ -93,6 +97,7 @@ def test_gradients_go_straight_through_and_where_they_belong(float64: None) -> N
     assert bound.weights["commitment"] == 0.25 and bound.weights["codebook"] == 1.0
 
 
+@narrow
 def test_moving_averages_leave_the_codebook_penalty_out(float64: None) -> None:
     model = VQVAE(SHAPE, codes=5, codebook="average").double()
     result = compare(model, example_inputs(model, 3), "trace")
@@ -117,6 +122,7 @@ def mean_square(error: Tensor) -> Tensor:
     return (error**2).mean((-1, -2, -3))
 
 
+@narrow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_the_guide_s_penalties_is_noticed(
     mistake: str, float64: None, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +137,7 @@ def test_a_mistake_in_the_guide_s_penalties_is_noticed(
         assert compare(model, inputs, "trace")["agrees"] == (mistake == "none")
 
 
+@narrow
 def test_the_bound_is_that_of_a_discrete_latent(float64: None) -> None:
     """-log p(x | z) + places log codes: no less than -log p(x), of which z is one term of a sum."""
     model = VQVAE(SHAPE, codes=5).double().eval()
@@ -146,6 +153,7 @@ def test_the_bound_is_that_of_a_discrete_latent(float64: None) -> None:
     assert_close(model.decode_codes(model.codes(x)), model.reconstruct(x))
 
 
+@narrow
 def test_usage_and_perplexity_are_of_the_whole_test_set() -> None:
     model = VQVAE(SHAPE, codes=8).eval()
     x = torch.randint(256, (6, *SHAPE), dtype=torch.uint8)
@@ -166,7 +174,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = np.random.RandomState(0).randint(256, size=(24, 32, 32, 3), dtype=np.uint8)
     np.savez(folder / "colours.npz", x_train=x[:16], x_test=x[16:])
     arguments = ["--model", "vqvae", "--data", str(folder / "colours.npz"), "--codes", "9", "--steps", "2"]
-    with drawn(), pytest.MonkeyPatch.context() as patch:
+    with drawn(), narrowed(), pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS["code_pixelcnn"].defaults, "steps", 2)
         patch.setitem(MODELS["code_pixelcnn"].defaults, "batch_size", 8)
         arguments += ["--batch-size", "8", "--code-prior", "pixelcnn", "--run-dir", str(folder / "run")]
@@ -174,6 +182,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@narrow
 def test_one_command_trains_both_stages(trained: Path) -> None:
     codes = np.load(trained / "codes-of-colours.npz")
     assert codes["x_train"].shape == (16, 8, 8) and codes["x_test"].shape == (8, 8, 8)
@@ -192,6 +201,7 @@ def test_one_command_trains_both_stages(trained: Path) -> None:
     assert "from" not in results["config"]
 
 
+@narrow
 def test_a_point_has_nothing_to_weigh(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = json.loads((trained / "results.json").read_text())["test"]
     assert inference.evaluate.main([str(trained)]) == 0
@@ -201,6 +211,7 @@ def test_a_point_has_nothing_to_weigh(trained: Path, capsys: pytest.CaptureFixtu
         inference.evaluate.main([str(trained), "--images", "2"])
 
 
+@narrow
 def test_the_second_stage_alone_on_a_finished_first(trained: Path) -> None:
     options = ["--steps", "3", "--batch-size", "8", "--width", "16", "--heads", "2", "--layers", "1"]
     assert svi.main(["--stage1-run", str(trained), "--code-prior", "transformer", *options]) == 0
@@ -217,6 +228,7 @@ def test_a_first_stage_that_stops_says_how_to_go_on(
     assert "python -m inference.svi --stage1-run 'my run' --code-prior pixelcnn" in capsys.readouterr().out
 
 
+@narrow
 def test_what_has_no_codes_is_refused(trained: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (["--code-prior", "pixelcnn"], "--code-prior goes with --model vqvae"),
@@ -242,6 +254,7 @@ def test_what_has_no_codes_is_refused(trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "refused").exists()
 
 
+@narrow
 def test_batch_norm_and_choices_are_left_alone_in_evaluation() -> None:
     model = VQVAE(SHAPE, codes=8).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}

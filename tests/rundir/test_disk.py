@@ -24,7 +24,7 @@ from inference.rundir.checkpoint import config_digest
 from inference.rundir.run import Run
 from inference.rundir.schema import FORMAT
 from ppl_models import MODELS
-from tests.support import TINY
+from tests.support import LONGER, TINY
 
 
 def test_a_checkpoint_knows_its_own_sum_and_torch_reads_it(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_line_of_metrics_is_written_at_once(
 
     monkeypatch.setattr(os, "write", watch)
     run = tmp_path / "run"
-    assert svi.main(["--model", "vae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]) == 0
+    assert svi.main(["--model", "vae", *LONGER, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     assert b"".join(seen) == (run / "metrics.jsonl").read_bytes() and len(seen) == 22
     assert all(json.loads(line)["step"] >= 0 for line in seen)
     assert flushed.count((run / "metrics.jsonl").stat().st_ino) == len(saves) > 20

@@ -47,7 +47,7 @@ def as_format_2(run: Path, *without: str, **changes: Any) -> None:
 
 def refused(command: str, run: Path) -> str:
     commands = {
-        "resume": lambda: svi.main(["--resume", str(run), "--steps", "50"]),
+        "resume": lambda: svi.main(["--resume", str(run), "--steps", "15"]),
         "evaluate": lambda: evaluate_command.main([str(run), "--particles", "1"]),
         "report": lambda: report.main([str(run)]),
     }
@@ -74,7 +74,7 @@ def test_a_run_of_before_the_number_is_read_resumed_evaluated_and_reported(
     run, other = shutil.copytree(finished_run, tmp_path / "a"), shutil.copytree(finished_run, tmp_path / "b")
     as_format_2(run, "format")
     for folder in (run, other):
-        assert svi.main(["--resume", str(folder), "--steps", "44"]) == 0
+        assert svi.main(["--resume", str(folder), "--steps", "14"]) == 0
     states = checkpoint(run), checkpoint(other)
     assert len({state.pop("config_digest") for state in states}) == 2  # each of its own config.json
     assert same(*states) and len(lines(run)) == len(lines(other))

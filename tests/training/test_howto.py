@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from inference import fit, svi
+from inference.cli.train import configuration, parse, read_data
 from inference.data.load import find_dataset
 from inference.errors import UserError
 from ppl_models import VAE
@@ -25,14 +26,26 @@ def blocks(page: str, language: str = "") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
+def arguments(page: str) -> list[str]:
+    """The arguments of the command of a page."""
+    (command,) = [block for block in blocks(page) if block.startswith("python -m inference.svi ")]
+    return shlex.split(command.removeprefix("python -m inference.svi "))
+
+
 def run_command(page: str, folder: Path) -> dict[str, Any]:
     """Runs the command of a page with fewer steps. Returns the configuration of the run."""
-    (command,) = [block for block in blocks(page) if block.startswith("python -m inference.svi ")]
-    arguments = shlex.split(command.removeprefix("python -m inference.svi "))
-    assert svi.main([*arguments, "--steps", "40", "--run-dir", str(folder)]) == 0
+    assert svi.main([*arguments(page), "--steps", "40", "--run-dir", str(folder)]) == 0
     return json.loads((folder / "config.json").read_text())
 
 
+@pytest.mark.parametrize("page", ["early-stopping", "few-labels", "optimizer", "tensorboard"])
+def test_the_command_of_a_page_is_complete(page: str) -> None:
+    given = parse(arguments(page))
+    config = configuration(given, read_data(given)[0])
+    assert config.data == "digits" and config.steps >= 200
+
+
+@pytest.mark.full
 def test_early_stopping(tmp_path: Path) -> None:
     config = run_command("early-stopping", tmp_path / "run")
     assert (config["early_stopping"], config["select"]) == ("negative_elbo:3", "negative_elbo")
@@ -42,6 +55,7 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert (found["step"], found["value"]) == (best["step"], best["negative_elbo"])
 
 
+@pytest.mark.full
 def test_few_labels(tmp_path: Path) -> None:
     """The labelled images are 20, two of each class, and their penalties are in the log."""
     config = run_command("few-labels", tmp_path / "run")
@@ -53,6 +67,7 @@ def test_few_labels(tmp_path: Path) -> None:
     assert {"classification", "entropy", "balance", "smoothness", "kl_z_labelled"} < train.keys()
 
 
+@pytest.mark.full
 def test_optimizer(tmp_path: Path) -> None:
     config = run_command("optimizer", tmp_path / "run")
     chosen = [config[key] for key in ("optimizer", "weight_decay", "accumulate", "schedule")]
@@ -121,6 +136,7 @@ def test_what_the_callback_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert first.scalars | second.scalars == expected(run)
 
 
+@pytest.mark.full
 def test_the_event_files_can_be_read_back(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

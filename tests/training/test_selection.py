@@ -30,9 +30,9 @@ from inference.rundir.run import Run
 from inference.training.selection import PLATEAU, Selection
 from ppl_models import VAE
 from ppl_models.base import LatentVariableModel
-from tests.support import TINY, checkpoint, same, shortened, timeless
+from tests.support import LONGER, TINY, checkpoint, same, shortened, timeless
 
-VALIDATED = ["--model", "vae", *TINY, "--compile", "eager", "--validation", "0.2"]
+VALIDATED = ["--model", "vae", *LONGER, "--compile", "eager", "--validation", "0.2"]
 Seen = dict[int, dict[str, Tensor]]
 
 
@@ -273,7 +273,7 @@ def test_a_run_of_before_these_settings_goes_on(small_npz: Path, tmp_path: Path)
     assert digest != state["config_digest"]
     (runs[0] / "checkpoint.pt").write_bytes(pack(state | {"config_digest": digest}))
     for run in runs:
-        assert svi.main(["--resume", str(run), "--steps", "50"]) == 0
+        assert svi.main(["--resume", str(run), "--steps", "15"]) == 0
     states = checkpoint(runs[0]), checkpoint(runs[1])
     assert len({state.pop("config_digest") for state in states}) == 2 and same(*states)
     assert not set(new) & json.loads((runs[0] / "config.json").read_text()).keys()

@@ -72,7 +72,7 @@ def test_gradients_are_clipped(small_npz: Path, tmp_path: Path, watched: dict[st
 
 def test_the_average_is_what_is_judged(small_npz: Path, tmp_path: Path, watched: dict[str, list]) -> None:
     run = tmp_path / "run"
-    options = ["--ema", "0.5", "--lr-warmup", "10"]
+    options = ["--ema", "0.5", "--lr-warmup", "10", "--steps", "15"]
     assert svi.main([*VAE, *options, "--data", str(small_npz), "--run-dir", str(run)]) == 0
     assert_close(watched["rates"][:12], [min((i + 1) / 10, 1) * 1e-3 for i in range(12)])
     average, *others = watched["parameters"]
@@ -87,15 +87,15 @@ def test_the_average_is_what_is_judged(small_npz: Path, tmp_path: Path, watched:
     # and the figures are of it, not of the last step's
     said = json.loads((run / "results.json").read_text())["test"]["kl"]["value"]
     twin = tmp_path / "twin"
-    assert svi.main([*VAE, "--lr-warmup", "10", "--data", str(small_npz), "--run-dir", str(twin)]) == 0
+    assert svi.main([*VAE, *options[2:], "--data", str(small_npz), "--run-dir", str(twin)]) == 0
     assert said != json.loads((twin / "results.json").read_text())["test"]["kl"]["value"]
 
 
 def test_an_average_goes_on_bit_for_bit(small_npz: Path, tmp_path: Path) -> None:
     options = [*VAE, "--ema", "0.9", "--clip", "5", "--data", str(small_npz), "--run-dir"]
     assert svi.main([*options, str(tmp_path / "whole")]) == 0
-    assert svi.main([*options, str(tmp_path / "parts"), "--steps", "15"]) == 0
-    assert svi.main(["--resume", str(tmp_path / "parts"), "--steps", "40"]) == 0
+    assert svi.main([*options, str(tmp_path / "parts"), "--steps", "4"]) == 0
+    assert svi.main(["--resume", str(tmp_path / "parts"), "--steps", "10"]) == 0
     assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
 
 
@@ -116,7 +116,16 @@ def test_bfloat16_is_of_the_networks_in_training_alone(
         return out
 
     monkeypatch.setattr(MLP, "forward", watch)
-    options = ["--precision", "bfloat16", "--data", str(small_npz), "--run-dir", str(tmp_path / "run")]
+    options = [
+        "--steps",
+        "40",
+        "--precision",
+        "bfloat16",
+        "--data",
+        str(small_npz),
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
     assert svi.main([*VAE, *options]) == 0
     assert outside == {torch.float32}
     assert {(True, torch.bfloat16), (False, torch.float32)} == inside
@@ -135,7 +144,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-GMVAE = ["--model", "gmvae", "--components", "5", *TINY]
+GMVAE = ["--model", "gmvae", "--components", "5", *TINY, "--steps", "24"]
 
 
 @pytest.mark.parametrize("mode", shortened(["eager", "graph"], ["graph"]))
@@ -152,7 +161,7 @@ def test_the_prior_trains_when_the_kl_weight_starts_at_zero(
         for index, (name, _) in enumerate(model.named_parameters())
     }
     assert steps.pop("components") == 19.0 and set(steps.values()) == {20.0}
-    assert svi.main(["--resume", str(tmp_path / "parts"), "--steps", "40"]) == 0
+    assert svi.main(["--resume", str(tmp_path / "parts"), "--steps", "24"]) == 0
     assert svi.main([*options, str(tmp_path / "whole")]) == 0
     assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
 
@@ -186,7 +195,7 @@ def test_the_kl_weight_is_a_number_again_after_training(small_npz: Path, tmp_pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "KLWeight", Watched)
-        options = ["--beta", "0.5", "--kl-warmup", "10", "--data", str(small_npz)]
+        options = ["--beta", "0.5", "--kl-warmup", "8", "--data", str(small_npz)]
         assert svi.main([*VAE, *options, "--run-dir", str(tmp_path / "run")]) == 0
     during, after = seen
     assert torch.is_tensor(during) and during == 0.5 and type(after) is float and after == 0.5

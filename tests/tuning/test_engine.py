@@ -21,7 +21,7 @@ import torch
 from inference import svi, sweep
 from inference.errors import UserError
 from tests import forks
-from tests.support import TINY, checkpoint, lines, same, timeless
+from tests.support import LONGER, TINY, checkpoint, lines, same, timeless
 
 # not `importorskip`: Ray must be imported after its environment variables are set
 pytestmark = [
@@ -56,7 +56,7 @@ def stand_ins(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def planned(out: Path, data: Path, betas: str, *more: str) -> sweep.Plan:
-    grid = ["--model", "vae", "--over", f"beta={betas}", "--seeds", "0", *TINY, "--data", str(data)]
+    grid = ["--model", "vae", "--over", f"beta={betas}", "--seeds", "0", *LONGER, "--data", str(data)]
     plan = sweep.plan([*grid, *VALIDATION, "--out", str(out), *more])
     out.mkdir(exist_ok=True)
     plan.state.write()
@@ -65,6 +65,14 @@ def planned(out: Path, data: Path, betas: str, *more: str) -> sweep.Plan:
 
 def attempts(out: Path, beta: int) -> list[str]:
     return (out / f"beta={beta}" / "seed=0.started").read_text().splitlines()
+
+
+def test_a_run_is_started_and_its_end_is_printed(
+    stand_ins: Any, small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stand_ins.run_sweep(planned(tmp_path / "out", small_npz, "1")) == (False, [])
+    assert attempts(tmp_path / "out", 1) == ["first"]
+    assert "1/1 beta=1/seed=0: -ELBO 100\n" in capsys.readouterr().out
 
 
 @pytest.mark.full
@@ -144,6 +152,7 @@ def test_optuna_finds_the_better_values(
     assert "20/20 " in capsys.readouterr().out
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("engine")
 def test_each_run_equals_the_direct_command_bit_for_bit(
     small_npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

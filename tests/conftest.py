@@ -7,6 +7,7 @@ workers start when it has read this file.
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from typing import Any
 
@@ -29,14 +30,14 @@ LONG = ("test_faults", "test_ranks", "test_engine")  # files with the longest te
 
 def distributes(config: pytest.Config) -> bool:
     """Whether other processes run the tests."""
-    return bool(getattr(config.option, "numprocesses", None))
+    return bool(getattr(config.option, "numprocesses", None)) and not config.option.collectonly
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Loads the fixtures, or starts the process that `forks.run` of all workers forks from."""
     if not distributes(config):
         config.pluginmanager.import_plugin("tests.fixtures")
-    elif hasattr(os, "fork"):
+    elif sys.platform == "linux":  # elsewhere a test starts it, if it forks at all
         forks.start()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from inference import fitting, svi
@@ -124,6 +125,7 @@ def every_kind(folder: Path) -> Path:
     """Trains a short run of each kind of model in a folder, and a code prior next to its first stage.
 
     The networks of the two stages are narrow: their checkpoints fit no model that is built elsewhere.
+    Pictures have few pixels, and many points are evaluated at once.
     """
     colours = folder / "colours.npz"
     x = np.random.RandomState(0).randint(256, size=(24, 32, 32, 3), dtype=np.uint8)
@@ -138,7 +140,10 @@ def every_kind(folder: Path) -> Path:
         "vae2d": ["--data", "gauss-full-1", "--steps", "4", "--batch-size", "20"],
         "vqvae": ["--data", str(colours), "--codes", "9", *two],
     }
-    with drawn(), reported(), narrowed():
+    savefig = Figure.savefig
+    with drawn(), reported(), narrowed(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, *to, **how: savefig(self, *to, **how | {"dpi": 75}))
+        patch.setattr("inference.metrics.bounds.CHUNK", 5_000)
         for model, options in kinds.items():
             assert svi.main(["--model", model, *options, "--run-dir", str(folder / model)]) == 0
         stage2 = ["--stage1-run", str(folder / "vqvae"), "--code-prior", "pixelcnn", "--width", "32"]

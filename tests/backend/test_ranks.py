@@ -176,9 +176,9 @@ def together(*arguments: str, processes: int = 2) -> str:
     return done.stdout
 
 
-# A label that is summed over, several samples, and a codebook of averages in several batches per step.
-PAIRS = ["ssvae:enum", "vae:iwae_dreg", "vqvae:trace"]
-MORE_PAIRS = ["vae:mean_field", "gmvae:iwae", "fsvae:trace", "ppca:trace", "fsq:trace"]
+# A label that is summed over, and a codebook of averages in several batches per step.
+PAIRS = ["ssvae:enum", "vqvae:trace"]
+MORE_PAIRS = ["vae:mean_field", "gmvae:iwae", "vae:iwae_dreg", "fsvae:trace", "ppca:trace", "fsq:trace"]
 
 
 @pytest.mark.parametrize("pairs", [PAIRS, pytest.param(MORE_PAIRS, marks=pytest.mark.full)], ids="-".join)
@@ -227,7 +227,7 @@ def test_a_run_on_two_processes(small_npz: Path, tmp_path: Path) -> None:
     evaluation = ["-c", QUICK, "inference.evaluate", str(tmp_path / "part"), "--json"]
     measured, alone = (json.loads(together(*evaluation, processes=n)) for n in (2, 1))
     assert measured == alone  # the number of processes does not matter
-    together(*quick, "--resume", str(tmp_path / "part"), "--steps", "25", processes=1)
+    assert svi.main(["--resume", str(tmp_path / "part"), "--steps", "25"]) == 0
     assert checkpoint(tmp_path / "part")["step"] == 25
     assert len(checkpoint(tmp_path / "part")["generators"]) == 1
 
@@ -281,19 +281,19 @@ def test_a_restarted_command_continues_its_run(
     small_npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torchrun starts the same command again, whose folder then holds the run."""
-    command = arguments(small_npz, tmp_path / "run", 40)[2:]
-    assert svi.main(arguments(small_npz, tmp_path / "whole", 40)[2:]) == 0
+    command = arguments(small_npz, tmp_path / "run", 10)[2:]
+    assert svi.main(arguments(small_npz, tmp_path / "whole", 10)[2:]) == 0
     take = Batches.__call__
 
     def killed(self: Batches, step: int) -> dict[str, torch.Tensor]:
-        if step == 17:
+        if step == 7:
             raise MemoryError
         return take(self, step)
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(Batches, "__call__", killed)
         svi.main(command)
-    assert checkpoint(tmp_path / "run")["step"] == 16
+    assert checkpoint(tmp_path / "run")["step"] == 7
     with pytest.raises(UserError, match=r"exists and is not empty\. Name another"):
         svi.main(command)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -305,7 +305,7 @@ def test_a_restarted_command_continues_its_run(
     fresh = tmp_path / "fresh"  # a run that was killed before its first checkpoint
     fresh.mkdir()
     (fresh / "config.json").write_text((tmp_path / "run" / "config.json").read_text())
-    assert svi.main(arguments(small_npz, fresh, 40)[2:]) == 0
+    assert svi.main(arguments(small_npz, fresh, 10)[2:]) == 0
     assert same(checkpoint(fresh), checkpoint(tmp_path / "whole"))
 
 

@@ -334,6 +334,7 @@ def test_the_legend_shows_a_single_label(pages: Pages, kept_page: Open) -> None:
     assert shown(page, "pad") == all_shown
 
 
+@pytest.mark.full
 def test_in_print_there_are_images_and_no_controls(pages: Pages, open_page: Open) -> None:
     page = open_page(pages("ssvae")[0])
     page.emulate_media(media="print")
@@ -343,6 +344,7 @@ def test_in_print_there_are_images_and_no_controls(pages: Pages, open_page: Open
         assert not page.locator(f"#explorer .{name}").is_visible()
 
 
+@pytest.mark.full
 def test_without_javascript_it_shows_a_message(pages: Pages, open_page: Open) -> None:
     page = open_page(pages("vae2d")[0], javascript=False)
     assert page.locator("#explorer noscript").is_visible()

@@ -1,5 +1,7 @@
 """Reports of runs of every kind, and an index of them, as files; other tests open them in a browser."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -8,6 +10,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -188,6 +191,15 @@ def test_embedded_figures_have_at_most_so_many_bytes(tmp_path: Path) -> None:
         address, width, height = pictures.embedded(tmp_path / "noise.png", most)
         assert len(address) < 4 / 3 * most + 100 and (width, height) == (200, 300)
         assert len(pictures.thumbnail(tmp_path / "noise.png", most)) < 4 / 3 * most + 100
+
+
+def test_a_figure_that_fits_is_embedded_without_loss(tmp_path: Path) -> None:
+    noise = torch.randint(256, (30, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(noise.numpy()).save(tmp_path / "noise.png")
+    address, _, _ = pictures.embedded(tmp_path / "noise.png", 10_000)
+    kind, _, content = address.partition(";base64,")
+    with Image.open(io.BytesIO(base64.b64decode(content))) as shown:
+        assert kind == "data:image/webp" and (np.asarray(shown) == noise.numpy()).all()
 
 
 def test_a_report_has_at_most_its_size(report_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

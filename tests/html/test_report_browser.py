@@ -104,6 +104,7 @@ def test_curves_work_with_a_pointer(touch: bool, report_runs: Path, open_page: O
     assert page.inner_text(".reader output") == "20"
 
 
+@pytest.mark.full
 def test_without_javascript_everything_is_shown(report_runs: Path, index: Path, open_page: Open) -> None:
     page = open_page(report_runs / "ssvae" / "report.html", javascript=False)
     assert page.locator(".panel .line.test").first.is_visible()
@@ -113,6 +114,7 @@ def test_without_javascript_everything_is_shown(report_runs: Path, index: Path, 
     assert open_page(index, javascript=False).locator("#runs tbody a").count() == 7
 
 
+@pytest.mark.full
 def test_print_is_black_on_white_and_not_cut_off(report_runs: Path, open_page: Open) -> None:
     page = open_page(report_runs / "ssvae" / "report.html", dark=True)
     page.emulate_media(media="print")
@@ -178,8 +180,9 @@ def test_an_index_sorts_filters_and_compares_with_the_keyboard(
     assert comparison.locator("thead th").all_inner_texts() == ["run", "ssvae"]
 
 
-@pytest.mark.parametrize("width", shortened([380, 1600], [380]))
-@pytest.mark.parametrize("dark", shortened([False, True], [True]))
+@pytest.mark.full
+@pytest.mark.parametrize("width", [380, 1600])
+@pytest.mark.parametrize("dark", [False, True])
 def test_an_index_opens_quickly_and_fits(width: int, dark: bool, index: Path, open_page: Open) -> None:
     page = open_page(index, width=width, dark=dark)
     assert 0 < page.evaluate(SECONDS) < 2_000
@@ -191,6 +194,7 @@ def test_an_index_opens_quickly_and_fits(width: int, dark: bool, index: Path, op
     )
 
 
+@pytest.mark.full
 def test_links_lead_to_the_other_stage_and_the_skip_link_to_the_content(
     report_runs: Path, open_page: Open
 ) -> None:

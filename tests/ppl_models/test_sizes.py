@@ -191,7 +191,8 @@ def test_chunks_of_larger_images_have_no_more_pixels() -> None:
         assert test.chunk_size(100) == expected and test.chunk_size(1) == 1
 
 
-@pytest.mark.parametrize("name", shortened(STRIDES, ["conv_vae"]))
+@pytest.mark.full
+@pytest.mark.parametrize("name", STRIDES)
 def test_a_run_on_large_images(
     name: str, narrow: None, tmp_path: Path, with_report: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

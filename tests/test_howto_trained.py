@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from inference import svi
+from tests.support import shortened
 
 HOWTO = Path(__file__).parent.parent / "docs" / "howto"
 PAGES = {
@@ -41,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", shortened(PAGES, set(PAGES) - {"diagnose"}))
 def test_the_commands_of_a_page_run(
     name: str,
     trained: Path,

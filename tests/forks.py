@@ -1,7 +1,8 @@
 """Python programs in processes forked from one that has imported the libraries.
 
 `run` is `subprocess.run` of `python ARGUMENTS`, without the seconds in which torch and Pyro are imported: the
-program starts in a fresh process, where nothing of the package has run yet. Linux and macOS only.
+program starts in a fresh process, where nothing of the package has run yet. On other systems than Linux,
+where libraries may not work after a fork, the program is started as usual.
 """
 
 import importlib
@@ -17,7 +18,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from subprocess import PIPE, CompletedProcess, Popen
+from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -44,12 +45,39 @@ def run(
     Returns:
         The largest exit status, and the output.
     """
+    if sys.platform != "linux":
+        return started(*arguments, cwd=cwd, env=env, processes=processes)
     server = _server()
     assert server.stdin is not None and server.stdout is not None
     request = {"arguments": arguments, "cwd": str(cwd), "env": dict(env), "processes": processes}
     server.stdin.write(json.dumps(request) + "\n")
     server.stdin.flush()
     return CompletedProcess(["python", *arguments], **json.loads(server.stdout.readline()))
+
+
+def started(
+    *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] = ENVIRONMENT, processes: int = 1
+) -> "CompletedProcess[str]":
+    """Does what `run` does without a fork."""
+    needed = {"SYSTEMROOT": os.environ["SYSTEMROOT"]} if "SYSTEMROOT" in os.environ else {}  # by Windows
+    port = str(_free_port())
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, name) for name in ("stdout", "stderr")]
+        with open(paths[0], "ab") as out, open(paths[1], "ab") as err:
+            children = [
+                Popen(
+                    [sys.executable, *arguments],
+                    cwd=cwd,
+                    env={**needed, **env, **(_torchrun(rank, processes, port) if processes > 1 else {})},
+                    stdin=DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                )
+                for rank in range(processes)
+            ]
+            statuses = [child.wait(SECONDS) for child in children]
+        stdout, stderr = (path.read_text("utf-8", errors="replace") for path in paths)
+    return CompletedProcess(["python", *arguments], max(statuses, key=abs), stdout, stderr)
 
 
 def close() -> None:

@@ -116,7 +116,8 @@ def open_append(path: Path) -> int:
     Raises:
         OSError: `path` is a link or another file that is not regular.
     """
-    return _regular(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NOFOLLOW | NONBLOCK, 0o666))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NOFOLLOW | NONBLOCK | BINARY
+    return _regular(path, os.open(path, flags, 0o666))
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:

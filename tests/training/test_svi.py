@@ -1,7 +1,6 @@
 """The main job as a user runs it: the run folder, stopping and going on."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -108,7 +107,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
             sent.append(step)
             if how == "crash":
                 raise MemoryError
-            os.kill(os.getpid(), signal.SIGINT if how == "Ctrl-C" else signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT if how == "Ctrl-C" else signal.SIGTERM)
         return draw(self, step)
 
     with monkeypatch.context() as patch:

@@ -178,7 +178,9 @@ def load(path: str | Path) -> LatentVariableModel:
     try:
         content = load_plain(read_regular(path), path)
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror or error}). Name a saved model.") from None
+        raise UserError(
+            f"cannot read {path} ({error.strerror or error}). Name a saved model or a run."
+        ) from None
     saved = content.get("parameters") if isinstance(content, dict) else None
     try:
         with no_larger_than(saved if isinstance(saved, dict) else {}):

@@ -182,7 +182,13 @@ def test_training_continues_from_the_parameters(small_npz: Path) -> None:
 def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"no")
     torch.save({"format": 1, "model": "none"}, tmp_path / "y.pt")
-    for path, words in (("x.pt", "is rejected"), ("y.pt", "not a registered model"), ("z.pt", "cannot read")):
+    torch.save({"format": 1, "model": tmp_path}, tmp_path / "code.pt")
+    for path, words in (
+        ("x.pt", "is not a saved model or checkpoint. Name"),
+        ("y.pt", "not a registered model"),
+        ("z.pt", "cannot read"),
+        ("code.pt", "is rejected: it contains objects other than tensors"),
+    ):
         with pytest.raises(UserError, match=words) as caught:
             load(tmp_path / path)
         assert "\n" not in str(caught.value)

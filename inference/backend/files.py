@@ -205,6 +205,10 @@ def load_plain(content: bytes, path: Path) -> dict[str, Any]:
             if sum(record.file_size for record in archive.infolist()) > len(content):
                 raise ValueError("it expands beyond its size")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except zipfile.BadZipFile:
+        raise UserError(
+            f"{path} is not a saved model or checkpoint. Name a file of model.save, or a run folder."
+        ) from None
     except Exception as error:  # torch raises many types of error here
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise UserError(

@@ -134,8 +134,8 @@ def find_dataset(
         )
     if len(path.parts) > 1 or name.endswith("/"):
         raise UserError(
-            f"there is no file or folder {name}. Give the path of one, or the name of a data set such as mnist "
-            "or digits."
+            f"there is no file or folder {name}. Give the path of one, or the name of a data set such as "
+            "mnist or digits."
         )
     others = ["torchvision:NAME", "the path of a file or a folder"]
     raise unknown("data", name, [*IMAGE_SETS, *points.NAMES, *others])

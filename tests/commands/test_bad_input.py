@@ -31,7 +31,7 @@ REFUSED = {
     "missing file": (["--model", "vae", "--data", "none.npz"], "no file none.npz"),
     "missing folder": (
         ["--model", "vae", "--data", "none/"],
-        "no file or folder none/. Give the path of one",
+        "no file or folder none/. Give the path",
     ),
     "neither a name nor a file": (["--model", "vae", "--data", "nofolder"], "'nofolder': choose from mnist,"),
     "negative steps": (["--model", "vae", "--steps", "-5"], "-5 is not a whole number above zero"),

@@ -46,7 +46,10 @@ def load(path: Path, config: RunConfig) -> dict[str, Any]:
     if config.metric or "selection" in state:
         _check_selection(state, path, config)
     if state["model"] != config.model:
-        raise UserError(f"{path} is a checkpoint of {state['model']}, not of {config.model}. Resume its run.")
+        raise UserError(
+            f"{path} is a checkpoint of {state['model']}, not of {config.model}. Restore the run's own "
+            "checkpoint."
+        )
     if state["config_digest"] != config_digest(config):
         if not config.format:
             raise other_version(f"{path} cannot be checked against config.json", config)

@@ -112,7 +112,7 @@ def test_where_nothing_can_be_written_nothing_is_left(
 def test_a_checkpoint_of_another_model_is_refused(own_run: Path) -> None:
     path = own_run / "checkpoint.pt"
     path.write_bytes(pack(unpack(path) | {"model": "ae"}))
-    with pytest.raises(UserError, match=r"is a checkpoint of ae, not of vae\. Resume its run\."):
+    with pytest.raises(UserError, match=r"is a checkpoint of ae, not of vae\. Restore the run's own"):
         svi.main(["--resume", str(own_run)])
 
 

@@ -136,7 +136,7 @@ def test_a_finished_run_can_be_trained_longer(small_npz: Path, tmp_path: Path) -
     assert svi.main([*arguments, str(tmp_path / "a")]) == 0
     assert svi.main(["--resume", str(tmp_path / "a"), "--steps", "60"]) == 0
     assert json.loads((tmp_path / "a" / "config.json").read_text())["steps"] == 60
-    with pytest.raises(UserError, match="is at step 60 already"):
+    with pytest.raises(UserError, match=r"is at step 60 already\. Give --steps 60 or more\."):
         svi.main(["--resume", str(tmp_path / "a"), "--steps", "40"])
     assert svi.main([*arguments, str(tmp_path / "b"), "--steps", "60"]) == 0
     assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import inference.compare as compare_command
 from inference import svi
 from ppl_models import MODELS, vae
 from tests import forks
@@ -52,6 +53,22 @@ def test_the_code_next_to_the_picture_equals_the_file() -> None:
     )
     assert list(found) == ["model", "guide", "bound"]
     assert found == {name: methods[name] for name in found}
+
+
+@pytest.mark.full
+def test_the_comparison_shown_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    """Up to rounding."""
+    assert compare_command.main(["--model", "ssvae"]) == 0
+    printed, text = capsys.readouterr().out.split(), README.read_text("utf-8")
+    shown = text[
+        text.index("    ssvae, TraceEnum_ELBO") : text.index("Without `--model` it compares")
+    ].split()
+    assert len(shown) == len(printed) > 60
+    for ours, theirs in zip(shown, printed, strict=True):
+        try:
+            assert float(ours) == pytest.approx(float(theirs), rel=1e-6, abs=1e-9)
+        except ValueError:
+            assert ours == theirs
 
 
 @pytest.mark.usefixtures("imported")

@@ -107,13 +107,17 @@ def held_out(model: LatentVariableModel, data: Any, device: torch.device) -> Hel
     check_values(model, found)
     found = found.padded(cls)
     if found.shape != model.shape:
-        raise UserError(f"the data have shape {found.shape}, and the model is built for {model.shape}.")
+        raise UserError(
+            f"the data have shape {found.shape}, and the model is built for {model.shape}. Give data of this "
+            "shape, or build a model for the data."
+        )
     test = HeldOut(found, cls, device)
     if not len(test):
         raise UserError("the data set has no test part. Give the data to evaluate on.")
     if "y" in cls.inputs and test.y is not None and int(test.y.max()) >= model.classes:
         raise UserError(
-            f"the data have label {int(test.y.max())}, and the model has {model.classes} classes."
+            f"the data have label {int(test.y.max())}, and the model has {model.classes} classes. "
+            f"Give labels from 0 to {model.classes - 1}."
         )
     return test
 
@@ -148,8 +152,10 @@ def compare(model: LatentVariableModel, inputs: Any, estimator: str | None = Non
     except ValueError as error:
         if "within the support" not in str(error):
             raise
-        kind = OBSERVATIONS[model.observation].label
-        raise UserError(f"the inputs are not observations of {type(model).__name__} ({kind})") from None
+        kind, _, _ = OBSERVATIONS[model.observation].label.partition(":")
+        raise UserError(
+            f"the inputs are not observations of {type(model).__name__}, which are {kind}. Convert them."
+        ) from None
 
 
 def load(path: str | Path) -> LatentVariableModel:
@@ -172,7 +178,9 @@ def load(path: str | Path) -> LatentVariableModel:
     try:
         content = load_plain(read_regular(path), path)
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror or error}). Name a saved model.") from None
+        raise UserError(
+            f"cannot read {path} ({error.strerror or error}). Name a saved model or a run."
+        ) from None
     saved = content.get("parameters") if isinstance(content, dict) else None
     try:
         with no_larger_than(saved if isinstance(saved, dict) else {}):

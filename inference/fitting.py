@@ -16,7 +16,7 @@ from inference.data.convert import as_dataset
 from inference.data.dataset import Dataset
 from inference.data.held_out import HeldOut
 from inference.data.observations import OBSERVATIONS
-from inference.errors import UserError
+from inference.errors import UserError, unknown
 from inference.html import report
 from inference.plots.images import save_images
 from inference.plots.run_figures import draw_all
@@ -103,7 +103,7 @@ def _resolved(
     """The settings of `fit` with the defaults of the model."""
     cls, known = type(model), {spec.name for spec in fields(TrainConfig)}
     for name in settings.keys() - known:
-        raise UserError(f"unknown setting {name!r}. TrainConfig has {', '.join(sorted(known))}.")
+        raise unknown("setting", name, sorted(known))
     given = {name: getattr(config, name) for name in known if config and getattr(config, name) is not None}
     try:
         shape = cls.padded(data.shape)
@@ -111,7 +111,10 @@ def _resolved(
         raise UserError(f"the data are {error}") from None
     resolved = TrainConfig(**given | settings).resolved(cls, shape)
     if shape != model.shape:
-        raise UserError(f"the data have shape {data.shape}, and the model is built for {model.shape}.")
+        raise UserError(
+            f"the data have shape {data.shape}, and the model is built for {model.shape}. Build it for the "
+            f"data: {cls.__name__}({shape}, ...)."
+        )
     return resolved
 
 

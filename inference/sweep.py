@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         status = sweep(planned := plan(arguments))
     if as_json and status != 130:
-        content = (planned.asked.out / "results.json").read_text()
+        content = (planned.asked.out / "results.json").read_bytes()
         print(json.dumps({"results": json.loads(content)}, indent=2))
     return status
 
@@ -132,7 +132,7 @@ def sweep(plan: Plan) -> int:
 def check_packages() -> None:
     """Raises UserError if Ray or Optuna is not installed."""
     if not (find_spec("ray") and find_spec("optuna")):
-        raise UserError("a sweep needs Ray Tune and Optuna. Install them: pip install 'ppl-models[sweep]'")
+        raise UserError('a sweep needs Ray Tune and Optuna. Install them: pip install "ppl-models[sweep]"')
 
 
 def run_trials(plan: Plan) -> tuple[bool, list[str]]:

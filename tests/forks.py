@@ -2,7 +2,8 @@
 
 `run` is `subprocess.run` of `python ARGUMENTS`, without the seconds in which torch and Pyro are imported: the
 program starts in a fresh process, where nothing of the package has run yet. The workers of pytest-xdist
-share the process that is forked. Linux and macOS only.
+share the process that is forked. On other systems than Linux, where libraries may not work after a fork,
+the program is started as usual.
 """
 
 import importlib
@@ -19,7 +20,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from subprocess import PIPE, CompletedProcess, Popen
+from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 from typing import Any, TextIO
 
 ROOT = Path(__file__).parents[1]
@@ -58,12 +59,39 @@ def run(
     Returns:
         The largest exit status, and the output.
     """
+    if sys.platform != "linux":
+        return started(*arguments, cwd=cwd, env=env, processes=processes)
     start()
     connection = _connection(os.environ[SOCKET])
     request = {"arguments": arguments, "cwd": str(cwd), "env": dict(env), "processes": processes}
     connection.write(json.dumps(request) + "\n")
     connection.flush()
     return CompletedProcess(["python", *arguments], **json.loads(connection.readline()))
+
+
+def started(
+    *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] = ENVIRONMENT, processes: int = 1
+) -> "CompletedProcess[str]":
+    """Does what `run` does without a fork."""
+    needed = {"SYSTEMROOT": os.environ["SYSTEMROOT"]} if "SYSTEMROOT" in os.environ else {}  # by Windows
+    port = str(_free_port())
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, name) for name in ("stdout", "stderr")]
+        with open(paths[0], "ab") as out, open(paths[1], "ab") as err:
+            children = [
+                Popen(
+                    [sys.executable, *arguments],
+                    cwd=cwd,
+                    env={**needed, **env, **(_torchrun(rank, processes, port) if processes > 1 else {})},
+                    stdin=DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                )
+                for rank in range(processes)
+            ]
+            statuses = [child.wait(SECONDS) for child in children]
+        stdout, stderr = (path.read_text("utf-8", errors="replace") for path in paths)
+    return CompletedProcess(["python", *arguments], max(statuses, key=abs), stdout, stderr)
 
 
 @cache

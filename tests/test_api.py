@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import json
-import os
 import pkgutil
 import signal
 import subprocess
@@ -116,7 +115,7 @@ def test_settings_win_over_the_config_and_unknown_ones_are_refused() -> None:
     )
     assert history.metrics[-1]["step"] == 7
     for settings, words in (
-        ({"step": 3}, "unknown setting 'step'"),
+        ({"step": 3}, "unknown setting 'step': did you mean steps"),
         ({"steps": 0}, "steps is 0. Give a whole number above zero"),
         ({"schedule": "linear"}, "unknown schedule 'linear'"),
         ({"batch_size": 51}, "Lower --batch-size"),
@@ -183,7 +182,13 @@ def test_training_continues_from_the_parameters(small_npz: Path) -> None:
 def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"no")
     torch.save({"format": 1, "model": "none"}, tmp_path / "y.pt")
-    for path, words in (("x.pt", "is rejected"), ("y.pt", "not a registered model"), ("z.pt", "cannot read")):
+    torch.save({"format": 1, "model": tmp_path}, tmp_path / "code.pt")
+    for path, words in (
+        ("x.pt", "is not a saved model or checkpoint. Name"),
+        ("y.pt", "not a registered model"),
+        ("z.pt", "cannot read"),
+        ("code.pt", "is rejected: it contains objects other than tensors"),
+    ):
         with pytest.raises(UserError, match=words) as caught:
             load(tmp_path / path)
         assert "\n" not in str(caught.value)
@@ -246,6 +251,32 @@ def test_a_model_of_ones_own_file_runs_from_the_command_line(small_npz: Path, tm
     assert "--z-dim N" in help_text and "dimensions of z (default: 2)" in help_text
 
 
+@pytest.mark.parametrize(
+    ("content", "spec", "message"),
+    [
+        (OWN, "own.py", "{0} names no class. Give {0}:OwnModel."),
+        (OWN, "own.py:VAE", "{0} has no model class 'VAE'. Give {0}:OwnModel."),
+        ("x = 1\n", "own.py:X", "{0} has no model class 'X'. Derive a class in it from "),
+        (
+            "x = 1\n\ny = undefined\n",
+            "own.py:X",
+            "cannot import {0} (line 3: NameError: name 'undefined' is not defined). Correct the file; "
+            "python {0} shows the whole error.",
+        ),
+        ("x = 1\ndef f(:\n", "own.py:X", "cannot import {0} (line 2: SyntaxError: invalid syntax"),
+    ],
+)
+def test_a_file_without_the_model_is_refused(content: str, spec: str, message: str, tmp_path: Path) -> None:
+    """The message names the line, or what the file has."""
+    path, _, name = spec.partition(":")
+    (tmp_path / path).write_text(content)
+    with pytest.raises(UserError) as caught:
+        models.with_registered_model(["--model", ":".join([str(tmp_path / path), name]).rstrip(":")])
+    assert str(caught.value).startswith(message.format(tmp_path / path))
+    with pytest.raises(UserError, match=r"there is no file no\.py\. Name a model as FILE\.py:CLASS\."):
+        models.with_registered_model(["--model=no.py"])
+
+
 @pytest.mark.parametrize("how", ["run", pytest.param("sweep", marks=pytest.mark.full)])
 def test_a_model_of_ones_own_file_is_swept_and_resumed(how: str, small_npz: Path, tmp_path: Path) -> None:
     """The recorded command, the hint to resume and the runs of a sweep name the file and the class."""
@@ -289,7 +320,7 @@ def test_ctrl_c_stops_fit_after_a_step_and_raises() -> None:
         def on_step_end(self, loop) -> None:
             self.steps = loop.step
             if loop.step == 5:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
     interrupt, model, handler = Interrupt(), small_vae(), signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

@@ -58,6 +58,6 @@ def test_huggingface_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     part = datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 75}, features=features)
     datasets.DatasetDict({"train": part, "test": part.select(range(20))}).save_to_disk("pets")
     install, command = blocks("huggingface-datasets")
-    assert install == "pip install 'ppl-models[datasets]'"
+    assert install == 'pip install "ppl-models[datasets]"'
     config = train(command).config
     assert (config.shape, config.class_names) == ([3, 32, 32], ["a", "b"])

@@ -60,7 +60,7 @@ class Reproduction:
             UserError: there are none, or they do not have the metric.
         """
         paths = sorted((ROOT / "runs" / "published").glob(self.runs))
-        found = [json.loads(path.read_text()) for path in paths]
+        found = [json.loads(path.read_bytes()) for path in paths]
         if not found or not all(self.metric in run["test"] for run in found):
             raise UserError(
                 f"runs/published has no {self.metric} in {self.runs}. Train and evaluate the system."

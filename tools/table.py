@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
 
 def published(folder: Path = ROOT / "runs" / "published") -> list[Results]:
     """Returns all published results. Raises UserError if there are none."""
-    results = [upgraded_results(json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
+    results = [upgraded_results(json.loads(path.read_bytes())) for path in sorted(folder.glob("*.json"))]
     if not results:
         raise UserError(
             f"no results in {folder}. Run this in the project's folder, or copy the results.json of a run to "
@@ -193,7 +193,7 @@ def likelihoods(results: list[Results]) -> str:
 
 def diagnostics(folder: Path = ROOT / "runs" / "published" / "diagnostics") -> str:
     """Returns two tables of the diagnosed pretrained models in Markdown, with standard errors over images."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))}
     tables = []
     for columns, counted in ((GAPS, ("images",)), (POSTERIOR, ("aggregate_images", "simulations"))):
         lines = _header(["model", *(name.replace("_", " ") for name in counted), *columns])
@@ -248,7 +248,7 @@ def _line(*cells: str) -> str:
 def write_between(page: Path, marks: tuple[str, str], content: str) -> None:
     """Replaces the text between two marks of a page. Raises UserError if the page or a mark is missing."""
     try:
-        text = page.read_text()
+        text = page.read_text("utf-8")
     except OSError:
         raise UserError(f"cannot read {page}. Run this in the project's folder.") from None
     head, found, rest = text.partition(marks[0])

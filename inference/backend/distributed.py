@@ -71,7 +71,10 @@ def process_group(device: str = "cpu") -> Iterator[None]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=STEP_TIMEOUT)
         object_group = dist.new_group(backend="gloo", timeout=OBJECT_TIMEOUT)
     try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere if rank() else sys.stdout),
+        ):
             yield
     except TrainingDiverged:  # every process raises it; only the main one reports it
         if rank():

@@ -116,7 +116,8 @@ def open_append(path: Path) -> int:
     Raises:
         OSError: `path` is a link or another file that is not regular.
     """
-    return _regular(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NOFOLLOW | NONBLOCK, 0o666))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NOFOLLOW | NONBLOCK | BINARY
+    return _regular(path, os.open(path, flags, 0o666))
 
 
 def read_regular(path: Path, most: int | None = None) -> bytes:
@@ -204,6 +205,10 @@ def load_plain(content: bytes, path: Path) -> dict[str, Any]:
             if sum(record.file_size for record in archive.infolist()) > len(content):
                 raise ValueError("it expands beyond its size")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except zipfile.BadZipFile:
+        raise UserError(
+            f"{path} is not a saved model or checkpoint. Name a file of model.save, or a run folder."
+        ) from None
     except Exception as error:  # torch raises many types of error here
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise UserError(

@@ -92,7 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = _parse(text, path.suffix.lower())
     except ValueError as error:
         reason = str(error).splitlines()[0] if str(error) else ""
-        raise UserError(f"{path} cannot be parsed: {reason:.200}") from None
+        raise UserError(f"{path} cannot be parsed: {reason:.200}. Correct the file.") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path} is not a table of settings. Write one `name: value` per line.")
     return content

@@ -34,7 +34,7 @@ def initial_model(config: RunConfig, data: Dataset) -> LatentVariableModel:
     source = load(path)
     if type(source) is not cls:
         named = source.registered_name or type(source).__name__
-        raise UserError(f"{path} is a {named}, not a {config.model}. Name another with --init-from.")
+        raise UserError(f"{path} is of {named}, not of {config.model}. Name another with --init-from.")
     pyro.set_rng_seed(config.seed)
     try:
         model = cls(cls.padded(data.shape), data.classes, **config.options)

@@ -5,8 +5,10 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeGuard
 
 from inference.errors import UserError
 from inference.rundir.run_config import MODEL_FILES, model_argument
@@ -25,16 +27,21 @@ def with_registered_model(arguments: list[str]) -> list[str]:
         The arguments, with the name of the class in place of `--model FILE.py:CLASS`.
 
     Raises:
-        UserError: the file or the class cannot be used.
+        UserError: the file or the class cannot be used, or the class is not named.
     """
     register_entry_points()
     found = list(arguments)
     for i, argument in enumerate(found):
-        if argument.startswith("--model=") and ".py:" in argument:
-            found[i] = f"--model={register_from_file(argument.partition('=')[2])}"
-        elif i and found[i - 1] == "--model" and ".py:" in argument:
+        option, equals, value = argument.partition("=")
+        if option == "--model" and equals and _names_file(value):
+            found[i] = f"--model={register_from_file(value)}"
+        elif i and found[i - 1] == "--model" and _names_file(argument):
             found[i] = register_from_file(argument)
     return found
+
+
+def _names_file(value: str) -> bool:
+    return ".py:" in value or value.endswith(".py")
 
 
 def as_typed(arguments: list[str]) -> list[str]:
@@ -60,12 +67,17 @@ def register_from_file(spec: str) -> str:
     Raises:
         UserError: the file or the class cannot be used.
     """
-    path, _, name = spec.rpartition(":")
+    path, name = (spec, "") if spec.endswith(".py") else spec.rsplit(":", 1)
     if not Path(path).is_file():
         raise UserError(f"there is no file {path}. Name a model as FILE.py:CLASS.")
-    cls = getattr(_imported(Path(path)), name, None)
-    if not (isinstance(cls, type) and issubclass(cls, LatentVariableModel)):
-        raise UserError(f"{path} has no model class {name!r}. Derive it from ppl_models.LatentVariableModel.")
+    module = _imported(Path(path))
+    cls = getattr(module, name, None)
+    if not _is_model_class(cls):
+        what = f"{path} has no model class {name!r}" if name else f"{path} names no class"
+        own = [key for key, value in vars(module).items() if _is_model_class(value, module.__name__)]
+        named = " or ".join(f"{path}:{key}" for key in own)
+        advice = f"Give {named}" if own else "Derive a class in it from ppl_models.LatentVariableModel"
+        raise UserError(f"{what}. {advice}.")
     if not cls.registered_name:
         try:
             register(snake_case(name), cls)
@@ -74,6 +86,15 @@ def register_from_file(spec: str) -> str:
     assert cls.registered_name
     MODEL_FILES[cls.registered_name] = spec
     return cls.registered_name
+
+
+def _is_model_class(value: Any, module: str = "") -> TypeGuard[type[LatentVariableModel]]:
+    """Whether a value is a model class, and one of a module if its name is given."""
+    return (
+        isinstance(value, type)
+        and issubclass(value, LatentVariableModel)
+        and module in ("", value.__module__)
+    )
 
 
 def _imported(path: Path) -> ModuleType:
@@ -90,8 +111,21 @@ def _imported(path: Path) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         reason = str(error).splitlines()[0] if str(error) else ""
-        raise UserError(f"cannot import {path} ({type(error).__name__}: {reason:.200})") from error
+        where = _line_of(error, path)
+        raise UserError(
+            f"cannot import {path} ({where}{type(error).__name__}: {reason:.200}). Correct the file; "
+            f"python {path} shows the whole error."
+        ) from error
     return module
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    """Returns the line of a file at which its import failed, as "line N: "; "" if that is unknown."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno))
+    lines = [line for name, line in places if line and Path(name).resolve() == path.resolve()]
+    return f"line {lines[-1]}: " if lines else ""
 
 
 def register_entry_points() -> None:

@@ -102,7 +102,8 @@ def check_new_file(path: Path, endings: Sequence[str]) -> None:
         raise UserError(f"{path.parent} is not a folder. Create it, or name another file with --out.")
     if path.suffix.lower() == ".parquet" and not find_spec("pyarrow"):
         raise UserError(
-            "a .parquet file needs pyarrow, which is not installed. Run pip install pyarrow, or use .csv."
+            f"{path} needs pyarrow, which is not installed. Write a .csv, or install it: "
+            'pip install "ppl-models[parquet]"'
         )
 
 

@@ -47,7 +47,7 @@ def compiled(graph: GraphModule, given: Sequence[Tensor], path: Path | None = No
     settings: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory": False}
     if any(value.is_cuda for value in given):
         return _compiled_when_run(graph, settings)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         package = str(Path(folder) / "step.pt2")
         with torch.no_grad():

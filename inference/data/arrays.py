@@ -172,7 +172,7 @@ def _check_numbers(parts: dict[str, np.ndarray], name: str) -> None:
         if x.dtype.kind not in "buif":
             raise UserError(f"{what} has type {x.dtype}. Give an array of numbers.")
         if x.dtype.kind == "f" and not all(np.isfinite(some).all() for some in slices(x)):
-            _refuse_where(~np.isfinite(x), f"{what} has {{}} that are not finite", "Replace or remove them.")
+            _refuse_where(~np.isfinite(x), f"{what} has {{}} of NaN or infinity", "Replace or remove them.")
 
 
 def _range(x: np.ndarray) -> tuple[float, float]:

@@ -48,7 +48,7 @@ class Batches:
         if size > len(data.x_train):
             raise UserError(
                 f"the data have {len(data.x_train)} training images, fewer than a batch of {size}. "
-                "Lower --batch-size."
+                f"Lower --batch-size to {len(data.x_train)} or less."
             )
         x, self.device = data.x_train, device
         self.x: Data = x if isinstance(x, Rows) else x.to(device)

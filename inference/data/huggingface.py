@@ -52,8 +52,8 @@ def load(
         import datasets
     except ImportError:
         raise UserError(
-            f"{folder} is a data set of Hugging Face and needs a package. Install it with: "
-            "pip install 'ppl-models[datasets]'"
+            f"{folder} is a data set of Hugging Face, and its package is not installed. Install it: "
+            'pip install "ppl-models[datasets]"'
         ) from None
     try:
         found = datasets.load_from_disk(str(folder))

@@ -25,7 +25,7 @@ def read_indices(path: Path) -> list[int]:
         UserError: the file cannot be read, or a line holds anything else.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"cannot read {path} ({reason}). Name a text file with one index per line.") from None

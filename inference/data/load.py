@@ -132,8 +132,12 @@ def find_dataset(
             f"{name} is neither an .npz or .npy file, a table, a text nor a folder of images. Save images as "
             f"arrays, with {npz.SPLIT}."
         )
-    others = ["torchvision:NAME", "path/to/file.npz", "path/to/file.csv", "path/to/file.txt"]
-    others += ["path/to/folder"]
+    if len(path.parts) > 1 or name.endswith("/"):
+        raise UserError(
+            f"there is no file or folder {name}. Give the path of one, or the name of a data set such as "
+            "mnist or digits."
+        )
+    others = ["torchvision:NAME", "the path of a file or a folder"]
     raise unknown("data", name, [*IMAGE_SETS, *points.NAMES, *others])
 
 

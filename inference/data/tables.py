@@ -181,14 +181,18 @@ def _read_parquet(path: Path) -> Table:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f"{path} needs pyarrow. Install it with: pip install 'ppl-models[parquet]'") from None
+        raise UserError(
+            f'{path} needs pyarrow, which is not installed. Install it: pip install "ppl-models[parquet]"'
+        ) from None
     try:
         check_memory(CELL * path.stat().st_size, str(path))
         found = pyarrow.parquet.read_table(path)
     except UserError:
         raise
     except Exception as error:  # pyarrow raises many kinds for a damaged file
-        raise UserError(f"{path} cannot be read as a .parquet ({str(error).splitlines()[0]:.100})") from None
+        raise UserError(
+            f"{path} cannot be read as a .parquet ({str(error).splitlines()[0]:.100}). Save it again."
+        ) from None
     names = list(found.column_names)
     for name in names:
         if names.count(name) > 1:

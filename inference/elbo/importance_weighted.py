@@ -38,7 +38,8 @@ class ImportanceWeighted(ELBO):
     Reparameterized Gradient Estimators (arXiv 1810.04152), equation 8.
 
     All sample sites must be in one plate over the data at dimension -1. A scale that all sites share is
-    applied outside of the logarithm.
+    applied outside of the logarithm. Without a scale, the value is that of Pyro's `RenyiELBO(alpha=0)` with
+    vectorised particles, which applies scales inside of the logarithm and has no `differentiable_loss`.
 
     Args:
         particles: samples per data point, K.

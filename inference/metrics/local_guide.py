@@ -82,7 +82,9 @@ def _zeros(fn: Distribution) -> tuple[Tensor, ...]:
             return fn.loc.new_zeros(fn.loc.shape), fn.loc.new_zeros(fn.scale_tril.shape)
         case dist.OneHotCategorical() | dist.Categorical():
             return (fn.logits.new_zeros(fn.logits.shape),)
-    raise UserError(f"a guide of {type(fn).__name__} has no location and scale to optimise.")
+    raise UserError(
+        f"a guide of {type(fn).__name__} has no location and scale to optimise. Choose another model."
+    )
 
 
 def _moved(fn: Any, *offsets: Tensor) -> Distribution:

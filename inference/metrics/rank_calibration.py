@@ -59,7 +59,10 @@ def rank_calibration(model: LatentVariableModel, test: HeldOut, simulations: int
             for name, rank in _ranks(model, min(at_once, simulations - start)).items():
                 found.setdefault(name, []).append(rank.cpu())
     if not found:
-        raise UserError(f"{type(model).__name__} has no continuous latent whose rank can be computed.")
+        raise UserError(
+            f"{type(model).__name__} has no continuous latent whose rank can be computed. "
+            "Choose another model."
+        )
     ranks = {name: torch.cat(parts) for name, parts in found.items()}
     p_values = {name: uniformity(rank) for name, rank in ranks.items()}
     return Calibration(rank_metrics(ranks, p_values), ranks, p_values)

@@ -46,11 +46,17 @@ def load(path: Path, config: RunConfig) -> dict[str, Any]:
     if config.metric or "selection" in state:
         _check_selection(state, path, config)
     if state["model"] != config.model:
-        raise UserError(f"{path} is a checkpoint of {state['model']}, not of {config.model}. Resume its run.")
+        raise UserError(
+            f"{path} is a checkpoint of {state['model']}, not of {config.model}. Restore the run's own "
+            "checkpoint."
+        )
     if state["config_digest"] != config_digest(config):
         if not config.format:
             raise other_version(f"{path} cannot be checked against config.json", config)
-        raise UserError(f"{path.parent}: config.json and checkpoint.pt do not belong together")
+        raise UserError(
+            f"{path.parent}: config.json and checkpoint.pt do not belong together. Restore both from a copy, "
+            "or train the run again in another folder."
+        )
     for part in ("parameters", "averaged"):  # format 3 renamed a buffer of the codebook
         if part in state:
             state[part] = {

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from inference.errors import UserError
+
 
 def is_used(folder: Path) -> bool:
     """Whether a folder holds more than a run leaves that was killed before it started."""
@@ -33,6 +35,14 @@ def new_folder(parent: Path, name: str) -> Path:
         except FileExistsError:
             continue
     raise AssertionError  # there is always a next number
+
+
+def unwritable(folder: Path, error: OSError) -> UserError:
+    """Returns the UserError for a folder that cannot be written to."""
+    reason = error.strerror or error
+    return UserError(
+        f"cannot write to {folder} ({reason}). Check its permissions and the free space, or use a copy of it."
+    )
 
 
 def acquire_lock(lock: FileLock, folder: Path) -> None:

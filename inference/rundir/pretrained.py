@@ -13,7 +13,7 @@ CHECKSUMS = "checksums.json"  # the SHA-256 of each file by the name of the mode
 def checksums() -> dict[str, str]:
     """Returns the SHA-256 of each pretrained model by name; nothing if the repository is not here."""
     path = WEIGHTS / CHECKSUMS
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_bytes()) if path.is_file() else {}
 
 
 def pretrained(name: str) -> Path:

@@ -84,7 +84,9 @@ def no_larger_than(saved: Mapping[str, Any]) -> Iterator[None]:
         nonlocal room
         room -= parameter.numel()
         if room < 0:
-            raise UserError("the options name a larger model than the file holds")
+            raise UserError(
+                "the options name a larger model than the file holds. Restore the file from a copy."
+            )
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -122,5 +124,8 @@ def load_data(run: Run, data_dir: Path | None = None) -> Dataset:
     if not config.classes:  # an older version did not use labels that this one reads
         data = replace(data, y_train=None, y_test=None, class_names=None)
     if data.checksum() != config.checksum:
-        raise UserError(f"{config.data} is not the data that the run used. See --data-dir.")
+        raise UserError(
+            f"{config.data} is not the data that the run used. Restore the data, or name the folder that "
+            "holds them with --data-dir."
+        )
     return data.with_validation(config.validation, config.seed)

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from inference.backend.files import open_append, pack, read_regular, remove_temporaries, write_whole
 from inference.errors import UserError
 from inference.rundir import checkpoint, schema
-from inference.rundir.folders import acquire_lock, folder_id, is_used, new_folder
+from inference.rundir.folders import acquire_lock, folder_id, is_used, new_folder, unwritable
 from inference.rundir.run_config import RunConfig
 
 
@@ -105,7 +105,9 @@ class Run:
         try:
             content = read_regular(path, schema.MOST_JSON)
         except OSError:
-            raise UserError(f"{folder} is not a run: it has no readable config.json") from None
+            raise UserError(
+                f"{folder} is not a run: it has no readable config.json. Name a folder that a training wrote."
+            ) from None
         run = cls(folder, schema.config(content, path))
         if run.figures.is_symlink() or (run.figures.exists() and not run.figures.is_dir()):
             raise UserError(f"{run.figures} is not a folder. Move it away, and the run makes one.")
@@ -134,7 +136,7 @@ class Run:
                 f"{self.folder} is in use by another command. Wait until it ends, or name another folder."
             ) from None
         except OSError as error:
-            raise UserError(f"cannot write to {self.folder} ({error.strerror or error})") from None
+            raise unwritable(self.folder, error) from None
         remove_temporaries(self.folder)
 
     def release(self) -> None:
@@ -235,7 +237,7 @@ class Run:
         try:
             write_whole(self.folder / "metrics.jsonl", "".join(self.lines).encode())
         except OSError as error:
-            raise UserError(f"cannot write to {self.folder} ({error.strerror or error})") from None
+            raise unwritable(self.folder, error) from None
         self.written = len(self.lines)
 
     def read_metrics(self) -> list[dict[str, Any]]:

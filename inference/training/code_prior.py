@@ -43,7 +43,7 @@ def write_codes(folder: Path, data_dir: Path | None = None, device: str = "auto"
     arrays: dict[str, Any] = {f"x_{part}": _codes(model, data, x) for part, (x, _) in parts.items()}
     arrays |= {"codes": codes}
     arrays |= {f"y_{part}": y.numpy() for part, (_, y) in parts.items() if y is not None}
-    file = folder / f"codes-of-{Path(data.name).stem}.npz"
+    file = folder / f"codes-of-{Path(data.name).stem.replace(':', '-')}.npz"
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     with run:

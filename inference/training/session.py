@@ -145,7 +145,7 @@ def resume(
     if steps:
         config = with_steps(config, steps)
     if state and config.steps < state["step"]:
-        raise UserError(f"{folder} is at step {state['step']} already: give --steps no less")
+        raise UserError(f"{folder} is at step {state['step']} already. Give --steps {state['step']} or more.")
     if not state or state["step"] < config.steps:
         config.check_warmup()
     run.config = config = replace(config, device=device or config.device)

@@ -78,4 +78,4 @@ class TensorBoard(Callback):
 def check_tensorboard() -> None:
     """Raises UserError if the package tensorboard is missing."""
     if find_spec("tensorboard") is None:
-        raise UserError("logging for TensorBoard needs a package. Install it: pip install tensorboard")
+        raise UserError('TensorBoard is not installed. Install it: pip install "ppl-models[tensorboard]"')

@@ -110,7 +110,7 @@ class Driver(Unsaved, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Prints that a run was tried too often."""
-        lines = Path(trial.error_file).read_text(errors="replace").strip().splitlines() or [""]
+        lines = Path(trial.error_file).read_text("utf-8", errors="replace").strip().splitlines() or [""]
         self._fail(self._job(trial), f"{RETRIES + 1} attempts ended; the last: {lines[-1]}")
 
     def _fail(self, job: Job, reason: str) -> None:

@@ -44,7 +44,7 @@ class Job(NamedTuple):
     def results(self) -> dict[str, Any]:
         """Returns the content of results.json; empty if the run is not done."""
         path = self.folder / "results.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_bytes()) if path.exists() else {}
 
     def test(self) -> dict[str, dict[str, float]]:
         """Returns the metrics on the test set; none if the run is not done."""

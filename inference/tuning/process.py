@@ -99,7 +99,7 @@ class RunProcess:
         """Raises OSError if this machine does not see the folder of the sweep."""
         content = None
         with suppress(OSError, ValueError):
-            content = json.loads(Path(self.run["out"], "sweep.json").read_text())
+            content = json.loads(Path(self.run["out"], "sweep.json").read_bytes())
         if not isinstance(content, dict) or content.get("token") != self.run["token"]:
             reason = (
                 f"{socket.gethostname()} does not see it. Put --out on a file system that all machines see"
@@ -173,7 +173,7 @@ class RunProcess:
         if status < 0 or status == SAVED:
             raise Killed(f"the process of {self.run['name']} was stopped (exit status {status})")
         if status:
-            lines = self.log_path.read_text(errors="replace").splitlines() or [""]
+            lines = self.log_path.read_text("utf-8", errors="replace").splitlines() or [""]
             return self._failed(
                 f"{lines[-1].removeprefix('error: ')} (exit status {status}; {self.log_path})"
             )

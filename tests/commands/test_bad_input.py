@@ -29,6 +29,11 @@ REFUSED = {
     "unknown model": (["--model", "svae"], "did you mean ssvae"),
     "unknown data": (["--model", "vae", "--data", "minst"], "did you mean mnist"),
     "missing file": (["--model", "vae", "--data", "none.npz"], "no file none.npz"),
+    "missing folder": (
+        ["--model", "vae", "--data", "none/"],
+        "no file or folder none/. Give the path",
+    ),
+    "neither a name nor a file": (["--model", "vae", "--data", "nofolder"], "'nofolder': choose from mnist,"),
     "negative steps": (["--model", "vae", "--steps", "-5"], "-5 is not a whole number above zero"),
     "steps not a number": (["--model", "vae", "--steps", "many"], "many is not a whole number above zero"),
     "infinite rate": (["--model", "vae", "--lr", "inf"], "inf is not a number above zero"),
@@ -73,9 +78,9 @@ REFUSED = {
     ),
     "a batch larger than what is left": (
         ["--model", "vae", "--validation", "0.1", "--batch-size", "1297", "--data", "digits"],
-        "1167 training images, fewer than a batch of 1297. Lower --batch-size",
+        "1167 training images, fewer than a batch of 1297. Lower --batch-size to 1167 or less.",
     ),
-    "no run": (["--resume", "nowhere"], "nowhere is not a run"),
+    "no run": (["--resume", "nowhere"], "no readable config.json. Name a folder that a training wrote."),
     "changed on resume": (["--resume", "nowhere", "--lr", "1"], "--lr cannot change on --resume"),
     "another split on resume": (
         ["--resume", "nowhere", "--validation", "0.1"],

@@ -58,7 +58,7 @@ def test_the_first_parameter_that_differs_is_named(
     ):
         svi.main(wider)
     other = ["--model", "gmvae", *TINY, "--data", str(small_npz), "--run-dir", str(run)]
-    with pytest.raises(UserError, match=r"is a vae, not a gmvae\. Name another with --init-from\.$"):
+    with pytest.raises(UserError, match=r"is of vae, not of gmvae\. Name another with --init-from\.$"):
         svi.main([*other, "--init-from", str(finished_run)])
     with pytest.raises(UserError, match="cannot read"):
         svi.main(arguments(small_npz, run, "--init-from", str(tmp_path / "none")))

@@ -4,7 +4,6 @@ The runs train in the process of the tests. `tests/tuning` has what Ray does.
 """
 
 import json
-import os
 import shutil
 import signal
 import statistics
@@ -123,7 +122,7 @@ def test_what_was_stopped_goes_on_bit_for_bit(
 
     def interrupted(self: Batches, step: int) -> dict[str, torch.Tensor]:
         if step == 17:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return draw(self, step)
 
     with monkeypatch.context() as patch:
@@ -353,7 +352,7 @@ def test_without_ray_one_line_says_what_to_install(
     monkeypatch.setattr(sweep, "find_spec", lambda name: None)
     out = tmp_path / "out"
     refused(
-        r"Install them: pip install 'ppl-models\[sweep\]'",
+        r'Install them: pip install "ppl-models\[sweep\]"$',
         [*GRID, "--data", str(small_npz), "--out", str(out)],
     )
     assert not out.exists()

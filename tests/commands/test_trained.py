@@ -91,7 +91,7 @@ def test_a_missing_pyarrow_is_said_before_the_work(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("inference.cli.outputs.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs pyarrow, which is not installed\. Run pip install pyarrow"):
+    with pytest.raises(UserError, match=r'needs pyarrow.*install it: pip install "ppl-models\[parquet\]"$'):
         encode_command.main([str(finished_run), "--out", str(tmp_path / "latents.parquet")])
 
 

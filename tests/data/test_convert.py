@@ -164,7 +164,7 @@ def test_labels_that_do_not_fit_are_left_out_with_a_warning() -> None:
 REFUSED: dict[str, tuple[Any, Any, str]] = {
     "negative": (LEVELS / 255.0 - 0.5, None, "data: train runs from -0.5 to 0.5 and has"),
     "scales that differ": (LEVELS, LEVELS / 255, "train runs from 0 to 255 and validation runs from 0 to 1"),
-    "not finite": (np.where(LEVELS == 0, np.nan, LEVELS), None, "that are not finite"),
+    "not finite": (np.where(LEVELS == 0, np.nan, LEVELS), None, "of NaN or infinity"),
     "rows": (np.ones((5, 784)), None, "x.reshape(len(x), 28, 28)"),
     "shapes that differ": (LEVELS, LEVELS[:, :3], "images of train and validation differ in shape"),
     "nothing": (torch.zeros(0, 4, 4), None, "train has shape (0, 4, 4), so it is empty"),

@@ -142,5 +142,5 @@ def test_without_the_package_the_message_names_the_command(
 ) -> None:
     columns().save_to_disk(tmp_path / "pets")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'ppl-models\[datasets\]'$"):
+    with pytest.raises(UserError, match=r'pip install "ppl-models\[datasets\]"$'):
         find_dataset(str(tmp_path / "pets"), tmp_path, VAE)

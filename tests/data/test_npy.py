@@ -57,8 +57,8 @@ def spoilt(value: float) -> np.ndarray:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "nan": (spoilt(np.nan), "array has 2 values that are not finite, the first at index (7, 1, 2). Replace"),
-    "inf": (spoilt(np.inf), "array has 2 values that are not finite, the first at index (7, 1, 2). Replace"),
+    "nan": (spoilt(np.nan), "array has 2 values of NaN or infinity, the first at index (7, 1, 2). Replace"),
+    "inf": (spoilt(np.inf), "array has 2 values of NaN or infinity, the first at index (7, 1, 2). Replace"),
     "negative": (spoilt(-0.5), "and has 2 values below 0, the first at index (7, 1, 2). Rescale -1..1"),
     "too bright": (spoilt(1.5), "array runs from 0 to 1.5, so white may be 1, 255 or another value. Give"),
     "int8": (

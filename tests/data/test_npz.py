@@ -141,7 +141,7 @@ def spoilt(value: float) -> np.ndarray:
 @pytest.mark.parametrize("model", [None, VAE])
 def test_values_that_are_not_finite_are_counted(value: float, model: Any, tmp_path: Path) -> None:
     line = refusal(tmp_path, model, x_train=UNIT, x_test=spoilt(value))
-    assert line.startswith(": x_test has 2 values that are not finite, the first at index (2, 1, 3). ")
+    assert line.startswith(": x_test has 2 values of NaN or infinity, the first at index (2, 1, 3). ")
 
 
 def test_values_below_nought_are_counted(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_parquet_without_pyarrow_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"pip install 'ppl-models\[parquet\]'"):
+    with pytest.raises(UserError, match=r'pip install "ppl-models\[parquet\]"$'):
         tables.load(write(tmp_path, b"PAR1", "own.parquet"))
 
 

@@ -93,6 +93,10 @@ def test_a_missing_file_and_wrong_options_are_refused(file: Path, tmp_path: Path
     ):
         with pytest.raises(UserError, match=message):
             load_dataset(name, **options)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_a_fifo_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(UserError, match="is not a regular file"):
         load_dataset(str(tmp_path / "pipe.txt"))

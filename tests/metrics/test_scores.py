@@ -92,11 +92,13 @@ def test_what_has_no_score_is_refused(digits: Dataset) -> None:
     with pytest.raises(UserError, match=r"^SSVAE has no bound on log p\(x\)"):
         score(seeded(SSVAE, (1, 8, 8), 10, gen_weight=0), digits)
     vae = seeded(VAE, (1, 8, 8), hidden=8)
-    with pytest.raises(UserError, match=r"have shape \(1, 9, 9\), and the model is built for \(1, 8, 8\)"):
+    with pytest.raises(
+        UserError, match=r"shape \(1, 9, 9\), and the model is built for \(1, 8, 8\)\. Give data"
+    ):
         score(vae, torch.rand(3, 9, 9))
     with pytest.raises(UserError, match="no labels"):
         score(seeded(FSVAE, (1, 8, 8), 3, hidden=8), torch.rand(3, 8, 8))
-    with pytest.raises(UserError, match="the data have label 9, and the model has 3 classes"):
+    with pytest.raises(UserError, match=r"label 9, and the model has 3 classes\. Give labels from 0 to 2\."):
         score(seeded(FSVAE, (1, 8, 8), 3, hidden=8), digits)
     with pytest.raises(UserError, match="particles"):
         score(vae, digits, 0)

@@ -74,6 +74,19 @@ def test_frozen_parameters_stay_frozen() -> None:
     assert untrained(model) == expected
 
 
+def test_an_optimizer_of_torch_trains_every_parameter() -> None:
+    """As `ELBO.differentiable_loss` needs no parameter store, there is nothing in it."""
+    model = VAE((1, 8, 8), hidden=16, z_dim=2)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer, x = torch.optim.Adam(model.parameters(), 1e-4), torch.rand(7, 1, 8, 8).round()
+    for _ in range(2):
+        optimizer.zero_grad()
+        Trace_ELBO().differentiable_loss(model.model, model.guide, x).backward()
+        optimizer.step()
+    assert not any(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert len(pyro.get_param_store()) == 0
+
+
 def test_a_parameter_that_pyro_would_copy_is_refused() -> None:
     model = build("conv_vae").to(memory_format=torch.channels_last)
     with pytest.raises(ValueError, match="is not contiguous: Pyro would train a copy"):

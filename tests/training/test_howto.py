@@ -152,7 +152,7 @@ def test_the_event_files_can_be_read_back(tmp_path: Path) -> None:
 def test_without_tensorboard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("inference.training.tensorboard.find_spec", lambda name: None)
     options = ["--model", "vae", "--data", "digits", "--log", "tensorboard"]
-    with pytest.raises(UserError, match=r"Install it: pip install tensorboard$"):
+    with pytest.raises(UserError, match=r'Install it: pip install "ppl-models\[tensorboard\]"$'):
         svi.main([*options, "--run-dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="Give run_dir"):

@@ -1,7 +1,6 @@
 """Selecting by a metric of the validation data: the best parameters, early stopping, the plateau schedule."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -160,7 +159,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     def interrupted(self: Batches, number: int) -> dict[str, Tensor]:
         if number == 2 * interrupted_at and not sent:
             sent.append(number)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return call(self, number)
 
     with monkeypatch.context() as patch:

@@ -1,7 +1,6 @@
 """The main job as a user runs it: the run folder, stopping and going on."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -119,7 +118,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
             sent.append(step)
             if how == "crash":
                 raise MemoryError
-            os.kill(os.getpid(), signal.SIGINT if how == "Ctrl-C" else signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT if how == "Ctrl-C" else signal.SIGTERM)
         return draw(self, step)
 
     with monkeypatch.context() as patch:
@@ -146,7 +145,7 @@ def test_a_finished_run_can_be_trained_longer(small_npz: Path, tmp_path: Path) -
     assert svi.main([*arguments, str(tmp_path / "a")]) == 0
     assert svi.main(["--resume", str(tmp_path / "a"), "--steps", "15"]) == 0
     assert json.loads((tmp_path / "a" / "config.json").read_text())["steps"] == 15
-    with pytest.raises(UserError, match="is at step 15 already"):
+    with pytest.raises(UserError, match=r"is at step 15 already\. Give --steps 15 or more\."):
         svi.main(["--resume", str(tmp_path / "a"), "--steps", "10"])
     assert svi.main([*arguments, str(tmp_path / "b"), "--steps", "15"]) == 0
     assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b"))

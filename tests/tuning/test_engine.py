@@ -130,7 +130,7 @@ def test_a_signal_stops_every_run(
     def interrupt() -> None:
         while not (folder / "metrics.jsonl").exists():
             time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     threading.Thread(target=interrupt, daemon=True).start()
     assert stand_ins.run_sweep(plan) == (True, [])

@@ -103,7 +103,7 @@ def covered(copy: Path, tests: Sequence[str]) -> covering.Map:
         trials.forked(copy, log, 24 * 3600, work)
         if not kept.exists():
             sys.exit(f"error: the tests did not run to their end. See {log}.")
-    content = json.loads(kept.read_text())
+    content = json.loads(kept.read_bytes())
     for test in content["failed"]:
         print(f"left out, since it fails or is skipped without a mistake: {test}")
     print(f"{len(content['seconds'])} tests, recorded {covering.age(kept)}", flush=True)

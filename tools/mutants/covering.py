@@ -142,7 +142,7 @@ def record(root: Path, packages: Sequence[str], arguments: Sequence[str], file: 
     status = pytest.main(list(arguments), plugins=[recorder])
     recorder.coverage.stop()
     if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        file.write_text(json.dumps(recorder.content(root)))
+        file.write_text(json.dumps(recorder.content(root)), encoding="utf-8")
     return int(status)
 
 

@@ -213,7 +213,7 @@ def test_annealing_agrees_with_quadrature(cls: type[LatentVariableModel], float6
         model.decoder.layers[0].weight *= 4
     test = held_out(model, 20)
     truth = quadrature(model.eval(), next(test.chunks(20))[0]["x"]).log_p
-    found = annealed_bounds(model, test, 200)
+    found = annealed_bounds(model, test, 60)
     assert abs(found.test["ais"]["value"] + truth.mean().item()) < 4 * found.test["ais"]["mc_se"] + 0.01
     assert abs(found.simulated["ais_gap"]["value"]) < 4 * found.simulated["ais_gap"]["se"] + 0.05
 

@@ -198,6 +198,7 @@ def test_the_pages_are_in_step_with_the_published_runs() -> None:
     assert f"{table.MARKS[0]}\n{table.table(runs)}\n" in page
     assert f"{table.LIKELIHOOD_MARKS[0]}\n{table.likelihoods(runs)}\n" in page
     assert f"{table.DIAGNOSTIC_MARKS[0]}\n{table.diagnostics()}\n" in page
+    assert f"{table.AIS_MARKS[0]}\n{table.annealed()}\n" in page
 
 
 def test_the_diagnostics_have_their_errors(tmp_path: Path) -> None:
@@ -208,6 +209,20 @@ def test_the_diagnostics_have_their_errors(tmp_path: Path) -> None:
     assert "| `vae-mnist` | 7 | - | - | - | 1.23 ± 0.06 | - | - | - |" in text
     assert "| `vae-mnist` | 30 | 200 | 9 | - | - | - | - | - |" in text
     assert text.endswith("log p(x) of `vae-mnist`: closed form.")
+
+
+def test_annealing_agrees_within_two_monte_carlo_errors(tmp_path: Path) -> None:
+    """A difference of the same images has its Monte Carlo error, and all else the error over images."""
+    run = {"images": 7, "temperatures": 50, "chains": 16}
+    for name, value in {"near": 0.19, "far": -0.21}.items():
+        test = {"ais": {"value": 91.5, "se": 2.0, "mc_se": 0.3}}
+        test |= {"ais_difference": {"value": value, "se": 0.5, "mc_se": 0.1}}
+        simulated = test | {"ais_gap": {"value": 0.25, "se": 0.04}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(run | {"test": test, "simulated": simulated}))
+    text = table.annealed(tmp_path)
+    assert "| `near` | 7 | 50 | 16 | - | 91.500 ± 2.000 | 0.190 ± 0.100 | yes |" in text
+    assert "| -0.210 ± 0.100 | no |" in text
+    assert "| `far` | - | 91.500 ± 2.000 | -0.210 ± 0.100 | - | 0.250 ± 0.040 |" in text
 
 
 def test_a_page_changes_only_between_its_marks(tmp_path: Path) -> None:
@@ -225,7 +240,7 @@ def test_published_files_are_results_and_nothing_else() -> None:
     files = [path for path in (table.ROOT / "runs" / "published").iterdir() if path.is_file()]
     parts = {"exact", "independent", "validation", "active_units", "skipped"}
     folders = {path.name for path in (table.ROOT / "runs" / "published").iterdir() if path.is_dir()}
-    assert folders == {"weights", "diagnostics"}
+    assert folders == {"weights", "diagnostics", "ais"}
     for path in files:
         content = upgraded_results(json.loads(path.read_text()))
         needed = {"model", "data", "observation", "steps", "seed", "seconds", "device", "test", "config"}

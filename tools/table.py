@@ -1,6 +1,7 @@
 """Makes the tables of results from runs/published, which has one results.json per run under its own name.
 
-runs/published/diagnostics has what `inference.diagnose --pretrained NAME --data DATA --json` printed.
+runs/published/diagnostics has what `inference.diagnose --pretrained NAME --data DATA --json` printed, and
+runs/published/ais what `inference.exact --pretrained NAME --data DATA --ais T --json` printed.
 
 python -m tools.table              print the tables
 python -m tools.table --write      write them into README.md and docs/results.md, between their marks
@@ -30,6 +31,7 @@ from inference.html.results import (
     sort_key,
     system_of,
 )
+from inference.metrics.bidirectional import agrees
 from inference.rundir.schema import upgraded_results
 from ppl_models import MODELS
 
@@ -46,6 +48,7 @@ DIAGNOSTIC_MARKS = (
     "<!-- diagnostics: made by python -m tools.table --write -->",
     "<!-- end of diagnostics -->",
 )
+AIS_MARKS = "<!-- ais: made by python -m tools.table --write -->", "<!-- end of ais -->"
 # Metrics of the two tables of diagnostics, and the digits after the point.
 GAPS = {
     "-ELBO": ("negative_elbo", 2),
@@ -64,6 +67,13 @@ POSTERIOR = {
     "spread of the ranks": ("rank_spread", 3),
     "dimensions rejected": ("ranks_rejected", 0),
 }
+# Metrics of the two tables of annealed importance sampling, and their errors; the second one has all of them.
+AIS = {
+    "-IWAE-5000": ("iwae_5000", "se"),
+    "-log p(x) by AIS": ("ais", "se"),
+    "-IWAE-5000 less AIS": ("ais_difference", "mc_se"),
+}
+REVERSE = {"-log p(x) by reverse AIS": ("ais_reverse", "se"), "AIS less reverse AIS": ("ais_gap", "se")}
 # Columns of each table that the line of a system in the README shows.
 HEADLINES = {
     "Bounds": ("-ELBO", "-IWAE-5000", "-log p(x)"),
@@ -90,8 +100,10 @@ def main(arguments: list[str]) -> int:
         write_between(PAGE, MARKS, table(results))
         write_between(PAGE, LIKELIHOOD_MARKS, likelihoods(results))
         write_between(PAGE, DIAGNOSTIC_MARKS, diagnostics())
+        write_between(PAGE, AIS_MARKS, annealed())
     else:
-        print(systems(results), table(results), likelihoods(results), diagnostics(), sep="\n\n")
+        parts = systems(results), table(results), likelihoods(results), diagnostics(), annealed()
+        print(*parts, sep="\n\n")
     return 0
 
 
@@ -205,11 +217,30 @@ def diagnostics(folder: Path = ROOT / "runs" / "published" / "diagnostics") -> s
     return "\n\n".join([*tables, "\n".join(methods)])
 
 
-def _measured(metrics: dict[str, dict[str, float]], name: str, digits: int) -> str:
-    """Returns a value ± its standard error over images, or "-"."""
+def annealed(folder: Path = ROOT / "runs" / "published" / "ais") -> str:
+    """Returns tables of the bounds checked by annealed importance sampling, of test and simulated images."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    counted = ("images", "temperatures", "chains")
+    tables = [
+        _header(["model", *counted, *(f"{name}, test" for name in AIS), "agree"]),
+        _header(["model", *(f"{name}, simulated" for name in AIS | REVERSE)]),
+    ]
+    for model, run in found.items():
+        test, simulated = (
+            [_measured(run[part], name, 3, error) for name, error in columns.values()]
+            for part, columns in (("test", AIS), ("simulated", AIS | REVERSE))
+        )
+        counts = [str(run[name]) for name in counted]
+        tables[0].append(_line(f"`{model}`", *counts, *test, "yes" if agrees(run["test"]) else "no"))
+        tables[1].append(_line(f"`{model}`", *simulated))
+    return "\n\n".join("\n".join(lines) for lines in tables)
+
+
+def _measured(metrics: dict[str, dict[str, float]], name: str, digits: int, error: str = "se") -> str:
+    """Returns a value ± its standard error over images, or another error, or "-" without a value."""
     if name not in metrics:
         return "-"
-    value, se = metrics[name]["value"], metrics[name].get("se")
+    value, se = metrics[name]["value"], metrics[name].get(error)
     return f"{value:.{digits}f}" + ("" if se is None else f" ± {se:.{digits}f}")
 
 

@@ -44,6 +44,13 @@ def results_with_references(it: ReportData) -> Markup:
     if known and known["test"]:
         rows = [_row(name, metric, it.what) for name, metric in known["test"].items()]
         tables.append(table(f"log p(x) and its bounds, by {known['how']}", head[:5], rows, "results"))
+    annealed = it.results.get("ais")
+    if annealed:
+        for which in ("test", "simulated"):
+            how = f"{annealed['temperatures']} temperatures, {annealed['images']} {which} {it.what}s"
+            rows = [_row(name, metric, it.what) for name, metric in annealed[which].items()]
+            title = f"AIS, annealed importance sampling of log p(x), {how}"
+            tables.append(table(title, head[:5], rows, "results"))
     about = (
         "s.e. is the standard error over test images. Monte Carlo is the part of it that more samples of the "
         "latents would remove. Bounds are negated: smaller is better."

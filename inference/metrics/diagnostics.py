@@ -103,7 +103,7 @@ class Diagnostics:
         lines = []
         for group in groups(self.to_json(), self.noun):
             lines += [f"{self.model}, {group.heading}", f"  {'':{width}} {'value':>10} {'s.e.':>8} m.c.s.e."]
-            lines += [f"  {title(name):{width}} {_numbers(metric)}" for name, metric in group.metrics.items()]
+            lines += [f"  {title(name):{width}} {numbers(metric)}" for name, metric in group.metrics.items()]
         lines += [f"{self.model}, {name}: undefined, {why}" for name, why in self.undefined.items()]
         return "\n".join(lines)
 
@@ -116,7 +116,8 @@ def title(name: str) -> str:
     return f"-IWAE-{particles}, {'best guide' if guide else 'encoder'}"
 
 
-def _numbers(metric: Mapping[str, float]) -> str:
+def numbers(metric: Mapping[str, float]) -> str:
+    """Returns the value of a metric and its errors as tables show them, blank if one is unknown."""
     value = metric["value"]
     small = f"{value:10.2g}" if 0 < abs(value) < 1e-3 else f"{value:10.4f}"
     se, mc_se = (f"{metric[key]:8.4f}" if key in metric else " " * 8 for key in ("se", "mc_se"))

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from inference.backend.device import double_precision, rng_state_preserved
 from inference.data.held_out import HeldOut
 from inference.errors import UserError
-from inference.metrics.annealing import annealed_log_weights
+from inference.metrics.annealing import Annealing
+from inference.metrics.estimate import Estimate
 from inference.metrics.importance import K_HAT_THRESHOLD, MEMORY, bytes_per_sample, pareto_k
 from inference.metrics.local_guide import (
     PARTICLES,
@@ -52,19 +53,6 @@ class _LogP(NamedTuple):
     how: str
 
 
-class _Estimate(NamedTuple):
-    """Values per image, (images,), and their Monte Carlo variances."""
-
-    value: Tensor
-    variance: Tensor
-
-    def metric(self) -> dict[str, float]:
-        """Returns the mean, its standard error over images, and its Monte Carlo error."""
-        n = len(self.value)
-        found = {"value": self.value.mean().item(), "mc_se": self.variance.sum().sqrt().item() / n}
-        return found | ({"se": (self.value.std() / n**0.5).item()} if n > 1 else {})
-
-
 @rng_state_preserved()
 def inference_gaps(model: LatentVariableModel, test: HeldOut, particles: int, annealing: int = 0) -> Gaps:
     """Measures the amortisation gap and the approximation gap of a model on held-out images.
@@ -89,7 +77,7 @@ def inference_gaps(model: LatentVariableModel, test: HeldOut, particles: int, an
         raise UserError("annealed importance sampling needs continuous latents. Leave out annealing.")
     size = bytes_per_sample(frozen, test) * values
     images = max(min(BLOCK, BLOCK_MEMORY // (size * PARTICLES)), 1)
-    found: dict[str, list[_Estimate]] = {}
+    found: dict[str, list[Estimate]] = {}
     k_hat: dict[str, list[np.ndarray]] = {"": [], "_optimized": []}
     how = ""
     bar = tqdm(total=len(test), unit="image", desc="optimised guides", disable=None)
@@ -106,7 +94,7 @@ def inference_gaps(model: LatentVariableModel, test: HeldOut, particles: int, an
             for name, estimate in _estimates(encoder, best, log_p).items():
                 found.setdefault(name, []).append(estimate)
             bar.update(len(inputs["x"]))
-    joined = {name: _Estimate(*map(torch.cat, zip(*parts, strict=True))) for name, parts in found.items()}
+    joined = {name: Estimate(*map(torch.cat, zip(*parts, strict=True))) for name, parts in found.items()}
     if not all(estimate.value.isfinite().all() for estimate in joined.values()):
         raise UserError("a bound is not finite, so the gaps are undefined. Train the model again.")
     metrics = {name.replace("iwae", f"iwae_{particles}"): part.metric() for name, part in joined.items()}
@@ -157,12 +145,12 @@ def _log_p(
         return _LogP(closed.cpu(), None, "closed form")
     log_w, how = best.log_weights, f"importance sampling, {len(best.elbo)} samples of the best guide"
     if annealing:
-        log_w = annealed_log_weights(model, inputs, local, annealing).double().cpu()
+        log_w = Annealing(model, inputs, annealing, local=local).forward().cpu()
         how = f"annealed importance sampling, {annealing} temperatures from the best guide"
     return _LogP(log_w.logsumexp(0) - math.log(len(log_w)), log_w, how)
 
 
-def _estimates(encoder: Particles, best: Particles, log_p: _LogP) -> dict[str, _Estimate]:
+def _estimates(encoder: Particles, best: Particles, log_p: _LogP) -> dict[str, Estimate]:
     """Returns the bounds and the gaps of each image, with Monte Carlo variances.
 
     The logarithm of a mean of weights changes by the relative change of a weight, to first order. So the
@@ -171,22 +159,22 @@ def _estimates(encoder: Particles, best: Particles, log_p: _LogP) -> dict[str, _
     """
     value, log_w = log_p.value, log_p.log_weights
 
-    def mean(terms: Tensor) -> _Estimate:
-        return _Estimate(terms.mean(0), terms.var(0) / len(terms))
+    def mean(terms: Tensor) -> Estimate:
+        return Estimate(terms.mean(0), terms.var(0) / len(terms))
 
-    def log_mean(log_weights: Tensor) -> _Estimate:
+    def log_mean(log_weights: Tensor) -> Estimate:
         relative = log_weights.softmax(0) * len(log_weights)
         mean_weight = log_weights.logsumexp(0) - math.log(len(log_weights))
-        return _Estimate(-mean_weight, relative.var(0) / len(relative))
+        return Estimate(-mean_weight, relative.var(0) / len(relative))
 
-    def gap(elbo: Tensor) -> _Estimate:
+    def gap(elbo: Tensor) -> Estimate:
         if log_w is not None and log_w is best.log_weights:  # with the noise of the ELBO's samples
             terms = log_w.softmax(0) * len(log_w) - elbo
-            return _Estimate(value - elbo.mean(0), terms.var(0) / len(terms))
+            return Estimate(value - elbo.mean(0), terms.var(0) / len(terms))
         apart = torch.zeros_like(value) if log_w is None else log_mean(log_w).variance
-        return _Estimate(value - elbo.mean(0), apart + elbo.var(0) / len(elbo))
+        return Estimate(value - elbo.mean(0), apart + elbo.var(0) / len(elbo))
 
-    exact = _Estimate(-value, torch.zeros_like(value)) if log_w is None else log_mean(log_w)
+    exact = Estimate(-value, torch.zeros_like(value)) if log_w is None else log_mean(log_w)
     return {
         "negative_elbo": mean(-encoder.elbo),
         "negative_elbo_optimized": mean(-best.elbo),

@@ -19,6 +19,7 @@ from inference.backend.files import replacing
 from inference.compiled.function import CompiledFunction
 from inference.data.held_out import HeldOut
 from inference.elbo.importance_weighted import ImportanceSamples, ImportanceWeighted
+from inference.metrics.estimate import Estimate
 from ppl_models.base import LatentVariableModel
 
 MEMORY = 32  # default working memory, MiB; what fits in a processor's last cache is fastest too
@@ -149,7 +150,7 @@ def _merge(chunks: list[_Chunk], particles: Sequence[int]) -> ImportanceSampling
     metrics = {}
     for m in sorted(particles):
         bounds, variances = zip(*(chunk.bounds[m] for chunk in chunks), strict=True)
-        metrics[f"iwae_{m}"] = _summary(torch.cat(bounds), torch.cat(variances))
+        metrics[f"iwae_{m}"] = Estimate(torch.cat(bounds), torch.cat(variances)).metric()
     k = np.concatenate([chunk.k_hat for chunk in chunks])
     above = float((k > K_HAT_THRESHOLD).mean())
     se = math.sqrt(above * (1 - above) / len(k))
@@ -211,15 +212,6 @@ def bound_of_weights(log_w: Tensor, m: int) -> tuple[Tensor, Tensor]:
     normalised = log_w.softmax(0)
     left_out = math.log(m - 1) - log_w.logsumexp(0) - torch.log1p(-normalised.clamp(max=1 - 1e-15))
     return bounds[0], left_out.var(0, correction=0) * (m - 1)
-
-
-def _summary(values: Tensor, variances: Tensor) -> dict[str, float]:
-    """Returns mean, standard error and Monte Carlo error of values per image, from their variances."""
-    n = len(values)
-    metric = {"value": values.mean().item()}
-    if n > 1:
-        metric["se"] = (values.std() / n**0.5).item()
-    return metric | {"mc_se": (variances.sum().sqrt() / n).item()}
 
 
 def pareto_k(log_w: Tensor, precision: torch.dtype = torch.float64) -> np.ndarray:

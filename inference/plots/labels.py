@@ -31,6 +31,10 @@ LABELS = {
     "token_perplexity": "perplexity, exp(negative ELBO per token)",
     "tokens": "length of a sequence, with its end",
     "negative_log_p": "-log p(x)",
+    "ais": "-log p(x) by AIS",
+    "ais_reverse": "-log p(x) by reverse AIS",
+    "ais_difference": "-IWAE less AIS",
+    "ais_gap": "AIS less reverse AIS",
 }
 # Units of metrics that are not in nats per image or per point.
 UNITS = {

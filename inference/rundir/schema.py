@@ -54,7 +54,7 @@ RESULTS = {
 }
 RESULTS_OPTIONAL = {
     **{"validation": OBJECT, "independent": OBJECT, "active_units": NUMBER, "exact": OBJECT},
-    **{"best": OBJECT, "stopped_early": WHOLE, "diagnostics": OBJECT},
+    **{"best": OBJECT, "stopped_early": WHOLE, "diagnostics": OBJECT, "ais": OBJECT},
 }
 BEST = {"metric": METRIC_NAME, "step": WHOLE, "value": NUMBER}
 EXACT = {"images": WHOLE, "how": TEXT, "test": OBJECT}
@@ -62,6 +62,7 @@ DIAGNOSTICS = {
     **dict.fromkeys(("images", "aggregate_images", "simulations"), COUNT),
     **{"how": TEXT, "test": OBJECT, "dimensions": DIMENSIONS, "undefined": TEXTS},
 }
+AIS = {**dict.fromkeys(("images", "temperatures", "chains"), COUNT), "test": OBJECT, "simulated": OBJECT}
 METRIC = {"value": NUMBER, "se": NOT_NEGATIVE, "mc_se": NOT_NEGATIVE}
 METRICS_BEFORE = {"legible": "conditional_sample_accuracy"}  # renamed by format 3
 
@@ -183,7 +184,8 @@ def results(content: bytes, path: Path, config: RunConfig) -> dict[str, Any]:
         raise damaged(path, f"model is {found['model']!r:.50}, and config.json has {config.model}")
     for part in ("test", "validation", "independent"):
         _check_metrics(found.get(part, {}), path, part)
-    for part, keys in (("exact", EXACT), ("best", BEST), ("diagnostics", DIAGNOSTICS)):
+    parts = {"exact": EXACT, "best": BEST, "diagnostics": DIAGNOSTICS, "ais": AIS}
+    for part, keys in parts.items():
         for key, kind in keys.items() if part in found else ():
             if key not in found[part]:
                 raise other_version(f"{path}: {part} has no {key!r}", config)
@@ -193,6 +195,9 @@ def results(content: bytes, path: Path, config: RunConfig) -> dict[str, Any]:
         _check_metrics(found["exact"].get("mean_field", {}), path, "exact.mean_field")
     if "diagnostics" in found:
         _check_metrics(found["diagnostics"]["test"], path, "diagnostics.test")
+    if "ais" in found:
+        _check_metrics(found["ais"]["test"], path, "ais.test")
+        _check_metrics(found["ais"]["simulated"], path, "ais.simulated")
     return upgraded_results(found)
 
 

@@ -267,6 +267,11 @@ def test_later_measurements_update_the_report(report_runs: Path, tmp_path: Path,
     page, known = Page(run / "report.html"), json.loads((run / "results.json").read_text())["exact"]
     assert f"log p(x) and its bounds, by {known['how']}" in page.text
     assert {figure["value"] for figure in known["test"].values()} <= page.values
+    assert exact.main([str(run), "--images", "5", "--ais", "2"]) == 0
+    page, found = Page(run / "report.html"), json.loads((run / "results.json").read_text())["ais"]
+    assert "annealed importance sampling of log p(x), 2 temperatures, 5 simulated" in page.text
+    shown = {metric["value"] for part in ("test", "simulated") for metric in found[part].values()}
+    assert shown <= page.values
 
 
 def test_two_stages_lead_to_each_other(report_runs: Path) -> None:

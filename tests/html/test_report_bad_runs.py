@@ -24,6 +24,7 @@ from tests.support import LONGER, drawn
 
 Edit = Callable[[Path], object]
 SECONDS = 60  # after which the command has hung
+AIS = {"images": 1, "temperatures": 1, "chains": 1, "test": {}}
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,11 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "results of another model": (put(results, "model", value="ssvae"), "ssvae"),
     "exact as a number": (put(results, "exact", value=1), "exact"),
     "exact without how": (put(results, "exact", value={"images": 1, "test": {}}), "how"),
+    "ais without chains": (put(results, "ais", value={"images": 1, "temperatures": 2}), "chains"),
+    "a metric of ais as text": (
+        put(results, "ais", value=AIS | {"simulated": {"ais": {"value": "1"}}}),
+        "ais.simulated",
+    ),
     "a validation part as text": (put(results, "validation", value="x"), "validation"),
     "a large figure": (
         text("figures/sample_means.png", png(20_000, 20_000)),

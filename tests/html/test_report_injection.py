@@ -35,7 +35,9 @@ def hostile(report_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     results |= {
         "device": BREAKOUT,
         "exact": {"images": 1, "how": BREAKOUT, "test": {BREAKOUT: {"value": 1.0}}},
+        "ais": {"images": 1, "temperatures": 1, "chains": 1, "test": {}},
     }
+    results["ais"]["simulated"] = {BREAKOUT: {"value": 1.0}}
     results["test"][BREAKOUT] = {"value": 1.0, "se": 0.1}
     (run / "results.json").write_text(json.dumps(results))
     config = json.loads((run / "config.json").read_text())

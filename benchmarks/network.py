@@ -168,7 +168,9 @@ def group_on(names: list[str], model: str, batch: int, file: Path | None = None)
     commands = [[*torchrun, "--node-rank", str(number)] for number in range(len(names))]
     if len(names) == 1:
         commands = [[sys.executable]]
-    launchers = [["ip", "netns", "exec", *pair] for pair in zip(names, commands, strict=True)]
+    launchers = [
+        ["ip", "netns", "exec", name, *command] for name, command in zip(names, commands, strict=True)
+    ]
     environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": INTERFACE}
     return Group(model, batch, launchers, environment, file)
 

@@ -19,6 +19,7 @@ import math
 import statistics
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,11 @@ HEAD = (
     f"| memory, MiB | images per second, bfloat16 | images per second, {BATCHES} batches per step |"
 )
 TABLE = ModelTable(MARKS, HEAD, NAMES)
-KINDS = {"usual": {}, "bfloat16": {"precision": "bfloat16"}, "accumulated": {"accumulate": BATCHES}}
+KINDS: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "bfloat16": {"precision": "bfloat16"},
+    "accumulated": {"accumulate": BATCHES},
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -27,8 +27,10 @@ T = TypeVar("T")
 STEP_TIMEOUT = timedelta(minutes=30)  # for the other processes in a training step
 OBJECT_TIMEOUT = timedelta(days=30)  # in `all_gather`: one process may finish its part of an evaluation first
 # Parts of gloo's messages if a peer is lost, and of a compiled step's. Its errors are plain RuntimeErrors.
-LOST_PEER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
-LOST_PEER += ("API call failed",)
+LOST_PEER = (
+    *("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
+    "API call failed",
+)
 object_group: Any = None  # gloo's group with the longer timeout, for `all_gather`
 
 

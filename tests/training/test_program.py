@@ -326,7 +326,7 @@ def test_a_difference_is_compared_with_that_of_perturbed_parameters() -> None:
         return Snapshot([torch.tensor([1.0, value])])
 
     def parts(values: list[Tensor]) -> dict[str, list[Tensor]]:
-        others = dict.fromkeys(("buffers", "exp_avg_sqs", "parameters", "averages"), list[Tensor]())
+        others = {key: list[Tensor]() for key in ("buffers", "exp_avg_sqs", "parameters", "averages")}
         return {**others, "exp_avgs": values, "total": [torch.zeros(())]}
 
     program = SimpleNamespace(state=gradients(2e-3).copies, parts=parts)

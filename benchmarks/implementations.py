@@ -5,7 +5,6 @@ by Adam with learning rate 0.001.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import pyro
 import torch
@@ -18,6 +17,7 @@ from inference.data.dataset import Dataset
 from inference.data.observations import OBSERVATIONS
 from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.rundir.config import TrainConfig
+from inference.training.precision import precision_context
 from inference.training.schedules import KLWeight
 from inference.training.setup import prepare_batches
 from inference.training.steps import Steps
@@ -68,13 +68,18 @@ def build_model(name: str) -> LatentVariableModel:
 
 def random_batches(model: LatentVariableModel, size: int) -> Batches:
     """Returns batches of random images, codes or points for a model."""
-    n, cls = BATCHES * size, type(model)
+    n = BATCHES * size
     kind = OBSERVATIONS[model.observation].data
     x = kind.example(model.shape, n, model.levels)
     y = torch.arange(n) % max(model.classes, 1)
     labels = (y, y[:0]) if model.classes else (None, None)
-    data = Dataset("random", x, labels[0], x[:0], labels[1], kind=kind)
-    return prepare_batches(cls, model.constructor_options, settings(model, size), data, x.device)[0]
+    return batches_of(model, size, Dataset("random", x, labels[0], x[:0], labels[1], kind=kind))
+
+
+def batches_of(model: LatentVariableModel, size: int, data: Dataset) -> Batches:
+    """Returns the batches of a data set for a model, on the CPU."""
+    options, config = model.constructor_options, settings(model, size)
+    return prepare_batches(type(model), options, config, data, torch.device("cpu"))[0]
 
 
 def settings(model: LatentVariableModel, size: int, mode: str = "eager", **given: object) -> TrainConfig:
@@ -91,11 +96,14 @@ def suite(
     estimator: str | None = None,
     particles: int | None = None,
     accumulate: int = 1,
+    precision: str = "float32",
 ) -> StepTimer:
     """Returns the suite's training, without log lines, evaluations and checkpoints."""
-    config = settings(model, batches.size, mode, elbo=estimator, particles=particles, accumulate=accumulate)
+    given = {"elbo": estimator, "particles": particles, "accumulate": accumulate, "precision": precision}
+    config = settings(model, batches.size, mode, **given)
     loss, kl_weight = Loss(model, config.elbo, config.particles), KLWeight(model, 0, batches.device)
-    steps = Steps(loss, batches, config, kl_weight, nullcontext, lambda *_: "not finite", print)
+    context = precision_context(precision, model, batches.device.type)
+    steps = Steps(loss, batches, config, kl_weight, context, lambda *_: "not finite", print)
     number = 0
 
     def make(count: int) -> None:

@@ -2,14 +2,17 @@
 
 python -m benchmarks.network            print the table
 python -m benchmarks.network --write    write it into docs/cost.md, between its marks
+python -m benchmarks.network --model vqvae    measure this model; --write updates its rows
 
-The two machines are network namespaces of this one, each with one core. A virtual Ethernet cable joins them,
-whose rate `tc tbf` limits. torchrun starts a process in each. This needs Linux, root and iproute2.
+The machines are network namespaces of this one, each with one core. Virtual Ethernet cables, whose rate `tc
+tbf` limits, join them to a virtual switch. torchrun starts a process in each. This needs Linux, root and
+iproute2.
 
 All bytes that a process sends are counted by its network interface. An exchange begins when the last process
-arrives. In a ring all_reduce of S bytes by N processes, each process sends 2 (N - 1) messages of S / N bytes,
-one after the other, so that it takes 2 (N - 1) (S / (N B) + L) at a rate of B bytes per second and a latency
-of L per message. L is half the time in which two processes exchange one number.
+arrives. The time of exchanges within a model, of the counts of a codebook, is part of the computation. In a
+ring all_reduce of S bytes by N processes, each process sends 2 (N - 1) messages of S / N bytes, one after the
+other, so that it takes 2 (N - 1) (S / (N B) + L) at a rate of B bytes per second and a latency of L per
+message. L is half the time in which two processes exchange one number.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -24,18 +27,17 @@ import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from subprocess import DEVNULL, CalledProcessError, run
 from typing import Any, NamedTuple
 
-from benchmarks import COST
+from benchmarks.rows import ModelTable
 from benchmarks.worker import LATENCY, SUITE, TORCHRUN, Group
 from inference.cli.entry import run_command
-from inference.cli.parser import Parser
 from inference.errors import UserError
-from tools.table import write_between
 
 MARKS = "<!-- network: made by python -m benchmarks.network --write -->", "<!-- end of network -->"
-CASES = {"vae": 970, "conv_vae": 96}  # joint batch of two processes
+CASES = {"vae": 970, "conv_vae": 96, "vqvae": 96}  # joint batch of two processes
 RATES = (1000, 100)  # Mbit/s
 ACCUMULATE = (1, 8)  # batches per step
 MACHINES, CALCULATED = 2, (8, 64, 512)
@@ -45,8 +47,10 @@ ADDRESS, PORT = "10.213.77.{}", "29517"
 PAYLOAD = 1448 / 1514  # bytes of data per byte of an Ethernet frame, with the headers of IP and TCP
 HEAD = (
     "| model | Mbit/s | batches per step | MB sent per step | images per second | ms per step "
-    "| ms in exchanges | calculated | share of exchanges | calculated for {} processes |"
+    "| ms in exchanges | calculated | share of exchanges "
+    f"| calculated for {', '.join(map(str, CALCULATED))} processes |"
 )
+TABLE = ModelTable(MARKS, HEAD, tuple(CASES))
 
 
 class Point(NamedTuple):
@@ -75,21 +79,15 @@ class Point(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Measures every case, prints the table and, with `--write`, writes it into docs/cost.md."""
-    parser = Parser(prog="python -m benchmarks.network", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
-    given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # removes the namespaces
-    with machines() as names:
-        points = [point for model in CASES for point in measure(model, names)]
-    print(table(points))
-    if given.write:
-        write_between(COST, MARKS, table(points))
+    given = TABLE.parse(arguments, "benchmarks.network", (__doc__ or "").splitlines()[0])
+    with machines(MACHINES) as names:
+        TABLE.measure(given, lambda model: rows(measure(model, names)))
     return 0
 
 
 @contextmanager
-def machines() -> Iterator[list[str]]:
-    """Makes two network namespaces that a virtual cable joins, and removes them at the end.
+def machines(count: int) -> Iterator[list[str]]:
+    """Makes network namespaces that a virtual switch joins, and removes them at the end or after SIGTERM.
 
     Yields:
         Their names.
@@ -99,25 +97,35 @@ def machines() -> Iterator[list[str]]:
     """
     if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "tc"))):
         raise UserError(
-            "benchmarks.network makes network namespaces, which needs root and iproute2. Install iproute2 "
-            "(apt-get install iproute2), and run the command as root."
+            "network namespaces need root and iproute2. Install iproute2 (apt-get install iproute2), and run "
+            "the command as root."
         )
-    names = [f"bench{number}-{os.getpid()}" for number in range(MACHINES)]
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    switch, *names = (f"bench{number}-{os.getpid()}" for number in range(count + 1))
     try:
-        for name in names:
-            call("ip", "netns", "add", name)
-            call("ip", "-n", name, "link", "set", "lo", "up")
-
-        ends = [("name", INTERFACE, "netns", name) for name in names]
-        call("ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1])
-        for number, name in enumerate(names):
-            address = ADDRESS.format(number + 1) + "/24"
-            call("ip", "-n", name, "address", "add", address, "dev", INTERFACE)
-            call("ip", "-n", name, "link", "set", INTERFACE, "up")
+        call("ip", "netns", "add", switch)
+        call("ip", "-n", switch, "link", "add", "switch", "type", "bridge")
+        call("ip", "-n", switch, "link", "set", "switch", "up")
+        for number, name in enumerate(names, 1):
+            _join(name, switch, number)
         yield names
     finally:
-        for name in names:
+        for name in (switch, *names):
             run(["ip", "netns", "delete", name], stderr=DEVNULL)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _join(name: str, switch: str, number: int) -> None:
+    """Makes a machine, and a cable from it to the switch."""
+    port = f"port{number}"
+    call("ip", "netns", "add", name)
+    call("ip", "-n", name, "link", "set", "lo", "up")
+    ends = [("name", INTERFACE, "netns", name), ("name", port, "netns", switch)]
+    call("ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+    call("ip", "-n", switch, "link", "set", port, "master", "switch")
+    call("ip", "-n", switch, "link", "set", port, "up")
+    call("ip", "-n", name, "address", "add", ADDRESS.format(number) + "/24", "dev", INTERFACE)
+    call("ip", "-n", name, "link", "set", INTERFACE, "up")
 
 
 def set_rate(names: list[str], rate: int) -> None:
@@ -146,19 +154,32 @@ def call(*command: str) -> None:
         ) from None
 
 
+def group_on(names: list[str], model: str, batch: int, file: Path | None = None) -> Group:
+    """Starts the training of a model, one process of one thread on each machine.
+
+    Args:
+        names: The machines. On a single one the process trains alone.
+        model: Name of the model.
+        batch: Joint batch size.
+        file: Of the images; None means random images in memory.
+    """
+    torchrun = [*TORCHRUN, "--nnodes", str(len(names)), "--nproc-per-node", "1"]
+    torchrun += ["--master-addr", ADDRESS.format(1), "--master-port", PORT]
+    commands = [[*torchrun, "--node-rank", str(number)] for number in range(len(names))]
+    if len(names) == 1:
+        commands = [[sys.executable]]
+    launchers = [
+        ["ip", "netns", "exec", name, *command] for name, command in zip(names, commands, strict=True)
+    ]
+    environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": INTERFACE}
+    return Group(model, batch, launchers, environment, file)
+
+
 def measure(model: str, names: list[str]) -> list[Point]:
     """Trains a model on two machines at every rate."""
-    torchrun = [*TORCHRUN, "--nnodes", str(MACHINES), "--nproc-per-node", "1"]
-    torchrun += ["--master-addr", ADDRESS.format(1), "--master-port", PORT]
-    launchers = [
-        ["ip", "netns", "exec", name, *torchrun, "--node-rank", str(number)]
-        for number, name in enumerate(names)
-    ]
     points = []
     set_rate(names, RATES[0])
-    with Group(
-        model, CASES[model], launchers, {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": INTERFACE}
-    ) as group:
+    with group_on(names, model, CASES[model]) as group:
         for rate in RATES:
             set_rate(names, rate)
             latency = group.ask(LATENCY, 100)["ms"] / 2
@@ -185,10 +206,9 @@ def ring_ms(processes: int, sent_bytes: float, rate: float, latency_ms: float) -
     return 2 * (processes - 1) * (sent_bytes / processes / per_ms + latency_ms)
 
 
-def table(points: list[Point]) -> str:
-    """Returns the table of docs/cost.md, one row per point."""
-    head = HEAD.format(", ".join(map(str, CALCULATED)))
-    lines = [head, "|---" * (head.count("|") - 1) + "|"]
+def rows(points: list[Point]) -> list[str]:
+    """Returns the rows of docs/cost.md, one per point."""
+    lines = []
     for point in points:
         images = CASES[point.model] * point.accumulate
         computation = point.ms - point.exchange_ms
@@ -203,7 +223,7 @@ def table(points: list[Point]) -> str:
         cells += [f"{expected:.1f}", f"{point.exchange_ms / point.ms:.0%}"]
         cells += [", ".join(f"{share(processes):.0%}" for processes in CALCULATED)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

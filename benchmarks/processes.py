@@ -20,13 +20,10 @@ import statistics
 import sys
 from contextlib import ExitStack
 
-from benchmarks import COST
 from benchmarks.implementations import build_model
+from benchmarks.rows import ModelTable
 from benchmarks.worker import DDP, EAGER, SUITE, TORCHRUN, Group
 from inference.cli.entry import run_command
-from inference.cli.parser import Parser
-from inference.errors import unknown
-from tools.table import write_between
 
 MARKS = "<!-- processes: made by python -m benchmarks.processes --write -->", "<!-- end of processes -->"
 CORES = os.cpu_count() or 1
@@ -36,46 +33,19 @@ CASES = {
     **{"af_vae": 96, "pixel_vae": 96, "vqvae": 96},
 }
 HEAD = (
-    "| model | parameters | joint batch | images per second, 1 process | {} processes | speed-up "
+    f"| model | parameters | joint batch | images per second, 1 process | {CORES} processes | speed-up "
     "| eager, all_reduce | eager, DDP |"
 )
+TABLE = ModelTable(MARKS, HEAD, tuple(CASES))
 ONE = "one"  # process on all cores
 Times = dict[str, list[float]]  # milliseconds per step of each round, by training
 
 
 def main(arguments: list[str]) -> int:
     """Times every case, prints the table and, with `--write`, writes it into docs/cost.md."""
-    parser = Parser(prog="python -m benchmarks.processes", description=(__doc__ or "").splitlines()[0])
-    about = "time this model only; can be repeated (default: all of them)"
-    parser.add_argument("--model", action="append", metavar="NAME", help=about)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/cost.md")
-    given = parser.parse_args(arguments)
-    for name in given.model or ():
-        if name not in CASES:
-            raise unknown("model", name, CASES)
-    rows: dict[str, str] = {}
-    for name in given.model or CASES:
-        rows[name] = row(name, CASES[name], measure(name, CASES[name]))
-        print(rows[name], file=sys.stderr, flush=True)
-        if given.write:
-            write_between(COST, MARKS, table(kept_rows() | rows))
-    print(table(rows))
+    given = TABLE.parse(arguments, "benchmarks.processes", (__doc__ or "").splitlines()[0])
+    TABLE.measure(given, lambda name: [row(name, CASES[name], measure(name, CASES[name]))])
     return 0
-
-
-def kept_rows() -> dict[str, str]:
-    """Returns the rows of docs/cost.md by model."""
-    _, _, rest = COST.read_text().partition(MARKS[0])
-    lines = rest.partition(MARKS[1])[0].splitlines()
-    return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
-
-
-def table(rows: dict[str, str]) -> str:
-    """Returns the table of some rows, in the order of `CASES`."""
-    head = HEAD.format(CORES)
-    return "\n".join(
-        [head, "|---" * (head.count("|") - 1) + "|", *(rows[name] for name in CASES if name in rows)]
-    )
 
 
 def measure(name: str, batch: int) -> Times:

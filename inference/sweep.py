@@ -138,6 +138,8 @@ def check_packages() -> None:
 def run_trials(plan: Plan) -> tuple[bool, list[str]]:
     """Runs a sweep on Ray Tune, see `inference.tuning.engine.run_sweep`."""
     os.environ.update(RAY_ENVIRONMENT)
+    if plan.asked.address:  # Ray does not document this: a wrong token is refused after 3 s instead of 20
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
     from inference.tuning.engine import run_sweep
 
     return run_sweep(plan)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyro
@@ -21,12 +22,15 @@ from benchmarks import (
     network,
     processes,
     profile,
+    rows,
+    scale,
     step,
     training,
     worker,
 )
 from benchmarks.plain_torch import IMPLEMENTATIONS
 from inference import svi
+from inference.data import stored
 from inference.data.examples import example_inputs
 from inference.elbo.estimators import Loss
 from inference.errors import UserError
@@ -227,9 +231,8 @@ def test_a_worker_answers_requests(
 ) -> None:
     """One process sends nothing. What a training prints is not an answer."""
     build = worker.training
-    monkeypatch.setattr(worker, "training", lambda *given: print("steps are eager") or build(*given))
+    monkeypatch.setattr(worker, "training", lambda *a, **b: print("steps are eager") or build(*a, **b))
     monkeypatch.setattr(torch.distributed, "all_reduce", torch.distributed.all_reduce)  # which it replaces
-    monkeypatch.setattr(torch.distributed, "broadcast", torch.distributed.broadcast)
     requests = [{"training": kind, "steps": 2, "accumulate": 1} for kind in (worker.EAGER, worker.LATENCY)]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(map(json.dumps, requests))))
     assert worker.main(["vae2d", "8"]) == 0
@@ -249,7 +252,8 @@ def test_a_ring_sends_twice_the_vector_and_a_message_per_process() -> None:
 def test_the_share_of_exchanges_is_calculated_from_the_measured_computation() -> None:
     """At 100 Mbit/s a vector of 0.1 million numbers takes 33.5 ms in a ring of two."""
     point = network.Point("vae", 100, 8, 200.0, 40.0, 4e5, 10**5, 0.0)
-    cells = network.table([point]).splitlines()[-1].split(" | ")
+    (row,) = network.rows([point])
+    cells = row.split(" | ")
     assert cells[3:6] == ["0.40", "38800", "200"]  # 970 * 8 images in 0.2 s
     assert cells[6:9] == ["40.0", "33.5", "20%"]
     ring = [network.ring_ms(processes, 4e5, 100, 0.0) for processes in network.CALCULATED]
@@ -257,7 +261,7 @@ def test_the_share_of_exchanges_is_calculated_from_the_measured_computation() ->
 
 
 def test_a_network_needs_root_and_iproute2(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = r"needs root and iproute2\. Install iproute2 \(apt-get install iproute2\), and run the command"
+    refused = r"need root and iproute2\. Install iproute2 \(apt-get install iproute2\), and run the command"
     monkeypatch.setattr(network, "call", pytest.fail)
     for module, name, value in ((os, "geteuid", lambda: 1000), (network.shutil, "which", lambda name: None)):
         with monkeypatch.context() as patch, pytest.raises(UserError, match=refused):
@@ -265,9 +269,42 @@ def test_a_network_needs_root_and_iproute2(monkeypatch: pytest.MonkeyPatch) -> N
             network.main([])
 
 
-def test_processes_are_compared_on_known_models() -> None:
-    with pytest.raises(UserError, match="unknown model 'made': choose from vae, "):
-        processes.main(["--model", "made"])
-    kept = processes.kept_rows()
-    assert kept and kept.keys() <= processes.CASES.keys() and processes.table(kept) in COST.read_text()
+@pytest.mark.parametrize("module", [processes, network, scale])
+def test_rows_are_measured_for_known_models(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="unknown model 'made': choose from "):
+        module.main(["--model", "made"])
+    kept = module.TABLE.kept()
+    assert kept and kept.keys() <= set(module.TABLE.models) and module.TABLE.text(kept) in COST.read_text()
+
+
+def test_some_rows_are_measured_again_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, models = tmp_path / "cost.md", ("vae", "ssvae", "made")
+    old = ["<!-- a -->", "| model | ms |", "|---|---|", "| `vae` | 1 |", "| `made` | 2 |", "<!-- b -->"]
+    page.write_text("\n".join(old))
+    monkeypatch.setattr(rows, "COST", page)
+    table = rows.ModelTable(("<!-- a -->", "<!-- b -->"), "| model | ms |", models)
+    given = table.parse(["--model", "ssvae", "--model", "made", "--write"], "benchmarks.x", "Measures.")
+    table.measure(given, lambda name: [f"| `{name}` | 3 |", f"| `{name}` | 4 |"])
+    new = ["| `ssvae` | 3 |", "| `ssvae` | 4 |", "| `made` | 3 |", "| `made` | 4 |"]
+    assert page.read_text().splitlines()[3:-1] == ["| `vae` | 1 |", *new]
+    assert capsys.readouterr().out.splitlines() == ["| model | ms |", "|---|---|", *new]
+
+
+def test_the_speed_up_is_the_ratio_of_the_times() -> None:
     assert processes.ratios([4.0] * 4, [2.0] * 4) == "2.00"  # half the time is twice the throughput
+
+
+def test_images_of_the_scale_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker streams them, and its row has the rates of all three trainings."""
+    monkeypatch.setattr(scale, "SHAPE", (32, 32, 3))
+    monkeypatch.setattr(stored, "LIMIT", 0)
+    scale.write_images(tmp_path / "images.npy", 40)
+    build, batches = worker.prepared("pixel_vae", 4, str(tmp_path / "images.npy"))
+    assert isinstance(batches.x, stored.Rows) and batches(0)["x"].shape == (4, 3, 32, 32)
+    assert build().shape == (3, 32, 32)
+    answer = {"ms": 2000.0, "exchange_ms": 500.0, "bytes": 3e6, "memory": 90.0}
+    found = {kind: answer | {"ms": 1000.0 * place} for place, kind in enumerate(scale.KINDS, 1)}
+    cells = scale.row("pixel_vae", 4, found).split(" | ")[2:]
+    assert cells == ["4", "16.0", "1000", "500", "3.0", "90", "8.0", "10.7 |"]  # 32 images in 3 s

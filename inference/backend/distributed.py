@@ -26,8 +26,11 @@ from inference.errors import TrainingAborted, TrainingDiverged, UserError
 T = TypeVar("T")
 STEP_TIMEOUT = timedelta(minutes=30)  # for the other processes in a training step
 OBJECT_TIMEOUT = timedelta(days=30)  # in `all_gather`: one process may finish its part of an evaluation first
-# Parts of gloo's messages if a peer is lost. Its errors are plain RuntimeErrors.
-LOST_PEER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+# Parts of gloo's messages if a peer is lost, and of a compiled step's. Its errors are plain RuntimeErrors.
+LOST_PEER = (
+    *("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
+    "API call failed",
+)
 object_group: Any = None  # gloo's group with the longer timeout, for `all_gather`
 
 
@@ -194,6 +197,8 @@ def peer_loss_guard() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if world_size() == 1:
+            raise
         if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST_PEER):
             raise
         if threading.current_thread() is threading.main_thread():

@@ -126,8 +126,8 @@ def record(
         The graph, a function of the same inputs.
 
     Raises:
-        Exception: the function depends on the values of its tensors or on other processes; torch raises
-            errors of several types.
+        Exception: the function depends on the values of its tensors, or exchanges values with other processes
+            by operations that cannot be compiled; torch raises errors of several types.
     """
     table = {torch.ops.aten.addmm.default: _split_addmm} if split_addmm else {}
     with pyro.validation_enabled(False), pyro.get_param_store().scope():
@@ -136,7 +136,9 @@ def record(
         )(*given)
         if list(pyro.get_param_store()):
             raise RuntimeError("pyro.param is used: make it a torch.nn.Parameter of the model")
-    if any("c10d" in str(node.target) for node in graph.graph.nodes):
+    exchanges = [str(node.target) for node in graph.graph.nodes if "c10d" in str(node.target)]
+    compilable = not any(value.is_cuda for value in given)  # untested on several GPUs
+    if not all(compilable and name.startswith("_c10d_functional.") for name in exchanges):
         raise RuntimeError("processes exchange values within the step")
     graph.graph.eliminate_dead_code()
     graph.recompile()

@@ -4,8 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pyro
@@ -22,7 +21,7 @@ from inference.metrics.bounds import chunk_terms, evaluate_bounds
 from inference.rundir.config import TrainConfig
 from inference.training.callbacks import Callback
 from inference.training.compiled_terms import CompiledTerms
-from inference.training.precision import bfloat16_networks
+from inference.training.precision import precision_context
 from inference.training.schedules import KLWeight
 from inference.training.selection import Selection
 from inference.training.state import restore_state
@@ -69,8 +68,9 @@ class Loop:
         self.device = batches.device
         self.loss = Loss(model, config.elbo, config.particles)
         self.kl_weight = KLWeight(model, config.kl_warmup, self.device)
+        precision = precision_context(config.precision, model, self.device.type)
         self.steps = Steps(
-            self.loss, batches, config, self.kl_weight, self._precision(), self._why_not_finite, self.say
+            self.loss, batches, config, self.kl_weight, precision, self._why_not_finite, self.say
         )
         self.optimizer, self.average = self.steps.optimizer, self.steps.average
         self.selection = Selection(config)
@@ -127,12 +127,6 @@ class Loop:
         for callback in self.callbacks:
             callback.on_train_end(self)
 
-    def _precision(self) -> Callable[[], AbstractContextManager]:
-        """The context of the loss. Densities and evaluation are in float32, whatever the networks are in."""
-        if self.config.precision == "bfloat16":
-            return partial(bfloat16_networks, self.model, self.device.type)
-        return nullcontext
-
     def _should_stop(self) -> bool:
         return self.stop_requested or self.stop()
 
@@ -149,7 +143,8 @@ class Loop:
         """Makes some steps and calls the callbacks. Returns whether any process wants to stop."""
         logged = (self.step + 1) % LOG_EVERY == 0 or self.step + 1 == self.config.steps
         metrics = self._batch_metrics() if logged else {}
-        made = self.steps.make(self.step, self._until_attention(), self._should_stop())
+        with distributed.peer_loss_guard():  # a model may exchange values within a step
+            made = self.steps.make(self.step, self._until_attention(), self._should_stop())
         self.step += made.steps
         if made.steps > bool(made.skipped):
             self.consecutive_skips = 0

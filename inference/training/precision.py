@@ -1,12 +1,26 @@
 """Networks in bfloat16, densities and samples in float32."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+
+
+def precision_context(
+    precision: str, model: nn.Module, device_type: str
+) -> Callable[[], AbstractContextManager]:
+    """Returns what makes the context in which the loss of a model is computed.
+
+    Args:
+        precision: "float32" or "bfloat16". Densities are in float32 in both.
+        model: the model.
+        device_type: "cpu" or "cuda".
+    """
+    return partial(bfloat16_networks, model, device_type) if precision == "bfloat16" else nullcontext
 
 
 @contextmanager

@@ -106,7 +106,9 @@ class Program(FunctionalStep):
         """What a part depends on: shapes, settings and constants of the model."""
         config = self.config
         settings = (config.elbo, config.particles, config.clip, config.ema > 0, config.kl_warmup > 0)
-        joint = (part.function.__name__, config.accumulate, self.batches.full_size, distributed.world_size())
+        main = distributed.rank() == 0 and self.loss.model.has_codebook  # it sends the entries to the others
+        processes = (distributed.world_size(), main)
+        joint = (part.function.__name__, config.accumulate, self.batches.full_size, processes)
         precision = (config.precision, str(self.index.device), self.batches.observation.__name__)
         inputs = [(value.shape, value.dtype, value.stride()) for value in part.given]
         model = description(self.loss.model)

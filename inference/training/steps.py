@@ -11,25 +11,17 @@ from torch import Tensor
 from inference.backend import distributed
 from inference.backend.snapshots import RandomState, Snapshot
 from inference.compiled.capture import finite
-from inference.compiled.checks import TOLERANCES, norm, one_line
+from inference.compiled.checks import one_line
 from inference.data.batches import Batches
 from inference.elbo.estimators import Loss
 from inference.errors import TrainingAborted
 from inference.rundir.config import TrainConfig
+from inference.training.comparison import difference, perturb
 from inference.training.gradients import Gradients, batch_norm_statistics
 from inference.training.program import Program
 from inference.training.schedules import KLWeight, learning_rate, make_ema
 
 BLOCK_SECONDS = 0.25  # of steps in one call, so that a signal is soon seen and the progress bar moves
-NAMES = {
-    "buffers": "buffers",
-    "exp_avgs": "gradients",
-    "exp_avg_sqs": "squared gradients",
-    "total": "objectives",
-    "parameters": "updates",
-    "averages": "averages",
-}
-OF_UPDATE = {torch.float64: 1e-3, torch.float32: 5e-2, torch.bfloat16: 0.5}  # see `Steps._difference`
 
 
 class Made(NamedTuple):
@@ -220,7 +212,8 @@ class Steps:
 
         Nothing changes. If the two differ, or if the step cannot be captured or compiled, all further steps
         are eager, and `say` prints one line with the reason. If a program of the cache differs, the step is
-        compiled again. All processes come to the same decision.
+        compiled again. If that differs, too, the effect of rounding on the eager step is measured, see
+        `difference`. All processes come to the same decision.
 
         Returns:
             Whether the program can be used for this step. It cannot if the eager step is not finite: then the
@@ -247,6 +240,15 @@ class Steps:
             problem = _problem(partial(program.compile, step, cached)) or _problem(compare)
             if not problem:
                 break
+        if problem and all(distributed.all_gather(bool(program.runs))):
+            before.restore()
+            random.restore()
+            perturb(list(program.parameters.values()))
+            self._single(step, False)
+            rounded = Snapshot(program.state)
+            before.restore()
+            random.restore()
+            problem = _problem(partial(self._difference, step, objective, before, expected, rounded))
         before.restore()
         random.restore()
         if problem:
@@ -254,37 +256,20 @@ class Steps:
             self.program = None
         return not problem
 
-    def _difference(self, step: int, objective: Tensor, before: Snapshot, expected: Snapshot) -> str:
-        """Makes a step by the program, and says how it differs from the eager one, or "" if by rounding only.
-
-        The means of the gradients are compared, and their squares. An update of Adam has about the same size
-        for each parameter, however small its gradient is. Rounding changes it where a gradient is almost
-        zero, so its tolerance is larger.
-        """
+    def _difference(
+        self,
+        step: int,
+        objective: Tensor,
+        before: Snapshot,
+        expected: Snapshot,
+        rounded: Snapshot | None = None,
+    ) -> str:
+        """Makes a step by the program, and says how it differs from the eager one, see `difference`."""
         program = self.program
         assert program is not None
         program.block(step, 1, self.lr_factor)
-        autocast = self.config.precision == "bfloat16"
-        dtype = torch.bfloat16 if autocast else objective.dtype
-        of_value, of_gradient = TOLERANCES[dtype]
-        found, start = program.parts(program.state), program.parts(before.copies)
-        end = program.parts(expected.copies)
-        for what, tolerance in (
-            ("buffers", of_gradient),
-            ("exp_avgs", of_gradient),
-            ("exp_avg_sqs", of_gradient),
-            ("total", of_value),
-            ("parameters", OF_UPDATE[dtype]),
-            ("averages", OF_UPDATE[dtype]),
-        ):
-            theirs = [objective] if what == "total" else end[what]
-            apart = norm([a.double() - b.double() for a, b in zip(found[what], theirs, strict=True)])
-            size = norm(theirs)
-            if what in ("parameters", "averages"):
-                size = norm([a.double() - b.double() for a, b in zip(theirs, start[what], strict=True)])
-            if not apart <= tolerance * size:
-                return f"its {NAMES[what]} differ from the eager step's by {apart:.1e} of {size:.1e}"
-        return ""
+        dtype = torch.bfloat16 if self.config.precision == "bfloat16" else objective.dtype
+        return difference(program, objective, before, expected, rounded, dtype)
 
 
 def _problem(action: Callable[[], str]) -> str:

@@ -8,8 +8,9 @@ import json
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -247,7 +248,8 @@ def cluster(address: str | None) -> Iterator[None]:
             own = {"_temp_dir": on_exit.enter_context(folder), "_node_ip_address": "127.0.0.1"}
             own |= {"include_dashboard": False, "object_store_memory": OBJECTS}
         try:
-            ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
+            with _native_output_hidden() if address else nullcontext():
+                ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = str(error).strip().partition("\n")[0]
             where = f"cannot join the Ray cluster at {address}" if address else "cannot start Ray"
@@ -255,6 +257,20 @@ def cluster(address: str | None) -> Iterator[None]:
             raise UserError(f"{where} ({reason:.200}). {advice}".rstrip()) from None
         on_exit.callback(ray.shutdown)
         yield
+
+
+@contextmanager
+def _native_output_hidden() -> Iterator[None]:
+    """Hides what C++ code writes to standard error: Ray warns at each attempt to join a cluster."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def resources(asked: Any) -> tuple[int, float]:

@@ -93,15 +93,21 @@ class Codebook(Quantizer):
             self.mass.masked_fill_(dead, 1.0)
 
 
-def _sum_over_processes(counts: Tensor) -> Tensor:
-    """Returns the sum over all training processes."""
-    if dist.is_initialized():
-        dist.all_reduce(counts)
-    return counts
+def _sum_over_processes(value: Tensor) -> Tensor:
+    """Returns the sum over all training processes. A compiled step can contain it.
+
+    Tests show that the private operations are there: torch's compiler does not accept the public
+    `torch.distributed.all_reduce` in a recorded step.
+    """
+    if not dist.is_initialized():
+        return value
+    from torch.distributed import _functional_collectives  # noqa: F401  (recording needs it)
+
+    operations, group = torch.ops._c10d_functional, dist.group.WORLD
+    assert group is not None
+    return operations.wait_tensor(operations.all_reduce(value, "sum", group.group_name))
 
 
 def _broadcast_from_main(sampled: Tensor) -> Tensor:
-    """Returns the tensor of the first process in all training processes."""
-    if dist.is_initialized():
-        dist.broadcast(sampled, 0)
-    return sampled
+    """Returns the tensor of the first process in all training processes; the others add zeros."""
+    return _sum_over_processes(sampled * float(dist.get_rank() == 0)) if dist.is_initialized() else sampled

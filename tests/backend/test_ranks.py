@@ -97,7 +97,7 @@ with distributed.process_group():
                 objective, _, good, stop = steps._gradients(1, part and distributed.rank() == 1)
                 dist.is_initialized = together
                 assert good and stop == part
-                assert steps.gradients.mode == ("eager" if name == "vqvae" else way)
+                assert steps.gradients.mode == way
                 every = [p.grad for p in loss.parameters()] + list(loss.buffers())
                 found.append([objective, *(value.clone() for value in every)])
                 loss.zero_grad()
@@ -114,8 +114,14 @@ import torch
 from inference.backend import distributed
 from inference.compiled.checks import norm
 from inference.training import program, steps
+from ppl_models.nets import codebook
 from tests.ppl_models.test_contract import build
+from tests.support import NARROW_NETWORKS
 from tests.training.test_program import apart, train
+
+for module, constant, number in NARROW_NETWORKS:
+    setattr(module, constant, number)
+codebook.RESET_AFTER = 2  # so that all processes get entries of the first one
 
 def replay(graph, given, path):
     return lambda inputs: graph(*inputs)
@@ -132,20 +138,25 @@ FOLLOWED = {"ema": 0.9, "clip": 1.0, "schedule": "cosine", "lr_warmup": 3, "kl_w
 CASES = [
     ("vae", FOLLOWED, None),
     ("ae", {"steps": 5}, None),  # whose batch norm has running averages
+    ("vqvae", {"steps": 5}, None),  # exchanges the counts of its codebook within the step
     ("flow", {"accumulate": 3, "images": 45, "ema": 0.9}, None),
     ("vae2d", {"steps": 18}, 7),  # an image that is not finite
 ]
 with distributed.process_group():
     for name, settings, bad in CASES:
         found, said = {}, []
+        own = {"codebook": "average"} if name == "vqvae" else {}
+        noises = []
         for mode in ("eager", "inductor"):
             program.compiled = replay
             torch.manual_seed(0)
-            found[mode], ended, noise = train(build(name), mode, said.append, bad, **settings)
+            found[mode], ended, noise = train(build(name, **own), mode, said.append, bad, **settings)
+            noises.append(noise)
         made = found["inductor"]
         assert made.steps.program.split and len(made.steps.program.runs) == 2
         # Biases before a batch norm have gradients of zero, whose rounding errors Adam scales up.
-        assert apart(made, found["eager"]) < (1e-8 if name == "ae" else 1e-12)
+        assert apart(made, found["eager"]) < (1e-8 if name in ("ae", "vqvae") else 1e-12)
+        assert torch.equal(*noises)
         assert made.skipped == found["eager"].skipped and (made.skipped > 0) == (bad is not None)
         assert len(said) == 2 * (bad is not None) and said[:1] == said[1:]
         state = torch.cat([value.double().flatten() for value in made.model.state_dict().values()])
@@ -197,6 +208,7 @@ def test_blocks_of_steps_in_two_processes_are_eager_steps(tmp_path: Path) -> Non
     assert together(str(script)).splitlines() == [
         "vae [1, 2, 3, 4, 7, 8]",
         "ae [1, 2, 3, 4, 5]",
+        "vqvae [1, 2, 3, 4, 5]",
         "flow [1, 2, 7, 8]",
         "SyncBatchNorm expected input tensor to be on GPU",
     ]
@@ -236,8 +248,9 @@ def test_a_sweep_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         sweep.plan(["--model", "vae", "--over", "beta=0,1"])
 
 
-def test_a_process_that_has_lost_another_ignores_sigterm() -> None:
+def test_a_process_that_has_lost_another_ignores_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun sends it, and would end the process before it says why."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     before = signal.getsignal(signal.SIGTERM)
     try:
         with (
@@ -418,6 +431,7 @@ def test_the_device_of_a_resumed_run_is_its_own(small_npz: Path, tmp_path: Path)
         (dist.DistNetworkError("socket closed"), True),
         (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), True),
         (RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms"), True),
+        (RuntimeError("run_func_(container) API call failed at model_container_runner.cpp, line 1"), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False),
         (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),

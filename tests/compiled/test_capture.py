@@ -1,8 +1,9 @@
 """Captured losses equal Pyro's on programs of any kind, and what is used without being documented is there.
 
 `inference/compiled/capture.py` is the one file of the library that uses undocumented functions of torch,
-and most of Pyro's. `ppl_models/base.py` reads the stack of Pyro's handlers, and
-`inference/elbo/comparison.py` uses its check of the mean-field restriction: both are tested here as well.
+and most of Pyro's. Only the codebook's sum over processes is another: `tests/backend/test_ranks.py` tests it.
+`ppl_models/base.py` reads the stack of Pyro's handlers, and `inference/elbo/comparison.py` uses its check of
+the mean-field restriction: both are tested here as well.
 """
 
 import inspect

@@ -2,7 +2,9 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,14 @@ import torch
 from torch import Tensor
 
 from inference.backend.device import fast_float32
+from inference.backend.snapshots import Snapshot
 from inference.compiled import compiler
 from inference.data.batches import Batches
 from inference.data.dataset import Dataset
 from inference.data.observations import OBSERVATIONS, binarize
 from inference.rundir.config import TrainConfig
 from inference.training.callbacks import Callback
+from inference.training.comparison import difference, perturb
 from inference.training.loop import Loop
 from inference.training.program import Program
 from inference.training.selection import Selection
@@ -313,6 +317,32 @@ def test_a_program_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch, flo
         "--compile inductor cannot be used, steps are eager: its updates differ from the eager step's by"
     )
     assert tried.steps.program is None and apart(tried, eager) == 0 and torch.equal(noise, same_noise)
+
+
+def test_a_difference_is_compared_with_that_of_perturbed_parameters() -> None:
+    """A gradient's tolerance is 1e-3. 2e-3 is rounding if a perturbation changes the eager step as much."""
+
+    def gradients(value: float) -> Snapshot:
+        return Snapshot([torch.tensor([1.0, value])])
+
+    def parts(values: list[Tensor]) -> dict[str, list[Tensor]]:
+        others = {key: list[Tensor]() for key in ("buffers", "exp_avg_sqs", "parameters", "averages")}
+        return {**others, "exp_avgs": values, "total": [torch.zeros(())]}
+
+    program = SimpleNamespace(state=gradients(2e-3).copies, parts=parts)
+    compare = partial(difference, program, torch.zeros(()), gradients(0), gradients(0), dtype=torch.float32)
+    refused = "its gradients differ from the eager step's by 2.0e-03 of 1.0e+00"
+    assert compare(rounded=None) == refused
+    assert compare(rounded=gradients(1e-4)) == refused
+    assert compare(rounded=gradients(1e-3)) == ""
+
+
+def test_a_perturbation_changes_the_last_bits() -> None:
+    before, random = torch.randn(1000), torch.get_rng_state()
+    value = before.clone()
+    perturb([value])
+    relative = ((value - before) / before).abs()
+    assert 4e-7 < relative.mean() < 2e-6 and torch.equal(torch.get_rng_state(), random)
 
 
 def test_a_compiler_that_fails_leaves_eager_steps(monkeypatch: pytest.MonkeyPatch, float64: None) -> None:

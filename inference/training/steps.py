@@ -211,9 +211,9 @@ class Steps:
         """Loads or compiles the program, and compares a step of it with the eager step.
 
         Nothing changes. If the two differ, or if the step cannot be captured or compiled, all further steps
-        are eager, and `say` prints one line with the reason. If a program of the cache differs, the step is
-        compiled again. If that differs, too, the effect of rounding on the eager step is measured, see
-        `difference`. All processes come to the same decision.
+        are eager, and `say` prints one line with the reason. If the tolerances are exceeded, the effect of
+        rounding on the eager step is measured, see `difference`. If a program of the cache differs by more,
+        the step is compiled again. All processes come to the same decision.
 
         Returns:
             Whether the program can be used for this step. It cannot if the eager step is not finite: then the
@@ -232,29 +232,38 @@ class Steps:
         program.prepare(reached, step)
         before = Snapshot(program.state + program.counters())
         self._single(step, False)
-        expected, problem = Snapshot(program.state), ""
+        expected, rounded, problem = Snapshot(program.state), None, ""
+        compare = partial(self._difference, step, objective, before, expected)
         for cached in (True, False):
             before.restore()
             random.restore()
-            compare = partial(self._difference, step, objective, before, expected)
-            problem = _problem(partial(program.compile, step, cached)) or _problem(compare)
+            problem = _problem(partial(program.compile, step, cached))
+            if problem:
+                continue
+            problem = _problem(compare)
+            if problem:
+                rounded = rounded or self._rounded(step, before, random)
+                before.restore()
+                random.restore()
+                problem = _problem(partial(compare, rounded))
             if not problem:
                 break
-        if problem and all(distributed.all_gather(bool(program.runs))):
-            before.restore()
-            random.restore()
-            perturb(list(program.parameters.values()))
-            self._single(step, False)
-            rounded = Snapshot(program.state)
-            before.restore()
-            random.restore()
-            problem = _problem(partial(self._difference, step, objective, before, expected, rounded))
         before.restore()
         random.restore()
         if problem:
             self.say(f"--compile inductor cannot be used, steps are eager: {problem}")
             self.program = None
         return not problem
+
+    def _rounded(self, step: int, before: Snapshot, random: RandomState) -> Snapshot:
+        """Makes the eager step from perturbed parameters, and returns the state after it."""
+        program = self.program
+        assert program is not None
+        before.restore()
+        random.restore()
+        perturb(list(program.parameters.values()))
+        self._single(step, False)
+        return Snapshot(program.state)
 
     def _difference(
         self,

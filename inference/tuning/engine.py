@@ -264,7 +264,7 @@ def _native_output_hidden() -> Iterator[None]:
     """Hides what C++ code writes to standard error: Ray warns at each attempt to join a cluster."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

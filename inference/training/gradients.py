@@ -14,6 +14,8 @@ from inference.compiled.checks import TOLERANCES, norm, one_line
 from inference.elbo.estimators import Loss
 from inference.errors import UserError
 
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 class Gradients:
     """Computes the gradients of a loss on a batch and stores them in the parameters, as `backward` does.
@@ -172,7 +174,7 @@ class Gradients:
 
 def batch_norm_statistics(loss: Loss) -> list[Tensor]:
     """Returns the running means and variances of batch norm, which each process updates by its own images."""
-    norms = [part for part in loss.modules() if isinstance(part, nn.BatchNorm2d)]
+    norms = [part for part in loss.modules() if isinstance(part, BATCH_NORM)]
     return [value for norm in norms for value in norm.buffers() if value.is_floating_point()]
 
 

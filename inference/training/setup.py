@@ -20,6 +20,7 @@ from inference.elbo.estimators import ESTIMATORS, Loss
 from inference.errors import UserError
 from inference.rundir.config import TrainConfig, flag
 from inference.rundir.run_config import RunConfig
+from inference.training.gradients import BATCH_NORM
 from inference.training.selection import check_metric
 from inference.training.tensorboard import check_tensorboard
 from ppl_models import MODELS
@@ -156,7 +157,7 @@ def check_training(model: LatentVariableModel, config: TrainConfig) -> None:
     Loss(model, config.elbo, config.particles)
     if config.kl_warmup and ESTIMATORS[config.elbo].particles > 1:
         raise ValueError(f"{config.elbo} does not support weights: leave out {flag('kl_warmup')}")
-    normalises = any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    normalises = any(isinstance(part, BATCH_NORM) for part in model.modules())
     least = distributed.world_size() * (2 if normalises else 1)  # images per batch
     if config.batch_size < least:
         why = "batch norm needs two images" if normalises else f"{least} processes share a batch"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
+from torch import nn
 from torch.optim import Adam
 from torch.testing import assert_close
 
@@ -14,12 +15,15 @@ from inference import svi
 from inference.data.batches import Batches
 from inference.data.held_out import HeldOut
 from inference.data.load import find_dataset
+from inference.elbo.estimators import Loss
 from inference.errors import UserError
 from inference.rundir.config import TrainConfig
 from inference.rundir.restore import restore
 from inference.training import loop
+from inference.training.gradients import batch_norm_statistics
 from inference.training.loop import Loop
 from inference.training.schedules import KLWeight, learning_rate
+from inference.training.setup import check_training
 from ppl_models import MODELS
 from ppl_models.nets.mlp import MLP
 from tests.support import TINY, checkpoint, same, shortened
@@ -199,3 +203,11 @@ def test_the_kl_weight_is_a_number_again_after_training(small_npz: Path, tmp_pat
         assert svi.main([*VAE, *options, "--run-dir", str(tmp_path / "run")]) == 0
     during, after = seen
     assert torch.is_tensor(during) and during == 0.5 and type(after) is float and after == 0.5
+
+
+def test_every_batch_norm_is_found() -> None:
+    model = MODELS["vae"]((1, 8, 8), z_dim=2, hidden=4)
+    model.extra = nn.ModuleList([nn.BatchNorm1d(3), nn.BatchNorm2d(3), nn.BatchNorm3d(3)])
+    assert len(batch_norm_statistics(Loss(model, "trace"))) == 6
+    with pytest.raises(ValueError, match="batch norm needs two images"):
+        check_training(model, TrainConfig(batch_size=1, steps=1).resolved(type(model), model.shape))

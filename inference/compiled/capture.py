@@ -136,9 +136,9 @@ def record(
         )(*given)
         if list(pyro.get_param_store()):
             raise RuntimeError("pyro.param is used: make it a torch.nn.Parameter of the model")
-    exchanges = [str(node.target) for node in graph.graph.nodes if "c10d" in str(node.target)]
-    compilable = not any(value.is_cuda for value in given)  # untested on several GPUs
-    if not all(compilable and name.startswith("_c10d_functional.") for name in exchanges):
+    called = [str(node.target) for node in graph.graph.nodes]
+    several_gpus = any("sum_over_processes" in name for name in called) and any(x.is_cuda for x in given)
+    if several_gpus or any("c10d" in name for name in called):  # the former is untested
         raise RuntimeError("processes exchange values within the step")
     graph.graph.eliminate_dead_code()
     graph.recompile()

@@ -94,18 +94,21 @@ class Codebook(Quantizer):
 
 
 def _sum_over_processes(value: Tensor) -> Tensor:
-    """Returns the sum over all training processes. A compiled step can contain it.
+    """Returns the sum over all training processes."""
+    return sum_over_processes(value) if dist.is_initialized() else value
 
-    Tests show that the private operations are there: torch's compiler does not accept the public
-    `torch.distributed.all_reduce` in a recorded step.
-    """
-    if not dist.is_initialized():
-        return value
-    from torch.distributed import _functional_collectives  # noqa: F401  (recording needs it)
 
-    operations, group = torch.ops._c10d_functional, dist.group.WORLD
-    assert group is not None
-    return operations.wait_tensor(operations.all_reduce(value, "sum", group.group_name))
+@torch.library.custom_op("ppl_models::sum_over_processes", mutates_args=())
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Returns the sum over all training processes, as one operation that a recorded step can contain."""
+    total = value.clone()
+    dist.all_reduce(total)
+    return total
+
+
+@sum_over_processes.register_fake
+def _like(value: Tensor) -> Tensor:
+    return torch.empty_like(value)
 
 
 def _broadcast_from_main(sampled: Tensor) -> Tensor:

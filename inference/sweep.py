@@ -43,6 +43,7 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's new behaviour, without a warning
     "RAY_AIR_NEW_OUTPUT": "0",  # the sweep prints its own lines
     "RAY_worker_niceness": "0",  # the priority of the direct command
+    "RAY_raylet_start_wait_time_s": "120",  # on a busy machine Ray does not start in 30 s
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a run writes its own files
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep has its own
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a run that failed has no metric

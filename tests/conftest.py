@@ -5,6 +5,7 @@ workers start when it has read this file.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import sys
@@ -36,9 +37,16 @@ def distributes(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Loads the fixtures, or starts the process that `forks.run` of all workers forks from."""
     if not distributes(config):
+        gc.disable()  # until all modules are imported
         config.pluginmanager.import_plugin("tests.fixtures")
     elif sys.platform == "linux":  # elsewhere a test starts it, if it forks at all
         forks.start()
+
+
+def pytest_collection_finish() -> None:
+    """Leaves the objects of imported modules, hundreds of thousands, out of later collections of garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

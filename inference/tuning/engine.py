@@ -235,7 +235,7 @@ def cluster(address: str | None) -> Iterator[None]:
         address: HOST:PORT of the cluster; None starts Ray on this machine.
 
     Raises:
-        UserError: there is no such cluster, or its token is missing or differs.
+        UserError: there is no such cluster, its token is missing or differs, or Ray does not start.
     """
     if ray.is_initialized():
         yield
@@ -250,11 +250,12 @@ def cluster(address: str | None) -> Iterator[None]:
         try:
             with _native_output_hidden() if address else nullcontext():
                 ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = str(error).strip().partition("\n")[0]
+        except Exception as error:  # which Ray raises as such if its processes do not start in time
+            reason = str(error).strip().partition("\n")[0].removesuffix(".")
             where = f"cannot join the Ray cluster at {address}" if address else "cannot start Ray"
-            advice = "Start it with `ray start` and the same token: docs/howto/sweeps.md." if address else ""
-            raise UserError(f"{where} ({reason:.200}). {advice}".rstrip()) from None
+            advice = "Start it with `ray start` and the same token: docs/howto/sweeps.md."
+            advice = advice if address else "If the machine is busy, try again later."
+            raise UserError(f"{where} ({reason:.200}). {advice}") from None
         on_exit.callback(ray.shutdown)
         yield
 

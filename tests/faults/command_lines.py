@@ -323,7 +323,7 @@ def attempt(command: str, words: list[str]) -> tuple[str, str]:
         (exact, "format_exact"): lambda *_: "",
         (exact, "annealed_bounds"): nothing,
         (table, "write_between"): lambda *_: None,
-        (step, "race"): nothing,
+        (step, "peers"): nothing,
         (bound, "importance_sample"): nothing,
         (training, "plain"): nothing,
         (sampling, "times"): nothing,

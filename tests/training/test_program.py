@@ -20,7 +20,7 @@ from inference.data.dataset import Dataset
 from inference.data.observations import OBSERVATIONS, binarize
 from inference.rundir.config import TrainConfig
 from inference.training.callbacks import Callback
-from inference.training.comparison import difference, perturb
+from inference.training.comparison import ROUNDINGS, difference, perturb
 from inference.training.loop import Loop
 from inference.training.program import Program
 from inference.training.selection import Selection
@@ -132,13 +132,23 @@ def apart(a: Loop, b: Loop) -> float:
 
 @pytest.mark.parametrize("name", shortened(MODELS, ["vae", "ssvae", "vae2d"]))
 def test_a_block_is_as_many_eager_steps(name: str, float64: None, replayed: list[int]) -> None:
+    """To rounding. The gradient of a bias before batch norm is nothing but rounding, and Adam enlarges it.
+
+    For a model with such a bias, eager steps from parameters that differ in the last bits show by how much.
+    """
     settings: dict[str, Any] = {"ema": 0.9, "clip": 1.0, "schedule": "cosine", "lr_warmup": 3}
     settings |= {"kl_warmup": 6} if MODELS[name].has_kl_weight else {}
-    torch.manual_seed(0)
-    eager, _, noise = train(build(name, **SHALLOW.get(name, {})), "eager", **settings)
-    torch.manual_seed(0)
-    whole, ended, same_noise = train(build(name, **SHALLOW.get(name, {})), "inductor", **settings)
-    assert apart(whole, eager) < 1e-12
+
+    def trained(mode: str, change: Callable[[list[Tensor]], None] = lambda parameters: None) -> Any:
+        torch.manual_seed(0)
+        model = build(name, **SHALLOW.get(name, {}))
+        change([p.data for p in model.parameters()])
+        return train(model, mode, **settings)
+
+    eager, _, noise = trained("eager")
+    whole, ended, same_noise = trained("inductor")
+    rounded = trained("eager", perturb)[0] if name == "regularized_ssvae" else eager
+    assert apart(whole, eager) < max(1e-12, ROUNDINGS * apart(rounded, eager))
     assert torch.equal(noise, same_noise)
     assert replayed and whole.steps.program is not None
     # the first step, a block, the smaller last batch of the epoch, a block, and the logged step

@@ -73,7 +73,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(
 def test_training_learns(small_npz: Path, tmp_path: Path) -> None:
     """Three noisy prototypes: the bound falls near its floor, and two labels a class tell them apart."""
     run = tmp_path / "run"
-    arguments = [*SSVAE, "--steps", "400", "--lr", "0.01", "--data", str(small_npz), "--run-dir", str(run)]
+    arguments = [*SSVAE, "--steps", "200", "--lr", "0.01", "--data", str(small_npz), "--run-dir", str(run)]
     assert svi.main(arguments) == 0
     test = [line for line in lines(run) if line["split"] == "test"]
     # each pixel is its prototype's with probability 0.9: 36 pixels cost 36 h(0.1) + log 3 = 12.8 nats at best

@@ -94,11 +94,11 @@ def environment(tmp_path: Path) -> dict[str, str]:
     token = tmp_path / "token"
     token.write_text("a-token-of-this-test-" + "0123456789" * 3)
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-    own |= {"RAY_worker_niceness": "0"}  # other processes may be busy
+    own |= {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "300"}  # other processes may be busy
     return {**forks.ENVIRONMENT, **own}
 
 
-def until(condition: Any, what: str, seconds: float = 180) -> None:
+def until(condition: Any, what: str, seconds: float = 400) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what}: it takes too long"
@@ -125,7 +125,12 @@ def start_ray(machine: int, folder: str, log: Path, environment: dict[str, str])
     with open(log, "w") as file:
         command = on(machine, [*RAY, "start", *options])
         process = subprocess.Popen(command, stdout=file, stderr=file, cwd=forks.ROOT, env=environment)
-    until(lambda: "Ray runtime started" in log.read_text(), "Ray starts")
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        return "Ray runtime started" in log.read_text()
+
+    until(ready, "Ray starts")
     return process
 
 

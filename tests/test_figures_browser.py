@@ -255,7 +255,8 @@ def test_on_a_narrow_screen_a_wide_picture_and_a_long_formula_can_be_read(
     path.write_text(
         f"<!doctype html><meta charset='utf-8'><link rel='stylesheet' href='{static}/katex/katex.min.css'>"
         f"<link rel='stylesheet' href='{static}/site.css'>{scripts}<article><p><img src='wide.svg'></p>"
-        f"<p><img src='square.svg'></p><div class='formula'>{' = '.join(['abcdef'] * 20)}</div></article>"
+        f"<p><img src='square.svg'></p><div class='formula'>{' = '.join(['abcdef'] * 20)}</div>"
+        "<span class='formula'>p(x \\mid z)</span></article>"
     )
     page = open_page(path, width=380)
     assert overflow(page) <= 0
@@ -265,6 +266,7 @@ def test_on_a_narrow_screen_a_wide_picture_and_a_long_formula_can_be_read(
     assert formula.evaluate("e => e.scrollWidth <= e.clientWidth")
     tops = formula.locator(".katex-base").evaluate_all("all => all.map(e => e.offsetTop)")
     assert len(tops) == 20 and len(set(tops)) > 3
+    assert page.locator("span.formula .katex-base").count() == 1  # it has no place to break
 
 
 @pytest.mark.parametrize("name", FIGURES)

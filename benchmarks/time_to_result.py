@@ -244,9 +244,9 @@ def table(found: dict[str, dict[str, list[Result]]]) -> str:
 
 
 def summary(values: Sequence[float], digits: int) -> str:
-    """The median, and the smallest and largest value."""
-    middle = statistics.median(values)
-    return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    """The median, and the smallest and largest value if there are several."""
+    middle = f"{statistics.median(values):.{digits}f}"
+    return f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else middle
 
 
 if __name__ == "__main__":

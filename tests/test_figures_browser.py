@@ -24,6 +24,7 @@ PLACE = re.compile(r'^<div class="interactive" data-figure="(\w+)"></div>$', re.
 PLACED = {page.stem: PLACE.findall(page.read_text("utf-8")) for page in DOCS.glob("derivations/*.md")}
 FIGURES = sorted(set(itertools.chain.from_iterable(PLACED.values())))
 Open = Callable[..., "Page"]
+SCRIPTS = ("katex/katex.min.js", "formulas.js", "pictures.js")  # of every page of the site
 # The value of x, the scale s and the mean m(z) of p(x | z).
 MODELS = {
     "linear": (1.5, 0.6, lambda z: z),
@@ -228,6 +229,44 @@ def test_controls_work_with_the_keyboard(figure: Callable[..., "Page"]) -> None:
     page.keyboard.press("ArrowRight")
     assert page.locator('input[name="mu"]').get_attribute("aria-valuetext") == "0.55"
     assert read(page, "elbo") != before
+
+
+def test_a_hidden_figure_is_drawn_when_it_appears(figure: Callable[..., "Page"]) -> None:
+    page = figure("collapse", width=380)
+    drawn = "all => all.map(e => e.width.baseVal.value)"
+    before = page.locator(".interactive rect").evaluate_all(drawn)
+    box = page.locator(".interactive")
+    box.evaluate("e => { e.style.display = 'none' }")
+    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    box.evaluate("e => { e.style.display = '' }")
+    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    assert page.locator(".interactive rect").evaluate_all(drawn) == before and min(before) > 0
+
+
+def test_on_a_narrow_screen_a_wide_picture_and_a_long_formula_can_be_read(
+    open_page: Open, tmp_path: Path
+) -> None:
+    static = (DOCS / "_static").as_uri()
+    scripts = "".join(f"<script src='{static}/{name}'></script>" for name in SCRIPTS)
+    picture = "<svg xmlns='http://www.w3.org/2000/svg' width='{}' height='300'/>"
+    for name, width in (("wide", 1200), ("square", 600)):
+        (tmp_path / f"{name}.svg").write_text(picture.format(width))
+    path = tmp_path / "page.html"
+    path.write_text(
+        f"<!doctype html><meta charset='utf-8'><link rel='stylesheet' href='{static}/katex/katex.min.css'>"
+        f"<link rel='stylesheet' href='{static}/site.css'>{scripts}<article><p><img src='wide.svg'></p>"
+        f"<p><img src='square.svg'></p><div class='formula'>{' = '.join(['abcdef'] * 20)}</div>"
+        "<span class='formula'>p(x \\mid z)</span></article>"
+    )
+    page = open_page(path, width=380)
+    assert overflow(page) <= 0
+    sizes = page.locator("img").evaluate_all("all => all.map(e => e.clientWidth)")
+    assert sizes[0] == 640 and sizes[1] < 380  # 40 em, and as wide as the page
+    formula = page.locator("div.formula")
+    assert formula.evaluate("e => e.scrollWidth <= e.clientWidth")
+    tops = formula.locator(".katex-base").evaluate_all("all => all.map(e => e.offsetTop)")
+    assert len(tops) == 20 and len(set(tops)) > 3
+    assert page.locator("span.formula .katex-base").count() == 1  # it has no place to break
 
 
 @pytest.mark.parametrize("name", FIGURES)

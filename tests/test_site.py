@@ -20,7 +20,7 @@ from inference import fit
 from inference.data import load_dataset
 from inference.data.dataset import Dataset
 from inference.training.callbacks import History
-from ppl_models import MODELS
+from ppl_models import AE, MODELS, BetaVAE, GatedVAE
 from ppl_models.base import LatentVariableModel
 from tests.support import DOCUMENTED, shortened
 from tests.test_docs import PAGES, formulas, links
@@ -185,12 +185,14 @@ FULL_SIZE = [path for path in NOTEBOOKS if "FULL_SIZE = False" in path.read_text
 IMAGES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "svhn-extra": (3, 32, 32), "cifar10": (3, 32, 32)}
 
 
-def few_images(name: str) -> Dataset:
+def few_images(name: str, train: int = 200, test: int = 100) -> Dataset:
     """Returns noise with the shape of a set of images that `load_dataset` would download, or another set."""
     if name not in IMAGES:
         return load_dataset(name)
     generator = torch.Generator().manual_seed(0)
-    x = [torch.randint(256, (n, *IMAGES[name]), dtype=torch.uint8, generator=generator) for n in (200, 100)]
+    x = [
+        torch.randint(256, (n, *IMAGES[name]), dtype=torch.uint8, generator=generator) for n in (train, test)
+    ]
     y = [torch.arange(len(part)) % 10 for part in x]
     return Dataset(name, x[0], y[0], x[1], y[1])
 
@@ -211,3 +213,38 @@ def test_a_notebook_at_full_size_executes(
     monkeypatch.setattr(inference, "fit", few_steps)
     monkeypatch.setattr(inference.data, "load_dataset", few_images)
     run_cells(path, full_size=True)
+
+
+BLOCK = re.compile(r'^```sh\npython -c "\n(.*?)"\n```$', re.MULTILINE | re.DOTALL)
+BLOCKS = {
+    f"{page.stem}-{i}": code
+    for page in sorted(DOCS.glob("courses/*.md"))
+    for i, code in enumerate(BLOCK.findall(page.read_text("utf-8")))
+}
+RUNS = {
+    "AE_RUN": (AE, (1, 28, 28)),
+    "BETA_VAE_RUN": (BetaVAE, (1, 28, 28)),
+    "RUN_DIR": (GatedVAE, (3, 32, 32)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_code_of_a_course_page_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With untrained models in the place of runs, and noise in the place of images."""
+
+    def untrained(run: str) -> LatentVariableModel:
+        cls, shape = RUNS[run]
+        return cls(shape, 0).eval()
+
+    monkeypatch.setattr(inference, "load", untrained)
+
+    def few(name: str) -> Dataset:
+        return few_images(name.removesuffix("_10k.npz"), train=8, test=2)
+
+    monkeypatch.setattr(inference.data, "load_dataset", few)
+    with torch.random.fork_rng():
+        exec(compile(BLOCKS[name], name, "exec"), {})
+    printed = capsys.readouterr().out
+    assert re.search(r"\d", printed) and "nan" not in printed

@@ -254,7 +254,7 @@
     const values = add(root, "div", { class: "values", "aria-live": "polite" });
     let update = null;
     const width = () => picture.clientWidth;
-    const redraw = () => update && update();
+    const redraw = () => update && width() && update(); // a hidden figure has no width; it is drawn when it appears
     update = draw({
       controls,
       picture(height, label) {

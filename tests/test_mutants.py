@@ -117,6 +117,10 @@ def test_only_what_is_not_known_is_tried(tmp_path: Path) -> None:
     given.survivors = True
     assert command.chosen(kept, "inference/elbo", given) == [found[1]]
     given.survivors = False
+    kept.put(found[1], digest(command.ROOT / found[1].path), "partly")  # with all tests now
+    assert command.chosen(kept, "inference/elbo", given) == [found[1], found[4]]
+    given.tests = ["tests/elbo"]
+    assert command.chosen(kept, "inference/elbo", given) == [found[4]]
     kept.put(found[0], "the file has changed since", "killed")
     assert found[0] in command.chosen(kept, "inference/elbo", given)
 

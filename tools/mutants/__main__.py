@@ -15,7 +15,7 @@ macOS only.
 
 The outcomes of the six packages are kept in docs/mutants.json. A mistake is tried again only if its file has
 changed, so a call that was interrupted continues where it stopped, and a larger sample begins with a smaller
-one. A mistake that survives some of the tests only is not kept.
+one. What survives the tests that --tests names is tried again by a call without it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ os.environ["COVERAGE_CORE"] = "ctrace"  # the one that can tell tests apart
 
 from tools.mutants import covering, trials  # noqa: E402
 from tools.mutants.mutations import Mutation, files, mutations  # noqa: E402
-from tools.mutants.outcomes import NOTICED, Outcomes, digest, row  # noqa: E402
+from tools.mutants.outcomes import NOT_NOTICED, Outcomes, digest, row  # noqa: E402
 
 PACKAGES = ["ppl_models", "inference/training", "inference/elbo", "inference/data", "inference/metrics"]
 PACKAGES += ["inference/rundir"]
@@ -75,8 +75,8 @@ def chosen(kept: Outcomes, package: str, given: argparse.Namespace) -> list[Muta
         return found
     kept.possible[package] = possible
     before = [kept.get(mutation, digest(ROOT / mutation.path)) for mutation in found]
-    wanted = "survived" if given.survivors else None
-    return [mutation for mutation, result in zip(found, before, strict=True) if result == wanted]
+    wanted = NOT_NOTICED if given.survivors else (None, "partly") if given.tests == ALL else (None,)
+    return [mutation for mutation, result in zip(found, before, strict=True) if result in wanted]
 
 
 def attempt(
@@ -107,8 +107,9 @@ def attempt(
         found[result] += 1
         if killer:
             killers[mutation.path][killer] += 1
-        if package in PACKAGES and (result in NOTICED or given.tests == ALL):
-            kept.put(mutation, digest(ROOT / mutation.path), result)
+        if package in PACKAGES:
+            partly = result == "survived" and given.tests != ALL
+            kept.put(mutation, digest(ROOT / mutation.path), "partly" if partly else result)
         took = f"{time.monotonic() - began:.0f} s, {len(tests)} tests"
         print(f"{number}/{len(todo)} {result}, {took}: {mutation} {killer}", flush=True)
     if todo and package not in PACKAGES:

@@ -151,7 +151,9 @@ def record(root: Path, packages: Sequence[str], arguments: Sequence[str], file: 
     status = pytest.main(list(arguments), plugins=[recorder])
     recorder.coverage.stop()
     if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-        file.write_text(json.dumps(recorder.content(root)), encoding="utf-8")
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(recorder.content(root)), encoding="utf-8")
+        os.replace(temporary, file)
     return int(status)
 
 

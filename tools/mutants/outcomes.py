@@ -12,6 +12,11 @@ from tools.mutants.mutations import Mutation
 
 Z = 1.959964  # of a 95 % interval
 NOTICED = ("killed", "timeout")
+NOT_NOTICED = ("survived", "partly")
+REASONS = {
+    "survived": "not looked at yet",
+    "partly": "not tried with all tests yet",
+}  # as long as there is none
 SHARES = (
     "| package | possible mistakes | tried | noticed | by a timeout | share | 95 % interval |\n"
     "|---|---|---|---|---|---|---|\n"
@@ -25,7 +30,8 @@ class Outcomes:
     Attributes:
         possible: the number of possible mistakes of each package.
         files: for each file of code its digest when it was tried, the keys of the mistakes with each outcome
-            in `NOTICED`, the mistakes that no test noticed, and what people wrote about these, by their keys.
+            in `NOTICED`, the mistakes in `NOT_NOTICED`, and what people wrote about these, by their keys.
+            A mistake that survived some of the tests, where the others were not tried, is in `partly`.
 
     Args:
         path: of the file, which is created with the first outcome.
@@ -48,7 +54,8 @@ class Outcomes:
         if kept.get("digest") != digest:
             return None
         found = [result for result in NOTICED if mutation.key in kept[result].split()]
-        return found[0] if found else "survived" if mutation.key in kept["survived"] else None
+        found += [result for result in NOT_NOTICED if mutation.key in kept[result]]
+        return found[0] if found else None
 
     def put(self, mutation: Mutation, digest: str, result: str) -> None:
         """Writes the outcome of a mutation. If its file has changed, the other outcomes of the file go.
@@ -56,17 +63,18 @@ class Outcomes:
         Args:
             mutation: the change.
             digest: of the file today.
-            result: "killed", "timeout" or "survived".
+            result: one of `NOTICED` or `NOT_NOTICED`.
         """
         kept = self.files.setdefault(mutation.path, {"reasons": {}})
         if kept.get("digest") != digest:
-            kept.update({"digest": digest, "survived": {}} | dict.fromkeys(NOTICED, ""))
-        kept["survived"].pop(mutation.key, None)
+            kept |= {"digest": digest, **dict.fromkeys(NOTICED, ""), "survived": {}, "partly": {}}
+        for before in NOT_NOTICED:
+            kept[before].pop(mutation.key, None)
         if result in NOTICED:
             kept[result] = " ".join(sorted({*kept[result].split(), mutation.key}))
             kept["reasons"].pop(mutation.key, None)
         else:
-            kept["survived"][mutation.key] = mutation.described
+            kept[result][mutation.key] = mutation.described
         self.write()
 
     def write(self) -> None:
@@ -82,7 +90,7 @@ class Outcomes:
         for package, possible in self.possible.items():
             kept = [each for path, each in self.files.items() if path.startswith(f"{package}/")]
             counts = {result: sum(len(each[result].split()) for each in kept) for result in NOTICED}
-            counts["survived"] = sum(len(each["survived"]) for each in kept)
+            counts["survived"] = sum(len(each[result]) for each in kept for result in NOT_NOTICED)
             rows += row(package, possible, counts) if any(counts.values()) else ""
         return SHARES + rows
 
@@ -90,9 +98,10 @@ class Outcomes:
         """The table of the mistakes that no test noticed."""
         rows = ""
         for path, kept in sorted(self.files.items()):
-            for key, described in kept["survived"].items():
-                described = described.replace("|", "\\|")
-                rows += f"| `{path}` | {described} | {kept['reasons'].get(key, 'not looked at yet')} |\n"
+            for result in NOT_NOTICED:
+                for key, described in kept[result].items():
+                    described = described.replace("|", "\\|")
+                    rows += f"| `{path}` | {described} | {kept['reasons'].get(key, REASONS[result])} |\n"
         return SURVIVORS + rows
 
 

@@ -136,6 +136,7 @@ def test_a_comparison_is_a_table_in_text_and_in_a_notebook() -> None:
     assert head.split() == ["term", "by", "hand", "Pyro", "difference"] and "DOES NOT AGREE" in verdict
     assert row == f"  {'<b>':16} {1.5:22} {1.25:22} {'2.5e-01':>12}"
     page = result._repr_html_()
+    assert "<thead><tr><th>term</th><th>by hand</th><th>Pyro</th><th>difference</th></tr></thead>" in page
     assert "<script>" not in page and "<b>" not in page and "a < b" not in page
     assert "<td>&lt;b&gt;</td><td>1.5</td><td>1.25</td><td>2.5e-01</td>" in page and "a &lt; b" in page
 

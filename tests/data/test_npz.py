@@ -165,9 +165,10 @@ def test_codes_are_read_as_they_are(tmp_path: Path) -> None:
     for x in (codes, codes % 2, codes.astype(np.int64)):
         data, line = load(tmp_path, CodePixelCNN, x_train=x, x_test=x)
         assert line is None and data.scale is None and np.array_equal(data.x_train[:, 0].numpy(), x)
-    assert "Codes are whole numbers from 0 to 255" in refusal(
-        tmp_path, CodePixelCNN, x_train=UNIT, x_test=UNIT
-    )
+    whole = codes.astype(np.int64)
+    for other in (UNIT, whole - 1, whole + 256):
+        line = refusal(tmp_path, CodePixelCNN, x_train=other, x_test=other)
+        assert "Codes are whole numbers from 0 to 255" in line
 
 
 @pytest.mark.parametrize("channels", [1, 3])

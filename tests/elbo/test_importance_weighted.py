@@ -103,6 +103,15 @@ def test_weights_are_refused() -> None:
         Loss(lenient, "iwae")
 
 
+@pytest.mark.parametrize("doubly", [False, True])
+def test_a_penalty_is_refused_by_its_name(doubly: bool) -> None:
+    """It would stand inside of the logarithm, as a factor of the weights."""
+    model = MODELS["pixel_vae"]((1, 8, 8), free_bits=50.0)
+    x = example_inputs(model, 2)["x"]
+    with pytest.raises(ValueError, match=r"does not support penalties: free_bits\. Remove them"):
+        ImportanceWeighted(3, doubly).differentiable_loss(model.model, model.guide, x)
+
+
 def test_only_importance_weighted_estimators_take_several_particles() -> None:
     assert {name: estimator.particles for name, estimator in ESTIMATORS.items()} == {
         **{"trace": 1, "mean_field": 1, "enum": 1},

@@ -110,6 +110,18 @@ def test_a_tensor_is_compared_under_the_first_estimator() -> None:
     assert next(model.parameters()).dtype == torch.get_default_dtype() == torch.float32
 
 
+def test_every_estimator_of_a_model_agrees_under_its_name() -> None:
+    torch.manual_seed(0)
+    model = MODELS["vae"]((1, 4, 4), z_dim=2, hidden=8).double()
+    found = {name: compare(model, torch.ones(2, 1, 4, 4), name) for name in model.estimators}
+    assert all(result["agrees"] for result in found.values())
+    weighted = "importance-weighted bound, 5 particles"
+    assert {name: result["elbo"] for name, result in found.items()} == {
+        **{"mean_field": "TraceMeanField_ELBO", "trace": "Trace_ELBO"},
+        **{"iwae": weighted, "iwae_dreg": f"{weighted}, DReG"},
+    }
+
+
 def test_inputs_and_estimators_are_checked() -> None:
     model = MODELS["ssvae"]((1, 8, 8), 3, hidden=16)
     with pytest.raises(UserError, match=r"SSVAE needs .*, but x_labelled, y_labelled is not given"):

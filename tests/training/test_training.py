@@ -1,7 +1,6 @@
 """What may be asked of the training loop: rates that climb and fall, clipping, averages, precision."""
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from inference.rundir.restore import restore
 from inference.training import loop
 from inference.training.gradients import batch_norm_statistics
 from inference.training.loop import Loop
-from inference.training.progress import StopSignals
 from inference.training.schedules import KLWeight, learning_rate, make_ema
 from inference.training.setup import check_training
 from ppl_models import MODELS
@@ -62,22 +60,6 @@ def test_the_average_forgets_the_initial_values() -> None:
         expected = decay * expected + (1 - decay) * value
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
         assert average.module.num_batches_tracked == 2 * (n + 1)
-
-
-def test_only_the_second_signal_has_its_usual_effect() -> None:
-    usual: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: usual.append(number))
-    try:
-        with StopSignals() as stop:
-            assert not stop
-            signal.raise_signal(signal.SIGTERM)
-            assert stop and not usual
-            signal.raise_signal(signal.SIGTERM)
-            assert usual == [signal.SIGTERM]
-        signal.raise_signal(signal.SIGTERM)
-        assert usual == 2 * [signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

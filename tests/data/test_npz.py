@@ -84,6 +84,21 @@ def test_a_dark_part_is_read_on_the_scale_of_the_other(tmp_path: Path) -> None:
     assert data.scale == 255 and data.x_test.unique().tolist() == [0]
 
 
+@pytest.mark.parametrize("scale", [1, 255])
+def test_the_tolerance_is_a_thousandth_of_the_scale(scale: int, tmp_path: Path) -> None:
+    """Below zero and above white."""
+    images = UNIT * scale
+    for excess in (0.0009, 0.0011):
+        low, high = images.copy(), images.copy()
+        low[0, 0, 0], high[0, 0, 1] = -excess * scale, (1 + excess) * scale
+        for x in (low, high):
+            if excess < 0.001:
+                data, _ = load(tmp_path, x_train=x, x_test=images)
+                assert data.scale == scale and np.array_equal(data.x_train[:, 0].numpy(), LEVELS)
+            else:
+                assert "x_train runs from " in refusal(tmp_path, x_train=x, x_test=images)
+
+
 SIXTEENTHS = LEVELS // 16  # 0 to 15, as scikit-learn's digits nearly are
 MISSCALED: dict[str, tuple[np.ndarray, np.ndarray, str, str]] = {
     "scikit-learn's own": (

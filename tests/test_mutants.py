@@ -105,6 +105,8 @@ def test_outcomes_are_kept_until_the_file_changes(tmp_path: Path) -> None:
     again.put(second, "another", "killed")
     assert again.get(second, "another") == "killed" and again.survivors() == SURVIVORS
     assert again.files[first.path]["reasons"] == {}
+    kept.put(first, "another", "killed")  # by a process that read the file before
+    assert [Outcomes(kept.path).get(each, "another") for each in (first, second)] == ["killed", "killed"]
 
 
 def test_only_what_is_not_known_is_tried(tmp_path: Path) -> None:

@@ -38,10 +38,16 @@ class Outcomes:
     """
 
     def __init__(self, path: Path) -> None:
-        content = json.loads(path.read_bytes()) if path.exists() else {"possible": {}, "files": {}}
         self.path = path
-        self.possible: dict[str, int] = content["possible"]
-        self.files: dict[str, dict[str, Any]] = content["files"]
+        self.possible: dict[str, int] = {}
+        self.files: dict[str, dict[str, Any]] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Reads the file, into which another process may have written."""
+        content = json.loads(self.path.read_bytes()) if self.path.exists() else {"possible": {}, "files": {}}
+        self.possible = content["possible"] | self.possible
+        self.files = content["files"]
 
     def get(self, mutation: Mutation, digest: str) -> str | None:
         """Returns the outcome of a mutation; None if it was not tried, or if its file has changed since.
@@ -65,6 +71,7 @@ class Outcomes:
             digest: of the file today.
             result: one of `NOTICED` or `NOT_NOTICED`.
         """
+        self.read()
         kept = self.files.setdefault(mutation.path, {"reasons": {}})
         if kept.get("digest") != digest:
             kept |= {"digest": digest, **dict.fromkeys(NOTICED, ""), "survived": {}, "partly": {}}
@@ -87,7 +94,7 @@ class Outcomes:
     def shares(self) -> str:
         """The table of how many mistakes of each package were noticed, with 95 % intervals."""
         rows = ""
-        for package, possible in self.possible.items():
+        for package, possible in sorted(self.possible.items()):
             kept = [each for path, each in self.files.items() if path.startswith(f"{package}/")]
             counts = {result: sum(len(each[result].split()) for each in kept) for result in NOTICED}
             counts["survived"] = sum(len(each[result]) for each in kept for result in NOT_NOTICED)

@@ -99,6 +99,12 @@ def test_the_tolerance_is_a_thousandth_of_the_scale(scale: int, tmp_path: Path) 
                 assert "x_train runs from " in refusal(tmp_path, x_train=x, x_test=images)
 
 
+def test_the_largest_value_is_in_the_upper_half_of_the_scale(tmp_path: Path) -> None:
+    data, _ = load(tmp_path, x_train=UNIT * 127.5, x_test=UNIT * 127.5)
+    assert data.scale == 255
+    assert "from 0 to 127.4" in refusal(tmp_path, x_train=UNIT * 127.4, x_test=UNIT * 127.4)
+
+
 SIXTEENTHS = LEVELS // 16  # 0 to 15, as scikit-learn's digits nearly are
 MISSCALED: dict[str, tuple[np.ndarray, np.ndarray, str, str]] = {
     "scikit-learn's own": (

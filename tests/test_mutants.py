@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests import forks
 from tools.mutants import __main__ as command
 from tools.mutants.covering import Map
 from tools.mutants.mutations import Mutation, files, mutations
+from tools.mutants.outcomes import SURVIVORS, Outcomes, Z, digest, wilson
 
 CODE = '''"""A docstring."""
 
@@ -67,12 +69,69 @@ def test_every_file_of_the_packages_has_valid_mutations() -> None:
     assert "inference/data/npz.py" in files(command.ROOT, "inference/data")
 
 
-def test_a_sample_follows_the_seed_alone() -> None:
-    possible, first = command.sample(command.ROOT, "inference/elbo", 20, seed=0)
+def test_a_larger_sample_begins_with_a_smaller_one() -> None:
+    possible, first = command.sample(command.ROOT, "inference/elbo", 20)
     assert possible > 300 and len(set(first)) == 20
-    assert command.sample(command.ROOT, "inference/elbo", 20, seed=0) == (possible, first)
-    assert command.sample(command.ROOT, "inference/elbo", 20, seed=1)[1] != first
-    assert len(command.sample(command.ROOT, "ppl_models/registry.py", 10**6, seed=0)[1]) > 5
+    assert command.sample(command.ROOT, "inference/elbo", 40)[1][:20] == first
+    assert len({mutation.path for mutation in first}) > 2  # not in the order of the files
+    assert len(command.sample(command.ROOT, "ppl_models/registry.py", 10**6)[1]) > 5
+
+
+def test_the_key_of_a_mistake_does_not_depend_on_the_code_above(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(CODE)
+    (tmp_path / "longer.py").write_text(CODE.replace("def least", "def most():\n    return 5\n\n\ndef least"))
+    keys, longer = ({each.key for each in mutations(tmp_path, name)} for name in ("code.py", "longer.py"))
+    assert keys < longer and len(longer - keys) == 2
+    assert len(keys) == sum(len(changes) for changes in CHANGES.values())
+
+
+def test_outcomes_are_kept_until_the_file_changes(tmp_path: Path) -> None:
+    first, second, third = command.sample(command.ROOT, "inference/elbo/traces.py", 3)[1]
+    kept = Outcomes(tmp_path / "kept.json")
+    kept.possible["inference/elbo"] = 338
+    for mutation, result in ((first, "killed"), (second, "survived"), (third, "timeout")):
+        kept.put(mutation, "digest", result)
+    kept.files[first.path]["reasons"][second.key] = "harmless"
+    kept.write()
+    again = Outcomes(tmp_path / "kept.json")
+    assert [again.get(each, "digest") for each in (first, second, third)] == ["killed", "survived", "timeout"]
+    assert again.get(first, "another") is None
+    assert again.shares().endswith("| `inference/elbo` | 338 | 3 | 2 | 1 | 67 % | 21 % to 94 % |\n")
+    assert again.survivors().endswith(" | harmless |\n") and again.survivors().count("\n") == 3
+
+    again.put(second, "another", "survived")  # the other two are to be tried again, and the reason stays
+    assert [again.get(each, "another") for each in (first, second, third)] == [None, "survived", None]
+    assert again.survivors().endswith(" | harmless |\n")
+    again.put(second, "another", "killed")
+    assert again.get(second, "another") == "killed" and again.survivors() == SURVIVORS
+    assert again.files[first.path]["reasons"] == {}
+    kept.put(first, "another", "killed")  # by a process that read the file before
+    assert [Outcomes(kept.path).get(each, "another") for each in (first, second)] == ["killed", "killed"]
+
+
+def test_only_what_is_not_known_is_tried(tmp_path: Path) -> None:
+    _, found = command.sample(command.ROOT, "inference/elbo", 5)
+    kept = Outcomes(tmp_path / "kept.json")
+    for mutation, result in zip(found[:4], ("killed", "survived", "timeout", "killed"), strict=True):
+        kept.put(mutation, digest(command.ROOT / mutation.path), result)
+    given = command.parse(["inference/elbo", "--sample", "5"])
+    assert command.chosen(kept, "inference/elbo", given) == [found[4]]
+    given.survivors = True
+    assert command.chosen(kept, "inference/elbo", given) == [found[1]]
+    given.survivors = False
+    kept.put(found[1], digest(command.ROOT / found[1].path), "partly")  # with all tests now
+    assert command.chosen(kept, "inference/elbo", given) == [found[1], found[4]]
+    given.tests = ["tests/elbo"]
+    assert command.chosen(kept, "inference/elbo", given) == [found[4]]
+    kept.put(found[0], "the file has changed since", "killed")
+    assert found[0] in command.chosen(kept, "inference/elbo", given)
+
+
+def test_the_page_has_the_tables_of_the_outcomes() -> None:
+    kept, page = Outcomes(command.KEPT), command.PAGE.read_text(encoding="utf-8")
+    for marks, table in ((command.MARKS, kept.shares()), (command.SURVIVOR_MARKS, kept.survivors())):
+        assert page.partition(marks[0])[2].partition(marks[1])[0].strip() == table.strip()
+    assert set(kept.possible) == set(command.PACKAGES)
 
 
 @pytest.mark.parametrize(
@@ -81,27 +140,30 @@ def test_a_sample_follows_the_seed_alone() -> None:
 )
 def test_the_interval_is_wilson_s(noticed: int, of: int, low: float, high: float) -> None:
     """Of Wilson 1927: the p at which the observed share is 1.96 standard errors away."""
-    found = command.wilson(noticed, of)
+    found = wilson(noticed, of)
     assert found == pytest.approx((low, high), abs=1e-4)
     for p in found:
         if 0 < p < 1:
-            assert abs(noticed / of - p) == pytest.approx(command.Z * (p * (1 - p) / of) ** 0.5, abs=1e-7)
+            assert abs(noticed / of - p) == pytest.approx(Z * (p * (1 - p) / of) ** 0.5, abs=1e-7)
 
 
 def test_the_tests_of_a_mistake_execute_its_statement() -> None:
-    """Those of the same package come first, then the quickest, until they take too long."""
+    """First those that noticed others, then those of the package, then the quickest, up to a limit."""
     seconds = {"tests/elbo/a.py::slow": 5.0, "tests/b.py::quick": 0.1, "tests/c.py::long": 9.0, "d": 0.0}
     lines = {"inference/elbo/x.py": {"3": list(seconds)[:3], "9": ["d"]}}
-    known = Map({"seconds": seconds, "lines": lines})
+    known = Map()
+    known.add({"seconds": seconds, "lines": lines})
 
-    def chosen(first: int, line: int, most: float) -> list[str]:
-        return known.tests(Mutation("inference/elbo/x.py", first, line, 0, 0, "", ""), most)
+    def chosen(first: int, line: int, most: float, **killers: int) -> list[str]:
+        mutation = Mutation("inference/elbo/x.py", first, line, 0, 0, "", "")
+        return known.tests(mutation, most, Counter({"tests/c.py::long": killers.get("long", 0)}))
 
     assert chosen(3, 3, 100) == ["tests/elbo/a.py::slow", "tests/b.py::quick", "tests/c.py::long"]
+    assert chosen(3, 3, 100, long=1)[0] == "tests/c.py::long"  # it has noticed another mistake in the file
     assert chosen(2, 4, 6) == ["tests/elbo/a.py::slow", "tests/b.py::quick"]
     assert chosen(9, 9, 100) == ["d"]
     assert len(chosen(5, 5, 100)) == 4  # executed by no test, such as a default: all tests of the file
-    assert known.tests(Mutation("inference/elbo/y.py", 3, 3, 0, 0, "", ""), 100) == []
+    assert known.tests(Mutation("inference/elbo/y.py", 3, 3, 0, 0, "", ""), 100, Counter()) == []
 
 
 # A project with one package, its tests, and a fixture that two tests share.
@@ -139,6 +201,7 @@ def test_smaller():
 }
 TRIED = """
 import json, sys
+from collections import Counter
 from pathlib import Path
 from tools.mutants import covering, trials
 from tools.mutants.mutations import mutations
@@ -147,14 +210,15 @@ trials.SPARE = 4.0
 folder, (log, kept) = Path.cwd(), map(Path, sys.argv[1:3])
 wanted = json.loads(sys.argv[3])
 trials.forked(folder, log, 60, lambda: covering.record(folder, ["own"], [*trials.PYTEST, "tests"], kept))
-known = covering.Map(json.loads(kept.read_text()))
+known = covering.Map()
+known.add(json.loads(kept.read_text()))
 found = []
 for mutation in mutations(folder, "own/code.py"):
     if [mutation.before, mutation.after] not in wanted:
         continue
-    tests = known.tests(mutation, 60)
+    tests = known.tests(mutation, 60, Counter())
     found.append([mutation.before, mutation.after, len(tests)])
-    found[-1].append(trials.outcome(folder, mutation, tests, 0.0))
+    found[-1] += trials.outcome(folder, mutation, tests, 0.0)
 print(json.dumps(found))
 """
 
@@ -168,11 +232,11 @@ def test_mistakes_are_noticed_or_not(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     expected = [
-        ["a < b", "(a <= b)", 1, "survived"],  # no test compares equal numbers
-        ["a < b", "(a >= b)", 1, "killed"],
-        ["n > 0", "(n >= 0)", 2, "killed"],  # by the second test that uses the shared fixture
-        ["n -= 1", "n += 1", 2, "timeout"],
-        ["5", "(6)", 3, "survived"],  # executed by no test: all tests of the file are tried
+        ["a < b", "(a <= b)", 1, "survived", ""],  # no test compares equal numbers
+        ["a < b", "(a >= b)", 1, "killed", "tests/test_own.py::test_smaller"],
+        ["n > 0", "(n >= 0)", 2, "killed", "tests/test_own.py::test_second"],  # it shares the fixture
+        ["n -= 1", "n += 1", 2, "timeout", ""],
+        ["5", "(6)", 3, "survived", ""],  # executed by no test: all tests of the file are tried
     ]
     wanted = json.dumps([change[:2] for change in expected])
     paths = [str(tmp_path / name) for name in ("log", "map.json")]

@@ -12,7 +12,7 @@ from inference.errors import UserError
 CHUNK = 1_000  # images converted at a time
 LAST_TOKEN = 2**20  # float32 has every whole number up to 2^24
 TOLERANCE = 1e-3  # fraction of the scale by which floats may exceed it because of rounding; they are clipped
-WHITES = (1, 16, 255, 1023, 4095, 16383, 65535)  # usual values of white, for advice only
+WHITES = (16, 255, 1023, 4095, 16383, 65535)  # usual values of white, for advice only
 
 
 Tensors = tuple[dict[str, Data], int | None]
@@ -96,7 +96,10 @@ def read_sequences(x: dict[str, np.ndarray], name: str, dims: int | None = None)
                 f"{what} has type {tokens.dtype} and shape {tokens.shape}. Give whole numbers of tokens, (n, "
                 "length)."
             )
-        _refuse_where((tokens < 0) | (tokens > LAST_TOKEN), f"{what} has {{}} outside 0..{LAST_TOKEN}", "")
+        unknown = (tokens < 0) | (tokens > LAST_TOKEN)
+        _refuse_where(
+            unknown, f"{what} has {{}} outside 0..{LAST_TOKEN}", "Give the numbers of a vocabulary."
+        )
         ended = np.cumsum(tokens <= 1, axis=1) > 0
         late = np.pad(ended, ((0, 0), (1, 0)))[:, :-1] & (tokens != 0)
         late[:, 0] |= tokens[:, 0] == 0

@@ -94,6 +94,11 @@ def saved(folder: Path, data: Any) -> str:
     ("make", "model", "complaint"),
     [
         (lambda: columns().remove_columns("animal"), FSVAE, "has no column of labels. Give --label-column"),
+        (
+            lambda: columns().add_column("kind", [0] * 40, feature=datasets.ClassLabel(names=NAMES)),
+            FSVAE,
+            "has labels in animal and kind. Choose one with --label-column",
+        ),
         (lambda: columns().remove_columns("picture"), VAE, "has no column of images. Save it with one"),
         (lambda: columns(animal=[0, -1] * 20), VAE, "train, row 1 has no label in 'animal'. Remove the row"),
         (

@@ -84,6 +84,27 @@ def test_a_dark_part_is_read_on_the_scale_of_the_other(tmp_path: Path) -> None:
     assert data.scale == 255 and data.x_test.unique().tolist() == [0]
 
 
+@pytest.mark.parametrize("scale", [1, 255])
+def test_the_tolerance_is_a_thousandth_of_the_scale(scale: int, tmp_path: Path) -> None:
+    """Below zero and above white."""
+    images = UNIT * scale
+    for excess in (0.0009, 0.0011):
+        low, high = images.copy(), images.copy()
+        low[0, 0, 0], high[0, 0, 1] = -excess * scale, (1 + excess) * scale
+        for x in (low, high):
+            if excess < 0.001:
+                data, _ = load(tmp_path, x_train=x, x_test=images)
+                assert data.scale == scale and np.array_equal(data.x_train[:, 0].numpy(), LEVELS)
+            else:
+                assert "x_train runs from " in refusal(tmp_path, x_train=x, x_test=images)
+
+
+def test_the_largest_value_is_in_the_upper_half_of_the_scale(tmp_path: Path) -> None:
+    data, _ = load(tmp_path, x_train=UNIT * 127.5, x_test=UNIT * 127.5)
+    assert data.scale == 255
+    assert "from 0 to 127.4" in refusal(tmp_path, x_train=UNIT * 127.4, x_test=UNIT * 127.4)
+
+
 SIXTEENTHS = LEVELS // 16  # 0 to 15, as scikit-learn's digits nearly are
 MISSCALED: dict[str, tuple[np.ndarray, np.ndarray, str, str]] = {
     "scikit-learn's own": (
@@ -165,9 +186,10 @@ def test_codes_are_read_as_they_are(tmp_path: Path) -> None:
     for x in (codes, codes % 2, codes.astype(np.int64)):
         data, line = load(tmp_path, CodePixelCNN, x_train=x, x_test=x)
         assert line is None and data.scale is None and np.array_equal(data.x_train[:, 0].numpy(), x)
-    assert "Codes are whole numbers from 0 to 255" in refusal(
-        tmp_path, CodePixelCNN, x_train=UNIT, x_test=UNIT
-    )
+    whole = codes.astype(np.int64)
+    for other in (UNIT, whole - 1, whole + 256):
+        line = refusal(tmp_path, CodePixelCNN, x_train=other, x_test=other)
+        assert "Codes are whole numbers from 0 to 255" in line
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -183,6 +183,20 @@ def test_a_folder_is_decoded_into_a_temporary_file(
     assert torch.equal(on_disk.x_train[:], in_memory.x_train[:])
 
 
+def test_a_chunk_has_as_many_rows_as_fit(
+    tmp_path: Path, on_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """130 images of 64 bytes: three fit into 200 bytes, and one is read at a time if none fits."""
+    np.save(tmp_path / "x.npy", IMAGES)
+    data = as_dataset(np.load(tmp_path / "x.npy", mmap_mode="r"), IMAGES, model=VAE).x_train
+    assert isinstance(data, Rows)
+    for size, rows in ((200, 3), (64, 1), (63, 1)):
+        monkeypatch.setattr(stored, "CHUNK", size)
+        found = list(stored.chunks(data))
+        assert [len(chunk) for chunk in found] == [min(rows, 130 - k) for k in range(0, 130, rows)]
+        assert torch.equal(torch.cat(found), data[:])
+
+
 def test_a_full_temporary_folder_is_one_line(on_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def write(self, content: Any) -> None:

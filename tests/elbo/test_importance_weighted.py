@@ -40,6 +40,22 @@ def test_the_value_is_pyro_s_own(float64: None) -> None:
         torch.testing.assert_close(ours.loss(model.model, model.guide, x), value)
 
 
+def test_samples_have_the_weights_of_the_bound(float64: None) -> None:
+    """Their mean is the bound, and without the likelihood they are p(z) / q(z | x)."""
+    model = small()
+    x = example_inputs(model, 6)["x"]
+    elbo = ImportanceWeighted(7)
+    pyro.set_rng_seed(1)
+    loss = elbo.loss(model.model, model.guide, x)
+    pyro.set_rng_seed(1)
+    z, log_likelihood, log_weights = elbo.sample(model.model, model.guide, x)
+    assert z["z"].shape == (7, 6, 2)
+    torch.testing.assert_close(-(log_weights.logsumexp(0) - math.log(7)).sum().item(), loss)
+    prior = dist.Normal(x.new_zeros(2), 1.0).to_event(1)
+    ratio = prior.log_prob(z["z"]) - model.posterior(x)["z"].log_prob(z["z"])
+    torch.testing.assert_close(log_weights - log_likelihood, ratio)
+
+
 @pytest.mark.parametrize("estimator", ["iwae", "iwae_dreg"])
 def test_one_particle_is_the_elbo(estimator: str, float64: None) -> None:
     model = small("gmvae", components=3)
@@ -101,6 +117,15 @@ def test_weights_are_refused() -> None:
     lenient = MODELS["pixel_vae"]((1, 8, 8), free_bits=0.5)
     with pytest.raises(ValueError, match=r"iwae does not support penalties\. Set free bits to 0, not 0\.5\."):
         Loss(lenient, "iwae")
+
+
+@pytest.mark.parametrize("doubly", [False, True])
+def test_a_penalty_is_refused_by_its_name(doubly: bool) -> None:
+    """It would stand inside of the logarithm, as a factor of the weights."""
+    model = MODELS["pixel_vae"]((1, 8, 8), free_bits=50.0)
+    x = example_inputs(model, 2)["x"]
+    with pytest.raises(ValueError, match=r"does not support penalties: free_bits\. Remove them"):
+        ImportanceWeighted(3, doubly).differentiable_loss(model.model, model.guide, x)
 
 
 def test_only_importance_weighted_estimators_take_several_particles() -> None:

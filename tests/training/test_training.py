@@ -22,7 +22,7 @@ from inference.rundir.restore import restore
 from inference.training import loop
 from inference.training.gradients import batch_norm_statistics
 from inference.training.loop import Loop
-from inference.training.schedules import KLWeight, learning_rate
+from inference.training.schedules import KLWeight, learning_rate, make_ema
 from inference.training.setup import check_training
 from ppl_models import MODELS
 from ppl_models.nets.mlp import MLP
@@ -45,6 +45,21 @@ def test_the_step_schedule_is_that_of_the_iwae_paper() -> None:
     config = TrainConfig(lr=1e-3, steps=2 * 3280, schedule="step", lr_warmup=0)
     expected = [1e-3 * 10 ** (-i / 7) for i in range(8) for _ in range(2 * 3**i)]
     assert_close([learning_rate(step, config) for step in range(2 * 3280)], expected)
+
+
+def test_the_average_forgets_the_initial_values() -> None:
+    """The decay after n updates is min(decay, (1 + n) / (10 + n)), and a count is copied."""
+    model = nn.BatchNorm1d(1)
+    average = make_ema(model, 0.25)
+    expected = 1.0
+    for n, value in enumerate((3.0, 5.0, -2.0, 7.0)):
+        model.weight.data.fill_(value)
+        model.num_batches_tracked += 2
+        average.update_parameters(model)
+        decay = (0.0, 2 / 11, 0.25, 0.25)[n]  # the first update is a copy
+        expected = decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
+        assert average.module.num_batches_tracked == 2 * (n + 1)
 
 
 @pytest.fixture

@@ -1,10 +1,9 @@
-"""Which tests execute a line: one run of the tests under coverage, kept until a file changes."""
+"""Which tests execute a line: one run of each file of tests under coverage, kept until the code changes."""
 
 import hashlib
 import json
 import os
-import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,24 @@ FIXTURE = "fixture "  # begins the context of a fixture that several tests share
 class Map:
     """The tests that execute each line of the project.
 
-    Args:
-        content: of the file that `record` writes.
+    Attributes:
+        seconds: CPU seconds of each test.
+        lines: for each file of code and each line, the tests.
     """
 
-    def __init__(self, content: dict[str, Any]) -> None:
-        self.seconds: dict[str, float] = content["seconds"]
-        self.lines: dict[str, dict[str, list[str]]] = content["lines"]
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.lines = defaultdict[str, dict[int, list[str]]](lambda: defaultdict(list))
 
-    def tests(self, mutation: Mutation, most: float) -> list[str]:
-        """Returns the tests that can notice a mutation, those of its own package and the quickest first.
+    def add(self, content: dict[str, Any]) -> None:
+        """Adds the tests of a file that `record` has written."""
+        self.seconds.update(content["seconds"])
+        for path, lines in content["lines"].items():
+            for line, tests in lines.items():
+                self.lines[path][int(line)] += tests
+
+    def tests(self, mutation: Mutation, most: float, killers: Counter[str]) -> list[str]:
+        """Returns the tests that can notice a mutation: those of its own package first, then the quickest.
 
         They are the tests that execute the changed statement. If none does, as for a default that is set
         once at import or for code that runs in another process, they are all tests that execute the file.
@@ -36,13 +43,15 @@ class Map:
         Args:
             mutation: the change.
             most: CPU seconds that the tests may take; the others are left out.
+            killers: how many mutations of the same file each test has noticed. The most come first.
         """
         lines = self.lines.get(mutation.path, {})
         changed = range(mutation.first, mutation.line + 1)
-        found = {test for line in changed for test in lines.get(str(line), ())}
+        found = {test for line in changed for test in lines.get(line, ())}
         found = found or {test for tests in lines.values() for test in tests}
         folder = "tests/" + str(Path(mutation.path).parent).removeprefix("inference/") + "/"
-        ranked = sorted(found, key=lambda test: (not test.startswith(folder), self.seconds[test], test))
+        rank = lambda test: (-killers[test], not test.startswith(folder), self.seconds[test], test)  # noqa: E731
+        ranked = sorted(found, key=rank)
         chosen, total = list[str](), 0.0
         for test in ranked:
             total += self.seconds[test]
@@ -141,20 +150,24 @@ def record(root: Path, packages: Sequence[str], arguments: Sequence[str], file: 
     recorder.coverage.start()
     status = pytest.main(list(arguments), plugins=[recorder])
     recorder.coverage.stop()
-    if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        file.write_text(json.dumps(recorder.content(root)), encoding="utf-8")
+    if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(recorder.content(root)), encoding="utf-8")
+        os.replace(temporary, file)
     return int(status)
 
 
-def digest(root: Path, folders: Sequence[str], tests: Sequence[str]) -> str:
-    """A digest of the code of some folders, and of the names of the tests."""
-    found = hashlib.sha256(json.dumps(list(tests)).encode())
-    for folder in folders:
+def digest(root: Path, folders: Sequence[str], test: str) -> str:
+    """A digest of the code of some folders, of what tests share, and of a file of tests."""
+    found = hashlib.sha256(test.encode() + (root / test).read_bytes())
+    for folder in (*folders, "tests"):
         for path in sorted((root / folder).rglob("*.py")):
-            found.update(str(path.relative_to(root)).encode() + path.read_bytes())
+            if not path.name.startswith("test_"):
+                found.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 
-def age(file: Path) -> str:
-    """When a file was written, for the user."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(file.stat().st_mtime))
+def test_files(root: Path, named: Sequence[str]) -> list[str]:
+    """Returns the files of tests in folders, relative to the project, and files that are named themselves."""
+    found = [path for name in named for path in [root / name, *sorted((root / name).rglob("test_*.py"))]]
+    return list(dict.fromkeys(str(path.relative_to(root)) for path in found if path.is_file()))

@@ -1,6 +1,8 @@
 """The small mistakes that a file can have: one change of an expression or a statement each."""
 
 import ast
+import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +29,8 @@ class Mutation(NamedTuple):
         end: where it ends.
         before: the code that is replaced, in one line.
         after: the code in its place.
+        scope: the class and the function around it, such as `Loss.__init__`; empty outside of them.
+        number: how many changes before this one in the file have the same scope and code.
     """
 
     path: str
@@ -36,13 +40,32 @@ class Mutation(NamedTuple):
     end: int
     before: str
     after: str
+    scope: str = ""
+    number: int = 0
+
+    @property
+    def key(self) -> str:
+        """A name of the change in its file that stays the same when other code of the file changes."""
+        described = "\0".join((self.scope, self.before, self.after, str(self.number)))
+        return hashlib.sha256(described.encode()).hexdigest()[:8]
+
+    @property
+    def order(self) -> str:
+        """Random numbers that sort the changes of the project, the same ones in every call."""
+        return hashlib.sha256(f"{self.path} {self.key}".encode()).hexdigest()
 
     def apply(self, content: bytes) -> bytes:
         """Returns the content of the file with this change."""
         return content[: self.start] + self.after.encode() + content[self.end :]
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.first}: `{self.before:.100}` -> `{self.after:.100}`"
+        return f"{self.path}:{self.first}: {self.described}"
+
+    @property
+    def described(self) -> str:
+        """The function, and the code before and after."""
+        where = f"{self.scope}: " if self.scope else ""
+        return f"{where}`{self.before:.100}` -> `{self.after:.100}`"
 
 
 def mutations(root: Path, path: str) -> list[Mutation]:
@@ -55,7 +78,12 @@ def mutations(root: Path, path: str) -> list[Mutation]:
     content = (root / path).read_bytes()
     finder = _Finder(path, content)
     finder.visit(ast.parse(content))
-    return sorted(set(finder.found), key=lambda each: (each.start, each.end, each.after))
+    found, seen = list[Mutation](), Counter[tuple[str, str, str]]()
+    for each in sorted(set(finder.found), key=lambda each: (each.start, each.end, each.after)):
+        same = each.scope, each.before, each.after
+        found.append(each._replace(number=seen[same]))
+        seen[same] += 1
+    return found
 
 
 class _Finder(ast.NodeVisitor):
@@ -71,6 +99,7 @@ class _Finder(ast.NodeVisitor):
         for line in content.splitlines(keepends=True):
             self.starts.append(self.starts[-1] + len(line))
         self.statement = 1
+        self.scope = list[str]()
 
     def change(self, node: ast.expr | ast.stmt, after: ast.AST | str) -> None:
         """Adds the mutation that puts other code in place of a node."""
@@ -81,7 +110,8 @@ class _Finder(ast.NodeVisitor):
         if isinstance(after, ast.expr):
             text = f"({text})"
         before = " ".join(self.content[start:end].decode().split())
-        self.found.append(Mutation(self.path, self.statement, node.end_lineno, start, end, before, text))
+        place = self.path, self.statement, node.end_lineno, start, end
+        self.found.append(Mutation(*place, before, text, ".".join(self.scope)))
 
     def visit(self, node: ast.AST) -> None:
         """Visits a node, and remembers the innermost statement."""
@@ -105,9 +135,11 @@ class _Finder(ast.NodeVisitor):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         """The defaults and the body, without decorators and annotations."""
+        self.scope.append(node.name)
         self.visit_all(node.args.defaults)
         self.visit_all(node.args.kw_defaults)
         self.visit_all(node.body)
+        self.scope.pop()
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         """The defaults and the body."""
@@ -116,7 +148,9 @@ class _Finder(ast.NodeVisitor):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         """The body."""
+        self.scope.append(node.name)
         self.visit_all(node.body)
+        self.scope.pop()
 
     def visit_Assign(self, node: ast.Assign) -> None:
         """An attribute or an element is not set."""

@@ -1,6 +1,7 @@
 """Tests in processes that are forked from one with the libraries, in a copy of the project."""
 
 import contextlib
+import gc
 import importlib
 import os
 import resource
@@ -22,9 +23,11 @@ from tools.mutants.mutations import Mutation
 # What the tests import besides the project. A forked process has it already.
 LIBRARIES = ["torch", "torchvision.datasets", "pyro", "torch._dynamo", "torch._inductor.config", "arviz"]
 LIBRARIES += ["matplotlib.figure", "sklearn.datasets", "sklearn.decomposition", "sklearn.linear_model"]
-LIBRARIES += ["scipy.stats", "jinja2", "PIL.Image"]
+LIBRARIES += ["scipy.stats", "jinja2", "PIL.Image", "h5py", "yaml", "tqdm", "psutil", "filelock"]
+LIBRARIES += ["hypothesis.strategies", "_hypothesis_pytestplugin", "anyio.pytest_plugin", "xdist.plugin"]
 OWN = ("inference", "ppl_models", "tools", "tests", "benchmarks", "exercises")  # never taken from the parent
-PYTEST = ("-q", "-p", "no:cacheprovider", "--tb=line", "--show-capture=no")
+IMPORTED = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"  # those of LIBRARIES
+PYTEST = ("-q", "-p", "no:cacheprovider", "--tb=line", "--show-capture=no", "-W", IMPORTED)
 SPARE = 20.0  # CPU seconds on top of those of the tests, for imports
 OUTCOMES = {"killed": True, "timeout": True, "survived": False}  # whether the tests have noticed
 
@@ -37,6 +40,7 @@ def load_libraries() -> None:
         except ImportError:
             continue  # the tests skip what needs it
     sys.modules["torch"].set_num_threads(1)
+    gc.freeze()  # pytest collects garbage several times in a forked process, which leaves these objects alone
 
 
 def copy_project(root: Path, folder: Path) -> Path:
@@ -80,6 +84,7 @@ def forked(copy: Path, log: Path, seconds: float, work: Callable[[], int]) -> in
             for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
                 del sys.modules[name]
             sys.path.insert(0, str(copy))
+            sys.dont_write_bytecode = False  # pytest keeps the tests that it has compiled
             os.environ["PYTHONPATH"] = str(copy)
             status = work()
         except BaseException:
@@ -106,10 +111,17 @@ class Chosen:
 
     Args:
         tests: their names.
+        file: for the name of the test that fails.
     """
 
-    def __init__(self, tests: Sequence[str]) -> None:
+    def __init__(self, tests: Sequence[str], file: Path) -> None:
         self.place = {test: place for place, test in enumerate(tests)}
+        self.file = file
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Writes the name of the test that fails."""
+        if report.failed:
+            self.file.write_text(report.nodeid, encoding="utf-8")
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -118,7 +130,7 @@ class Chosen:
         items[:] = sorted(kept, key=lambda item: self.place[item.nodeid])
 
 
-def outcome(copy: Path, mutation: Mutation, tests: Sequence[str], seconds: float) -> str:
+def outcome(copy: Path, mutation: Mutation, tests: Sequence[str], seconds: float) -> tuple[str, str]:
     """Makes the mutation in the copy, runs tests, and undoes it.
 
     Args:
@@ -129,20 +141,22 @@ def outcome(copy: Path, mutation: Mutation, tests: Sequence[str], seconds: float
 
     Returns:
         "killed" if a test fails or the tests cannot start, "timeout" if they take more than five times as
-        long, and "survived" otherwise, also without tests.
+        long, and "survived" otherwise, also without tests. And the name of the test that fails, if one does.
     """
     if not tests:
-        return "survived"
-    file = copy / mutation.path
+        return "survived", ""
+    file, killer = copy / mutation.path, copy.parent / "killer"
+    killer.write_text("", encoding="utf-8")
     content = file.read_bytes()
 
     def run() -> int:
         named = dict.fromkeys(test.partition("::")[0] for test in tests)
-        return int(pytest.main(["-x", *PYTEST, *named], plugins=[Chosen(tests)]))
+        return int(pytest.main(["-x", *PYTEST, *named], plugins=[Chosen(tests, killer)]))
 
     try:
         file.write_bytes(mutation.apply(content))
         status = forked(copy, copy.parent / "log", SPARE + 5 * seconds, run)
     finally:
         file.write_bytes(content)
-    return "timeout" if status is None else "survived" if status == pytest.ExitCode.OK else "killed"
+    result = "timeout" if status is None else "survived" if status == pytest.ExitCode.OK else "killed"
+    return result, killer.read_text(encoding="utf-8")

@@ -74,11 +74,11 @@ def add(folder: Path, name: str) -> str:
     restored = restore(folder)
     results = restored.run.results()
     model, path = restored.model, WEIGHTS / f"{name}.pt"
-    expected = evaluate(model, restored.data, particles=())
+    expected = evaluate(model, restored.data, particles=(), samples=1)
     WEIGHTS.mkdir(parents=True, exist_ok=True)
     model.half().save(path)
     halved = from_saved(torch.load(path, weights_only=True)).float()
-    found = evaluate(halved, restored.data, particles=())
+    found = evaluate(halved, restored.data, particles=(), samples=1)  # with the same noise
     names = expected.keys() - PENALTIES
     apart = max(abs(found[key].value - expected[key].value) / (expected[key].se or 1) for key in names)
     if apart > 0.1:

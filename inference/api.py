@@ -19,7 +19,7 @@ from inference.errors import UserError
 from inference.metrics.bounds import evaluate_bounds
 from inference.metrics.importance import importance_sample
 from inference.metrics.run_evaluation import why_no_importance_weights
-from inference.rundir.pretrained import checksums, pretrained
+from inference.rundir.pretrained import checksums, others, pretrained
 from inference.rundir.restore import no_larger_than, restore_model
 from inference.rundir.run import Run
 from inference.rundir.run_config import IN_MEMORY
@@ -178,9 +178,7 @@ def load(path: str | Path) -> LatentVariableModel:
     try:
         content = load_plain(read_regular(path), path)
     except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror or error}). Name a saved model or a run."
-        ) from None
+        raise UserError(f"cannot read {path} ({error.strerror or error}). {others()}") from None
     saved = content.get("parameters") if isinstance(content, dict) else None
     try:
         with no_larger_than(saved if isinstance(saved, dict) else {}):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from inference.api import held_out, load
 from inference.backend.device import choose_device, fast_float32
@@ -15,6 +15,7 @@ from inference.metrics.encoding import Encoded, encode_points
 from inference.metrics.sampling import Samples, raw_values, sample_model
 from inference.metrics.scores import Scores, score_points
 from inference.rundir.kinds import COUNT, WHOLE
+from inference.rundir.pretrained import code_stages
 from inference.rundir.run import Run
 from inference.training.code_prior import decode_codes, first_stage
 from ppl_models.base import LatentVariableModel
@@ -39,15 +40,17 @@ def sample(
     labels: Sequence[int] | None = None,
     temperature: float = 1.0,
     same_latents: bool = False,
+    means: bool = False,
     seed: int = 0,
     device: str = "auto",
 ) -> Samples:
     """Samples x from a trained model, as raw values of a data set.
 
-    The run of a code prior samples codes, which the model of its first stage decodes to mean images.
+    The run of a code prior samples codes, which the model of its first stage decodes to mean images. So does
+    the name of a pretrained VQ-VAE or of its prior.
 
     Args:
-        source: a model, a file that `model.save` wrote, or a run folder.
+        source: a model, a file that `model.save` wrote, a run folder, or the name of a pretrained model.
         n: the number of samples.
         labels: the labels of the samples, in turn, for a model with a label; by default they are random.
         temperature: T multiplies the standard deviations of the latents and of a flow's noise, and divides
@@ -55,6 +58,7 @@ def sample(
             to the noise of a decoder with a mean.
         same_latents: whether all samples have the same latents, so that only the noise of x varies. With
             several labels each round of labels has latents of its own; all labels are used by default.
+        means: whether x is the mean of p(x | latents) instead of a sample of it.
         seed: the seed of all random numbers. The RNG state is preserved.
         device: "auto", "cpu" or "cuda".
 
@@ -74,20 +78,35 @@ def sample(
     """
     folder = None if isinstance(source, LatentVariableModel) else Path(source)
     run = Run.open(folder) if folder and folder.is_dir() else None
-    with _on_device(source, device) as model:
-        if run is None or not run.config.stage1_run:
-            found = sample_model(model, n, labels, temperature, same_latents, seed)
-            if run and run.config.tokens:
-                found = found._replace(lines=run.config.tokens.decode(found.x))
-            if run and run.config.columns:
-                found = found._replace(x=original_units(found.x, Columns(**run.config.columns)))
-            return found
-        first = first_stage(run).to(next(model.parameters()).device)
-        if same_latents:
-            raise UserError(f"{run.config.model} has no latents. Leave out same_latents.")
-        index = sample_model(model, n, labels, temperature, seed=seed).x[:, 0]
-        images = decode_codes(first, index.to(next(model.parameters()).device))
-        return Samples(raw_values(first, images).cpu(), None, {"codes": index}, drawn="images")
+    stages = code_stages(folder) if folder else None
+    with _on_device(stages[0] if stages else source, device) as model:
+        if stages or (run and run.config.stage1_run):
+            first = load(stages[1]) if stages else first_stage(cast(Run, run))
+            return _sample_codes(model, first, n, labels, temperature, same_latents, seed)
+        found = sample_model(model, n, labels, temperature, same_latents, seed, means)
+        if run and run.config.tokens:
+            found = found._replace(lines=run.config.tokens.decode(found.x))
+        if run and run.config.columns:
+            found = found._replace(x=original_units(found.x, Columns(**run.config.columns)))
+        return found
+
+
+def _sample_codes(
+    prior: LatentVariableModel,
+    first: LatentVariableModel,
+    n: int,
+    labels: Sequence[int] | None,
+    temperature: float,
+    same_latents: bool,
+    seed: int,
+) -> Samples:
+    """Samples codes from a prior, and decodes them by the model of the first stage."""
+    if same_latents:
+        raise UserError(f"{prior.registered_name} has no latents. Leave out same_latents.")
+    device = next(prior.parameters()).device
+    index = sample_model(prior, n, labels, temperature, seed=seed).x[:, 0]
+    images = decode_codes(first.to(device), index.to(device))
+    return Samples(raw_values(first, images).cpu(), None, {"codes": index}, drawn="images")
 
 
 def encode(source: LatentVariableModel | str | Path, data: Any, *, device: str = "auto") -> Encoded:
@@ -96,7 +115,7 @@ def encode(source: LatentVariableModel | str | Path, data: Any, *, device: str =
     Images are encoded without noise. A latent that depends on others is conditioned on their modes.
 
     Args:
-        source: a model, a file that `model.save` wrote, or a run folder.
+        source: a model, a file that `model.save` wrote, a run folder, or the name of a pretrained model.
         data: in one of the forms that `fit` takes; of a `Dataset` of the suite the test part.
         device: "auto", "cpu" or "cuda".
 
@@ -131,7 +150,7 @@ def score(
     Lakshminarayanan 2019, Do Deep Generative Models Know What They Don't Know? (arXiv 1810.09136).
 
     Args:
-        source: a model, a file that `model.save` wrote, or a run folder.
+        source: a model, a file that `model.save` wrote, a run folder, or the name of a pretrained model.
         data: in one of the forms that `fit` takes; of a `Dataset` of the suite the test part.
         particles: m, samples of the latents per data point.
         device: "auto", "cpu" or "cuda".
@@ -173,7 +192,7 @@ def diagnose(
     The bounds are those without KL weight, for any beta. `docs/howto/diagnose.md` explains each number.
 
     Args:
-        source: a model, a file that `model.save` wrote, or a run folder.
+        source: a model, a file that `model.save` wrote, a run folder, or the name of a pretrained model.
         data: in one of the forms that `fit` takes; of a `Dataset` of the suite the test part.
         images: how many data points, the first ones, the gaps are measured on.
         particles: samples of the latents per data point of the bounds.

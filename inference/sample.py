@@ -4,10 +4,11 @@ python -m inference.sample RUN                                    100 samples in
 python -m inference.sample RUN --n 1000 --out samples.npz         levels 0..255 or points x, labels y, latents
 python -m inference.sample RUN --labels 0,1,2 --same-latents      the same latents with each label
 python -m inference.sample RUN --temperature 0.7                  closer to the modes
+python -m inference.sample RUN --means                            means of x, without the noise of p(x | z)
 python -m inference.sample --pretrained gmvae-mnist               a model of the repository, without data
 
 RUN is a run folder, which is not changed, or a file that model.save wrote. The run of a code prior samples
-codes, which its first stage decodes to mean images.
+codes, which its first stage decodes to mean images; so do a pretrained VQ-VAE and its prior.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -59,6 +60,8 @@ def main(arguments: list[str]) -> int:
     add("--temperature", type=POSITIVE.parse, default=1.0, metavar="T", help=about)
     about = "the same latents in all samples, or in each round of labels: only the noise or the label varies"
     add("--same-latents", action="store_true", help=about)
+    about = "the means of p(x | latents) instead of samples of x: images without the decoder's noise"
+    add("--means", action="store_true", help=about)
     add("--seed", type=SEED.parse, default=0, metavar="N", help="seed of all random numbers (default: 0)")
     given = parser.parse_args(arguments)
     if given.out:
@@ -69,6 +72,7 @@ def main(arguments: list[str]) -> int:
         labels=given.labels,
         temperature=given.temperature,
         same_latents=given.same_latents,
+        means=given.means,
         seed=given.seed,
         device=given.device,
     )
@@ -122,7 +126,8 @@ def draw(found: Samples, given: argparse.Namespace) -> None:
         int(found.y.max()) + 1 if given.same_latents and found.y is not None else 1
     )
     columns = in_turn if 1 < in_turn <= MAX_COLUMNS else min(10 if given.n <= 100 else 20, given.n)
-    title = f"{given.n} samples" + (f", temperature {given.temperature:g}" if given.temperature != 1 else "")
+    title = f"{'means of ' if given.means else ''}{given.n} samples"
+    title += f", temperature {given.temperature:g}" if given.temperature != 1 else ""
     title += ", the same latents" + (" in each row" if in_turn > 1 else "") if given.same_latents else ""
     if not is_drawn(found):
         other = f"FILE{usual_ending(found)}"

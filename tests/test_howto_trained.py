@@ -14,7 +14,7 @@ from tests.support import shortened
 
 HOWTO = Path(__file__).parent.parent / "docs" / "howto"
 PAGES = {
-    "sample": ["samples.png", "samples.npz"],
+    "sample": ["samples.png", "samples.npz", "digits.png"],
     "encode": ["latents.npz", "latents.csv"],
     "score": ["scores.csv"],
     "diagnose": ["runs/digits/figures/diagnostics_ranks.png"],
@@ -26,8 +26,8 @@ SHORT = ["--steps", "20"]  # in place of the default number
 
 def commands(page: Path) -> list[list[str]]:
     """Returns the commands in the page's blocks of code, as arguments after `python -m`."""
-    blocks = re.findall(r"^```\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    found = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    found = [shlex.split(line) for language, block in blocks if not language for line in block.splitlines()]
     assert all(line[:2] == ["python", "-m"] for line in found)
     return [line[2:] for line in found]
 

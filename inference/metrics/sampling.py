@@ -44,6 +44,7 @@ def sample_model(
     temperature: float = 1.0,
     same_latents: bool = False,
     seed: int = 0,
+    means: bool = False,
 ) -> Samples:
     """Samples x from a model; see `inference.sample`.
 
@@ -55,11 +56,12 @@ def sample_model(
         same_latents: whether all samples have the same latents. If there are several labels, the samples of
             one round of labels have.
         seed: the seed of all random numbers.
+        means: whether x is the mean of p(x | latents) instead of a sample of it.
 
     Raises:
         UserError: the model cannot be sampled so.
     """
-    _check(model, n, labels, temperature)
+    _check(model, n, labels, temperature, means)
     was_training, like = model.training, next(model.parameters())
     devices = [like.device] if like.is_cuda else []
     steps = Tempered(temperature, with_x=not model.has_mean)
@@ -77,6 +79,7 @@ def sample_model(
                     model,
                     min(CHUNK, n - start),
                     {name: z[start : start + CHUNK] for name, z in given.items()},
+                    means,
                 )
                 for start in range(0, n, CHUNK)
             ]
@@ -98,10 +101,14 @@ def raw_values(model: LatentVariableModel, x: Tensor) -> Tensor:
     return kind.data.raw(kind.shown(x))
 
 
-def _check(model: LatentVariableModel, n: int, labels: Sequence[int] | None, temperature: float) -> None:
-    """Raises UserError unless the numbers are above zero and the model has the labels."""
+def _check(
+    model: LatentVariableModel, n: int, labels: Sequence[int] | None, temperature: float, means: bool
+) -> None:
+    """Raises UserError unless the numbers are above zero and the model has the labels and the means."""
     COUNT.check("n", n)
     POSITIVE.check("temperature", temperature)
+    if means and not model.has_mean:
+        raise UserError(f"{type(model).__name__} has no means of p(x | latents). Leave out means.")
     if labels is None:
         return
     if not model.has_label:
@@ -129,13 +136,15 @@ def _shared_latents(model: LatentVariableModel, n: int, labels: int) -> dict[str
     return {name: z.repeat_interleave(size, 0)[:n] for name, z in found.items()}
 
 
-def _chunk(model: LatentVariableModel, n: int, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Samples x, the label as y if the model has one, and the latents by name."""
+def _chunk(model: LatentVariableModel, n: int, given: dict[str, Tensor], means: bool) -> dict[str, Tensor]:
+    """Samples x or its mean, the label as y if the model has one, and the latents by name."""
     latents = {name: z for name, z in given.items() if name != "y"}
     trace = model.generate(n, latents, given.get("y"))
     if "x" not in trace.nodes:
         raise UserError(f"{type(model).__name__} has no p(x) with these options. Choose another model.")
     found = latents_of(trace) | given
+    if means:
+        found["x"] = trace.nodes["x"]["fn"].mean
     if "y" in found and found["y"].is_floating_point():  # a latent label is one-hot
         found["y"] = found["y"].argmax(-1)
     return found

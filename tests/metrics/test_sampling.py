@@ -148,6 +148,18 @@ def test_the_decoder_noise_has_no_temperature() -> None:
     assert (pixels == pixels[0]).all()
 
 
+def test_means_have_no_noise() -> None:
+    """They are the decoder's output for the same latents, as levels, and MADE has none."""
+    model = small(FSVAE, z_dim=2, hidden=8)
+    found, noisy = (sample(model, 9, labels=[2, 0], means=means) for means in (True, False))
+    assert torch.equal(found.latents["z"], noisy.latents["z"]) and torch.equal(found.y, noisy.y)
+    mean = model.decoder(found.latents["z"], torch.eye(3)[found.y]).detach().view(9, 1, 6, 6)
+    assert torch.equal(found.x, (255 * mean).round().clamp(0, 255).to(torch.uint8))
+    assert not torch.equal(found.x, noisy.x)
+    with pytest.raises(UserError, match=r"^MADE has no means of p\(x \| latents\)\. Leave out means\.$"):
+        sample(small(MADE, hidden=8), 3, means=True)
+
+
 def test_labels_are_in_turn_and_latents_are_shared() -> None:
     for cls in (FSVAE, SSVAE):
         model = small(cls, z_dim=2, hidden=8)

@@ -131,7 +131,7 @@ def test_the_page_has_the_tables_of_the_outcomes() -> None:
     kept, page = Outcomes(command.KEPT), command.PAGE.read_text(encoding="utf-8")
     for marks, table in ((command.MARKS, kept.shares()), (command.SURVIVOR_MARKS, kept.survivors())):
         assert page.partition(marks[0])[2].partition(marks[1])[0].strip() == table.strip()
-    assert set(kept.possible) == set(command.PACKAGES)
+    assert set(kept.possible) <= set(command.PACKAGES)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leaves the objects of imported modules, hundreds of thousands, out of later collections of garbage."""
-    gc.freeze()
+    """Collects garbage again, now that all modules are imported."""
     gc.enable()
 
 

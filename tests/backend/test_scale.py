@@ -20,7 +20,7 @@ State = dict[str, list[Tensor]]  # gradients' moving averages, and parameters, a
 def images(folder: Path, side: int) -> Path:
     """A file of colour images whose levels follow each other, so that models have something to learn."""
     random = np.random.default_rng(0)
-    levels = random.integers(200, size=(66, 1, 1, 3)) + random.integers(56, size=(66, side, side, 3))
+    levels = random.integers(200, size=(80, 1, 1, 3)) + random.integers(56, size=(80, side, side, 3))
     np.save(folder / "images.npy", levels.astype(np.uint8))
     return folder / "images.npy"
 

@@ -77,9 +77,9 @@ def random_batches(model: LatentVariableModel, size: int) -> Batches:
 
 
 def batches_of(model: LatentVariableModel, size: int, data: Dataset) -> Batches:
-    """Returns the batches of a data set for a model, on the CPU."""
+    """Returns the batches of a data set for a model, on the model's device."""
     options, config = model.constructor_options, settings(model, size)
-    return prepare_batches(type(model), options, config, data, torch.device("cpu"))[0]
+    return prepare_batches(type(model), options, config, data, next(model.parameters()).device)[0]
 
 
 def settings(model: LatentVariableModel, size: int, mode: str = "eager", **given: object) -> TrainConfig:
@@ -97,13 +97,17 @@ def suite(
     particles: int | None = None,
     accumulate: int = 1,
     precision: str = "float32",
+    say: Callable[[str], None] = print,
 ) -> StepTimer:
-    """Returns the suite's training, without log lines, evaluations and checkpoints."""
+    """Returns the suite's training, without log lines, evaluations and checkpoints.
+
+    `say` gets a line if the steps cannot be compiled.
+    """
     given = {"elbo": estimator, "particles": particles, "accumulate": accumulate, "precision": precision}
     config = settings(model, batches.size, mode, **given)
     loss, kl_weight = Loss(model, config.elbo, config.particles), KLWeight(model, 0, batches.device)
     context = precision_context(precision, model, batches.device.type)
-    steps = Steps(loss, batches, config, kl_weight, context, lambda *_: "not finite", print)
+    steps = Steps(loss, batches, config, kl_weight, context, lambda *_: "not finite", say)
     number = 0
 
     def make(count: int) -> None:

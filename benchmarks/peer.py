@@ -1,6 +1,7 @@
 """The NumPyro process that `benchmarks.step` times, in an environment of its own, .peers/."""
 
 import sys
+import tempfile
 import venv
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, run
@@ -20,7 +21,8 @@ class Peer:
 
     def __init__(self, python: Path):
         command = [str(python), str(PEERS / "steps.py")]
-        self.process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True)
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in __exit__)
+        self.process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=self.errors, text=True)
 
     def ask(self, request: str) -> float:
         """Sends a line and returns the answer.
@@ -32,8 +34,11 @@ class Peer:
         print(request, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
+            self.process.wait()
+            self.errors.seek(0)
+            why = "".join(f" ({line})" for line in self.errors.read().splitlines()[-1:])
             raise UserError(
-                f"the NumPyro process stopped at {request!r}. Remove .peers and run the command again."
+                f"the NumPyro process stopped at {request!r}{why}. Remove .peers and run the command again."
             )
         return float(answer)
 
@@ -47,6 +52,7 @@ class Peer:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
+        self.errors.close()
 
 
 def peers() -> Path | None:

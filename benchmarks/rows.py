@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks import COST
 from inference.cli.parser import Parser
@@ -26,13 +26,16 @@ class ModelTable(NamedTuple):
     head: str
     models: tuple[str, ...]
 
-    def parse(self, arguments: list[str], module: str, purpose: str) -> argparse.Namespace:
+    def parse(
+        self, arguments: list[str], module: str, purpose: str, **options: dict[str, Any]
+    ) -> argparse.Namespace:
         """Returns the options of a command: `model`, the models to measure, and `write`.
 
         Args:
             arguments: The command line.
             module: The command.
             purpose: What it does, one line.
+            options: Further options; name -> what `add_argument` takes.
 
         Raises:
             UserError: A model is unknown.
@@ -41,6 +44,8 @@ class ModelTable(NamedTuple):
         about = "measure this model only; can be repeated (default: all of them)"
         parser.add_argument("--model", action="append", metavar="NAME", help=about)
         parser.add_argument("--write", action="store_true", help="write the rows into docs/cost.md")
+        for name, settings in options.items():
+            parser.add_argument(f"--{name}", **settings)
         given = parser.parse_args(arguments)
         for name in given.model or ():
             if name not in self.models:

@@ -3,10 +3,13 @@
 import io
 import json
 import math
+import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 
 import numpy as np
@@ -17,6 +20,7 @@ import torch
 from benchmarks import (
     COST,
     bound,
+    gpu,
     growth,
     implementations,
     network,
@@ -308,3 +312,42 @@ def test_images_of_the_scale_stay_on_disk(tmp_path: Path, monkeypatch: pytest.Mo
     found = {kind: answer | {"ms": 1000.0 * place} for place, kind in enumerate(scale.KINDS, 1)}
     cells = scale.row("pixel_vae", 4, found).split(" | ")[2:]
     assert cells == ["4", "16.0", "1000", "500", "3.0", "90", "8.0", "10.7 |"]  # 32 images in 3 s
+
+
+def test_a_process_of_the_gpu_table_times_and_profiles_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it is a thread, and on the CPU: no kernel of a GPU, and no wait for one."""
+    monkeypatch.setattr(gpu, "MODES", {"compiled": "graph", "eager": "eager"})
+    monkeypatch.setattr(gpu, "BATCHES", (4, 6))
+    monkeypatch.setattr(gpu, "BLOCK", 2)
+    ours, theirs = multiprocessing.Pipe()
+    thread = Thread(target=gpu.serve, args=("vae2d", theirs, "cpu"))
+    thread.start()
+    assert ours.recv() == ""
+    answers = []
+    for request in (("time", 4, "eager", 2), ("time", 6, "compiled", 3), ("profile", 6)):
+        ours.send(request)
+        answers.append(ours.recv())
+    ours.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert 0 < answers[0] < 1e4 and 0 < answers[1] < 1e4 and answers[2] == (0.0, 0)
+
+
+def test_a_model_that_cannot_be_compiled_is_no_row_of_the_gpu_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not timed with eager steps in the place of compiled ones."""
+    monkeypatch.setattr("inference.training.program.record", lambda *given, **more: 1 / 0)
+    with pytest.raises(RuntimeError, match=r"inductor cannot be used, steps are eager: .*division by zero"):
+        gpu._training("vae2d", 4, "compiled", "cpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the state of a process from /proc")
+def test_while_a_model_is_timed_the_others_are_stopped() -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+
+        def state() -> str:
+            return Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+        with gpu.stopped([other.pid, None]):
+            assert state() == "T"
+        assert state() != "T"
+        other.kill()

@@ -1,9 +1,9 @@
 """Training in NumPyro, written as in its tutorials, which `benchmarks.step` times.
 
 This script runs in an environment of its own, without the suite's packages. It reads requests from stdin, one
-per line, and answers each with a number on stdout. `NAME` builds the step of a model. A number runs that many
-steps in one compiled call and answers with milliseconds per step. `product` answers with the floating-point
-operations per second of a matrix product.
+per line, and answers each with a number on stdout. `NAME` or `NAME BATCH` builds the step of a model. A
+number runs that many steps in one compiled call and answers with milliseconds per step. `product` answers
+with the floating-point operations per second of a matrix product.
 """
 
 import sys
@@ -320,13 +320,13 @@ def binarize(key: jax.Array, levels: jax.Array) -> jax.Array:
     return (255 * jax.random.uniform(key, levels.shape) < levels.astype(jnp.float32)).astype(jnp.float32)
 
 
-def random_training(name: str) -> Training:
-    """Returns a training on random images."""
+def random_training(name: str, batch: int = BATCH) -> Training:
+    """Returns a training on random images, `batch` of them per step."""
     shape = MODELS[name]()[-1]
     noise = np.random.RandomState(0)
     noisy = shape == (784,)
-    size = (BATCHES * BATCH, *shape)
-    data: dict[str, Any] = {"batch_size": BATCH, "noisy": noisy}
+    size = (BATCHES * batch, *shape)
+    data: dict[str, Any] = {"batch_size": batch, "noisy": noisy}
     if noisy:
         data["x_train"] = jnp.asarray(noise.randint(256, size=size), jnp.uint8)
     else:
@@ -362,7 +362,8 @@ def main() -> None:
         elif request == "product":
             answer = matrix_product_rate()
         else:
-            run, answer = random_training(request).run, 0.0
+            name, *batch = request.split()
+            run, answer = random_training(name, *map(int, batch)).run, 0.0
         print(answer, flush=True)
 
 

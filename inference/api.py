@@ -126,7 +126,7 @@ def compare(model: LatentVariableModel, inputs: Any, estimator: str | None = Non
     """Compares the hand-derived bound of a model with Pyro's estimator: each term, in value and gradient.
 
     Both see the same noise: Pyro's estimator runs the guide, and the bound is computed from its samples.
-    Use a model and inputs in float64, in which they agree to rounding.
+    They agree to rounding in float64. A model or inputs in another precision are copied and compared in it.
 
     Args:
         model: the model.

@@ -51,7 +51,7 @@ def add_data(parser: Parser) -> None:
     """Adds --data and --data-dir to a command that reads data with a trained model."""
     about = "a data set by name or file, of which the test part is read (default: the run's own)"
     parser.add_argument("--data", metavar="DATA", help=about)
-    about = f"folder of named data sets (default: the run's, else {DATA_DIR})"
+    about = f"folder of data sets (default: the run's, else {DATA_DIR})"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=about)
 
 

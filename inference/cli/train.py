@@ -165,7 +165,7 @@ def _add_data(parser: Parser, cls: type[LatentVariableModel], named: bool) -> No
     about += "" if named else f"; points: {names}"
     add = parser.add_argument
     add("--data", metavar="NAME", help=about)
-    add("--data-dir", type=Path, metavar="DIR", help=f"folder of named data sets (default: {DATA_DIR})")
+    add("--data-dir", type=Path, metavar="DIR", help=f"folder of data sets (default: {DATA_DIR})")
     about = "column of the labels in a table or a data set of Hugging Face"
     add("--label-column", metavar="NAME", help=about)
     about = "height and width to which the images of a folder are resized and cropped"

@@ -78,7 +78,8 @@ def find_dataset(
         name: a name of `IMAGE_SETS` or `points.NAMES`, torchvision:NAME, or the path of an .npz or .npy file,
             of a table, of a text, of a folder of images, or of one that Hugging Face's `save_to_disk` wrote.
             None means MNIST, or digits if MNIST is neither in `data_dir` nor can be downloaded.
-        data_dir: the folder that holds the files of named data sets.
+        data_dir: the folder that holds the files of named data sets. A file that is not in the working
+            directory is looked for here.
         model: the class that the data are for. It decides how a file is read (see `npz.load`).
         label_column: name of the labels' column in a table or a data set of Hugging Face.
         image_size: height and width to which the images of a folder are resized and cropped.
@@ -93,6 +94,8 @@ def find_dataset(
         UserError: the name is not known, or the data cannot be read.
     """
     known, path = name in points.NAMES or name in IMAGE_SETS, Path(name or "")
+    if path.suffix and not known and not path.exists() and (data_dir / path).is_file():
+        path = data_dir / path
     is_table = path.suffix.lower() in tables.SUFFIXES
     is_folder = name is not None and not known and path.is_dir()
     is_saved = is_folder and huggingface.is_saved(path)

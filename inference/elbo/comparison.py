@@ -90,8 +90,8 @@ def compare(
     """Compares a model's `bound` with Pyro's estimator, in value and in gradient.
 
     Both sides use the same noise: Pyro's estimator runs the guide, and `bound` computes its terms from the
-    values that the guide sampled, with their graph. In float64 both agree to rounding. A model in another
-    precision is copied and compared in float64.
+    values that the guide sampled, with their graph. In float64 both agree to rounding. A model or inputs
+    in another precision are copied and compared in float64.
 
     Args:
         model: the model.
@@ -125,14 +125,12 @@ def _in_float64(
     model: LatentVariableModel, inputs: dict[str, Tensor]
 ) -> Iterator[tuple[LatentVariableModel, dict[str, Tensor]]]:
     """Yields the model and its inputs in float64: themselves, or copies."""
+    inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
     if all(parameter.dtype == torch.float64 for parameter in model.parameters()):
         yield model, inputs
         return
     with double_precision():
-        yield (
-            copy.deepcopy(model).double(),
-            {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()},
-        )
+        yield copy.deepcopy(model).double(), inputs
 
 
 def _compare(model: LatentVariableModel, inputs: dict[str, Tensor], estimator: str) -> Comparison:

@@ -291,3 +291,20 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         archive.writestr("a.png", b"")
     with pytest.raises(UserError, match=r"has no x_train, only a\.png"):
         find_dataset(str(tmp_path / "images.npz"), tmp_path)
+
+
+def test_a_file_is_looked_for_in_the_folder_of_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The working directory comes first, and a folder of that name is not a data set."""
+    kept, here = tmp_path / "kept", tmp_path / "here"
+    for folder in (kept, here):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    load(kept, x_train=LEVELS, x_test=LEVELS[:2])
+    assert find_dataset("own.npz", kept)[0].name == str(kept / "own.npz")
+    load(here, x_train=LEVELS, x_test=LEVELS[:3])
+    assert find_dataset("own.npz", kept)[0].name == str(here / "own.npz")
+    (kept / "images.v2").mkdir()
+    with pytest.raises(UserError, match=r"images\.v2"):
+        find_dataset("images.v2", kept)

@@ -4,9 +4,9 @@ Read docs/derivations/06-importance-weighted-bound.md. Then replace each TODO an
 
     python -m exercises.check 06
 
-The model is that of exercise 4 with a normal decoder, and the guide gives k samples for each data point:
+The model is that of exercise 4 with a normal decoder, and the guide gives K samples for each data point:
 
-    p(z)     = N(z; 0, I)                           z (k, batch, 3)
+    p(z)     = N(z; 0, I)                           z (K, batch, 3)
     p(x | z) = N(x; decoder(z), I)                  x (batch, 6)
     q(z | x) = N(z; loc(x), diag scale(x)^2)        loc, scale (batch, 3)
 
@@ -27,7 +27,7 @@ from ppl_models.nets.heads import loc_scale
 
 
 class VAE(LatentVariableModel):
-    """L_k = E log 1/k sum_k p(x, z_k) / q(z_k | x),    z_k ~ q(z | x)."""
+    """L_K = E log 1/K sum_k p(x, z_k) / q(z_k | x),    z_k ~ q(z | x)."""
 
     def __init__(self) -> None:
         super().__init__((6,))
@@ -44,11 +44,11 @@ class VAE(LatentVariableModel):
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
     def log_weights(self, x: Tensor, z: Tensor) -> Tensor:
-        """Returns log w, (k, batch), of the samples z (k, batch, 3)."""
+        """Returns log w, (K, batch), of the samples z (K, batch, 3)."""
         loc, scale = loc_scale(self.encoder(x))
         return TODO  # log p(x, z) - log q(z | x)
 
 
 def importance_weighted_bound(log_w: Tensor) -> Tensor:
-    """Returns the estimate of L_k in nats, (batch,), from log w (k, batch). A weight itself may overflow."""
+    """Returns the estimate of L_K in nats, (batch,), from log w (K, batch). A weight itself may overflow."""
     return TODO  # the logarithm of the mean weight

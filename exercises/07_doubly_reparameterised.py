@@ -4,11 +4,11 @@ Read docs/derivations/07-doubly-reparameterised-gradients.md. Then replace each 
 
     python -m exercises.check 07
 
-There are k samples z (k, batch, d) with the log weights log w (k, batch). The normalised weights are
+There are K samples z (K, batch, d) with the log weights log w (K, batch). The normalised weights are
 
     v_k = w_k / sum_j w_j
 
-and the gradient of the importance-weighted bound L_k is a sum over the samples. Each function below gives one
+and the gradient of the importance-weighted bound L_K is a sum over the samples. Each function below gives one
 part of it. Both log densities were computed at z, and z is a leaf of the graph: the gradient with respect to
 z is the path only, without the score.
 """
@@ -20,12 +20,12 @@ from exercises import TODO
 
 
 def normalised_weights(log_w: Tensor) -> Tensor:
-    """Returns v, (k, batch). A weight itself may overflow."""
+    """Returns v, (K, batch). A weight itself may overflow."""
     return TODO  # from the logarithms
 
 
 def gradient_at_samples(log_w: Tensor, z: Tensor) -> Tensor:
-    """Returns the doubly reparameterised gradient of L_k at the samples, (k, batch, d).
+    """Returns the doubly reparameterised gradient of L_K at the samples, (K, batch, d).
 
     It is what the guide's parameters receive through z. Use
     torch.autograd.grad(scalar, z, retain_graph=True)[0].
@@ -35,9 +35,9 @@ def gradient_at_samples(log_w: Tensor, z: Tensor) -> Tensor:
 
 
 def model_gradient(log_w: Tensor, log_p: Tensor, parameter: Tensor) -> Tensor:
-    """Returns the gradient of L_k, summed over the batch, with respect to a parameter of the model.
+    """Returns the gradient of L_K, summed over the batch, with respect to a parameter of the model.
 
-    log_p: log p(x, z), (k, batch).
+    log_p: log p(x, z), (K, batch).
     """
     v = normalised_weights(log_w).detach()
     return TODO  # which power of v?

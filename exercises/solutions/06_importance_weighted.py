@@ -12,7 +12,7 @@ from ppl_models.nets.heads import loc_scale
 
 
 class VAE(LatentVariableModel):
-    """L_k = E log 1/k sum_k p(x, z_k) / q(z_k | x),    z_k ~ q(z | x)."""
+    """L_K = E log 1/K sum_k p(x, z_k) / q(z_k | x),    z_k ~ q(z | x)."""
 
     def __init__(self) -> None:
         super().__init__((6,))
@@ -29,7 +29,7 @@ class VAE(LatentVariableModel):
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
     def log_weights(self, x: Tensor, z: Tensor) -> Tensor:
-        """Returns log w, (k, batch), of the samples z (k, batch, 3)."""
+        """Returns log w, (K, batch), of the samples z (K, batch, 3)."""
         loc, scale = loc_scale(self.encoder(x))
         log_joint = densities.normal(x, self.decoder(z), 1.0) + densities.normal(z, 0.0, 1.0)
         log_q = densities.normal(z, loc, scale)
@@ -37,5 +37,5 @@ class VAE(LatentVariableModel):
 
 
 def importance_weighted_bound(log_w: Tensor) -> Tensor:
-    """Returns the estimate of L_k in nats, (batch,), from log w (k, batch). A weight itself may overflow."""
+    """Returns the estimate of L_K in nats, (batch,), from log w (K, batch). A weight itself may overflow."""
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))

@@ -9,7 +9,7 @@ from ppl_models.nets.heads import loc_scale
 
 
 class VAE(LatentVariableModel):
-    """L_k = E log 1/k sum_k p(x, z_k) / q(z_k | x),    z_k ~ q(z | x)."""
+    """L_K = E log 1/K sum_k p(x, z_k) / q(z_k | x),    z_k ~ q(z | x)."""
 
     def __init__(self) -> None:
         super().__init__((6,))
@@ -26,7 +26,7 @@ class VAE(LatentVariableModel):
             pyro.sample("z", dist.Normal(loc, scale).to_event(1))
 
     def log_weights(self, x: Tensor, z: Tensor) -> Tensor:
-        """Returns log w, (k, batch), of the samples z (k, batch, 3)."""
+        """Returns log w, (K, batch), of the samples z (K, batch, 3)."""
         loc, scale = loc_scale(self.encoder(x))
         log_likelihood = densities.normal(x, self.decoder(z), 1.0)
         log_ratio = densities.normal(z, loc, scale) - densities.normal(z, 0.0, 1.0)

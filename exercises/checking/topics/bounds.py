@@ -170,7 +170,7 @@ def importance_weighted(given: Any) -> Iterator[Row]:
     yield log_weight_row(given)
     log_w = (torch.randn(5, 7) + 800).requires_grad_()
     yield row(
-        "L_k",
+        "L_K",
         given.importance_weighted_bound,
         (log_w,),
         lambda log_w: (log_w - 800).exp().mean(0).log() + 800,

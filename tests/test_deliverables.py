@@ -112,7 +112,7 @@ def test_every_deliverable_has_a_section(page: str) -> None:
         assert COMMAND.search(below) or LINK.search(below), f"{name} has neither a command nor a link"
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/commands.md", "docs/howto/sweeps.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/commands.md", "docs/howto/sweeps.md", "docs/teaching.md"])
 def test_every_command_parses(page: str) -> None:
     given = commands(page)
     assert len(given) >= (5 if "howto" in page else 10)

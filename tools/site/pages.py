@@ -34,6 +34,8 @@ CONTENTS = (
     ("How-to guides", "howto/index"),
     ("Derivations", "derivations/index"),
     ("Courses", "courses/index"),
+    ("Teaching", "teaching"),
+    ("Marking notes", "marking"),
     ("Models", "models/index"),
     ("Plate diagrams", "diagrams/index"),
     ("Commands", "commands"),

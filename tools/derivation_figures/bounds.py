@@ -59,7 +59,7 @@ def conditional() -> Any:
 
 @figure_of("06-importance-weighted-bound")
 def importance_weighted() -> Any:
-    """L_m of a guide that is a little too narrow, against the number of samples."""
+    """L_K of a guide that is a little too narrow, against the number of samples."""
     figure, axes = canvas(height=2.2)
     scale, ms = 0.75, 2 ** np.arange(11)
     v = np.random.RandomState(0).normal(size=(4_000, ms[-1]))

@@ -194,7 +194,7 @@ def serve(name: str, pipe: Connection, device: str = "cuda") -> None:
         try:
             made = {(size, mode): _training(name, size, mode, device) for size in BATCHES for mode in MODES}
             profiled(made[BATCHES[0], "compiled"])  # loads the profiler
-        except Exception as error:  # the other models go on
+        except Exception as error:  # the others continue
             pipe.send(f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}")
             return
         pipe.send("")

@@ -310,7 +310,9 @@ def test_steps_of_fit_are_steps_of_svi(
     for (key, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         if key in cancelled(ours):
             continue
-        assert_close(a, b, rtol=1e-9, atol=1e-12, msg=f"{key} differs")
+        # Adam divides a gradient by its size plus 1e-8. A gradient near zero has a rounding error of 1e-16.
+        # So its parameter moves by up to 1e-8 of the learning rate, 1e-3, in each of the four steps.
+        assert_close(a, b, rtol=1e-9, atol=1e-10, msg=f"{key} differs")
 
 
 def test_images_come_out_as_they_went_in(model: LatentVariableModel) -> None:

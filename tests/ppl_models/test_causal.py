@@ -10,7 +10,7 @@ from ppl_models.code_prior import categorical as codes
 from ppl_models.distributions import AutoregressiveGrid, BernoulliImage, LogisticMixtureImage
 from ppl_models.distributions.logistic_mixture import num_outputs
 from ppl_models.nets.pixelcnn import PixelCNN
-from ppl_models.nets.transformer import CausalTransformer
+from ppl_models.nets.transformer import FEW, CausalTransformer, causal_attention
 
 
 def bernoulli(raw: Tensor) -> BernoulliImage:
@@ -106,3 +106,21 @@ def test_codes_have_a_likelihood(float64: None) -> None:
     fn, x = AutoregressiveGrid(network, codes, (1, 4, 3)).expand([5]), torch.randint(7, (5, 1, 4, 3)).double()
     by_hand = torch.nn.functional.cross_entropy(network(x), x[:, 0].long(), reduction="none").sum((1, 2))
     assert_close(fn.log_prob(x), -by_hand)
+
+
+@pytest.mark.parametrize(("n", "m"), [(5, 5), (2, 5), (FEW + 1, FEW + 1)])
+def test_attention_is_an_average_over_the_positions_so_far(n: int, m: int, float64: None) -> None:
+    """Weights exp(q . k / sqrt(d)) of each query's own position and all before it."""
+    q, k, v = torch.randn(2, n, 3), torch.randn(2, m, 3), torch.randn(2, m, 4)
+    found = causal_attention(q, k, v)
+    assert found.shape == (2, n, 4)
+    for place in (0, n // 2, n - 1):
+        seen = m - n + place + 1
+        weights = (k[:, :seen] @ q[:, place, :, None]).div(3**0.5).exp()
+        assert_close(found[:, place], (weights * v[:, :seen]).sum(1) / weights.sum(1))
+
+
+def test_the_places_of_the_transformer_start_small() -> None:
+    network = CausalTransformer(7, (20, 20), 32, 2, 1)
+    (places,) = (p.detach() for p in network.parameters() if p.shape[-2:] == (400, 32))
+    assert 0.019 < places.std() < 0.021

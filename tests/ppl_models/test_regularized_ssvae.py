@@ -167,7 +167,10 @@ def test_penalties_are_at_least_zero_and_known_where_the_classifier_is_constant(
     assert certain["entropy"] < 1e-12
 
 
-@pytest.mark.parametrize("left_out", ["labelled", "class", "entropy", "balance", "smooth"])
+WEIGHTS = ("labelled", "class", "entropy", "balance", "smooth")
+
+
+@pytest.mark.parametrize("left_out", WEIGHTS)
 def test_each_penalty_can_be_left_out(left_out: str, float64: None) -> None:
     model = build(**{f"{left_out}_weight": 0.0})
     inputs = example_inputs(model, 5)
@@ -175,6 +178,12 @@ def test_each_penalty_can_be_left_out(left_out: str, float64: None) -> None:
     gone = {"labelled": LABELLED, "class": ("classification",), "smooth": ("smoothness",)}
     expected = {*PENALTIES, *LABELLED} - set(gone.get(left_out, (left_out,)))
     assert result["agrees"] and set(result["terms"]) & {*PENALTIES, *LABELLED} == expected
+
+
+@pytest.mark.parametrize("kept", [None, *WEIGHTS])
+def test_one_weight_above_zero_is_enough_for_penalties(kept: str | None) -> None:
+    model = build(**{f"{name}_weight": 0.5 * (name == kept) for name in WEIGHTS})
+    assert model.has_penalties == (kept is not None)
 
 
 def test_without_labelled_images_there_is_the_bound_alone(float64: None) -> None:

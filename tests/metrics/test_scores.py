@@ -7,6 +7,8 @@ import torch
 from inference import evaluate, score
 from inference.data import Dataset, load_dataset
 from inference.errors import UserError
+from inference.metrics.bounds import summary
+from inference.metrics.scores import Scores
 from ppl_models import AE, FSVAE, MADE, PPCA, SSVAE, VAE, VQVAE, Flow
 from ppl_models.programs import sample_latents
 
@@ -110,3 +112,14 @@ def test_the_model_and_the_generator_are_preserved(digits: Dataset) -> None:
     found = [score(model, digits, 3).values for _ in range(2)]
     assert torch.equal(*found) and model.training and torch.equal(torch.get_rng_state(), before)
     assert np.isfinite(found[0].numpy()).all()
+
+
+def test_two_data_points_and_two_samples_have_errors() -> None:
+    """Of 1 and 3: the standard deviation is the root of 2, and the standard error 1. One point has none."""
+    two = torch.tensor([[1.0, 3.0]])
+    assert summary(two) == pytest.approx({"value": 2.0, "se": 1.0})
+    assert summary(two.T) == pytest.approx({"value": 2.0, "mc_se": 1.0})
+    mc_se = torch.tensor([0.3, 0.4])
+    found = Scores("negative_elbo", two[0], mc_se, None).summary()
+    assert found == pytest.approx({"value": 2.0, "se": 1.0, "mc_se": 0.25})
+    assert "se" not in Scores("negative_elbo", two[0, :1], mc_se[:1], None).summary()

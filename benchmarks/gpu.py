@@ -7,8 +7,8 @@ python -m benchmarks.gpu --numpyro python3      time NumPyro too, in a Python th
 
 Steps are those of `benchmarks.step`, with batches of 97 and 1,024. All models are built and compiled at the
 same time, each in a process of its own. While one is timed, all others are stopped. NumPyro runs in turn with
-the suite. The profiler counts how often the host waits for the GPU in a block of 50
-compiled steps, and how long the GPU's kernels take.
+the suite. The profiler counts how often the host waits for the GPU in a block of 50 compiled steps, and how
+long the GPU's kernels take.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -78,10 +78,13 @@ def main(arguments: list[str]) -> int:
 
         def build(name: str) -> None:
             """Waits until all of a model is compiled."""
-            for place, peer in peers.items():
-                if place[0] == name and not _start(place, peer):
-                    without.add(place)
-            trainings[name].wait()
+            try:
+                for place, peer in peers.items():
+                    if place[0] == name and not _start(place, peer):
+                        without.add(place)
+                trainings[name].wait()
+            except (OSError, ValueError):  # the command ends, and has closed the files of its processes
+                return
             ready.put(name)
 
         for name in names:

@@ -51,7 +51,7 @@ def test_public_functions_are_callable_after_every_module_is_imported() -> None:
     x = torch.ones(3, 1, 6, 6, dtype=torch.float64)
     assert inference.compare(small_vae().double(), x)["agrees"]
     assert compare(small_vae().double(), x)["agrees"]
-    assert compare(small_vae().double(), x.float())["agrees"]  # and of the other precision
+    assert compare(small_vae().double(), x.float())["agrees"]  # the inputs are converted
 
 
 def test_every_form_of_the_same_data_trains_the_same_model(small_npz: Path) -> None:

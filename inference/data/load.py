@@ -37,7 +37,8 @@ def load_dataset(
             such as "torchvision:KMNIST", a name of two-dimensional points such as "smiley", the path of an
             .npz or .npy file, of a .csv, .tsv or .parquet table or of a .txt file, a folder of images, or the
             folder that Hugging Face's `save_to_disk` wrote.
-        data_dir: the folder that holds the files of named data sets, or into which they are downloaded.
+        data_dir: the folder that holds the files of named data sets, or into which they are downloaded. A
+            file that is not in the working directory is looked for here.
         label_column: name of the labels' column in a table or a data set of Hugging Face.
         image_size: height and width to which the images of a folder are resized and cropped.
         tokens: "words" (default) or "characters" of a .txt file.

@@ -26,6 +26,7 @@ from tests.support import DOCUMENTED, shortened
 from tests.test_docs import PAGES, formulas, links
 from tools.site.models import model_pages
 from tools.site.pages import DOCS, collect, site_links
+from tools.site.reference import reference_pages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -62,16 +63,29 @@ def test_every_page_is_in_the_contents_once(tmp_path: Path) -> None:
     }
 
 
+def test_the_reference_has_every_public_name() -> None:
+    pages = "\n".join(reference_pages().values())
+    missing = []
+    for line in (DOCS / "public_api.txt").read_text().splitlines():
+        name = line.split("(")[0].split(" ")[0].split(":")[0]
+        parts = name.split(".")
+        # A method is on the page of its class.
+        owners = {".".join(parts[:number]) for number in range(2, len(parts) + 1)}
+        if not any(re.search(rf":: {re.escape(owner)}$", pages, re.MULTILINE) for owner in owners):
+            missing.append(name)
+    assert missing == []
+
+
 def test_the_page_of_a_model_shows_its_samples() -> None:
     about = yaml.safe_load((DOCS / "models.yaml").read_text("utf-8"))
     found = model_pages(DOCS.parent, {})
     for name, entry in about.items():
         page = found[f"models/{name}.md"]
         assert f"```\n{entry['command']}\n```" in page
-        if "sample" in entry:
-            path = DOCS / entry["sample"]
-            shown = path.read_text("utf-8") if path.suffix == ".txt" else f"](../{entry['sample']})"
-            assert shown in page and path.is_file() and entry["caption"] in page
+        assert f"\n| `{name}" in page, f"no published run of {name}"
+        path = DOCS / entry["sample"]
+        shown = path.read_text("utf-8") if path.suffix == ".txt" else f"](../{entry['sample']})"
+        assert shown in page and path.is_file() and entry["caption"] in page
     assert "```text\n" + (DOCS / "models" / "seq_vae.txt").read_text("utf-8") in found["models/seq_vae.md"]
 
 

@@ -71,9 +71,9 @@ POSTERIOR = {
 AIS = {
     "-IWAE-5000": ("iwae_5000", "se"),
     "-log p(x) by AIS": ("ais", "se"),
-    "-IWAE-5000 less AIS": ("ais_difference", "mc_se"),
+    "-IWAE-5000 minus AIS": ("ais_difference", "mc_se"),
 }
-REVERSE = {"-log p(x) by reverse AIS": ("ais_reverse", "se"), "AIS less reverse AIS": ("ais_gap", "se")}
+REVERSE = {"-log p(x) by reverse AIS": ("ais_reverse", "se"), "AIS minus reverse AIS": ("ais_gap", "se")}
 # Columns of each table that the line of a system in the README shows.
 HEADLINES = {
     "Bounds": ("-ELBO", "-IWAE-5000", "-log p(x)"),

@@ -34,8 +34,8 @@ DEPENDENT = {"ais_reverse", "ais_gap"}
 TITLES = {
     "ais": "-log p(x) by AIS",
     "ais_reverse": "-log p(x) by reverse AIS",
-    "ais_difference": "-IWAE less AIS",
-    "ais_gap": "AIS less reverse AIS",
+    "ais_difference": "-IWAE minus AIS",
+    "ais_gap": "AIS minus reverse AIS",
 }
 
 

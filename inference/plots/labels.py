@@ -19,7 +19,7 @@ LABELS = {
     "accuracy": "accuracy",
     "mean_squared_error": "mean squared error",
     "squared_error": "squared error",
-    "squared_error_and_kl": "squared error + KL (-ELBO less its constant)",
+    "squared_error_and_kl": "squared error + KL (-ELBO without its constant)",
     "bits_per_dim": "negative ELBO",
     "loss": "squared error + codebook + commitment",
     "codebook": "codebook loss",
@@ -33,8 +33,8 @@ LABELS = {
     "negative_log_p": "-log p(x)",
     "ais": "-log p(x) by AIS",
     "ais_reverse": "-log p(x) by reverse AIS",
-    "ais_difference": "-IWAE less AIS",
-    "ais_gap": "AIS less reverse AIS",
+    "ais_difference": "-IWAE minus AIS",
+    "ais_gap": "AIS minus reverse AIS",
 }
 # Units of metrics that are not in nats per image or per point.
 UNITS = {
@@ -50,7 +50,7 @@ UNITS = {
     "nats_per_token": "nats per token",
     "token_perplexity": "tokens",
     "tokens": "tokens",
-    "mean_squared_error": "per pixel",
+    "mean_squared_error": "per value",
     "squared_error": "per image",
 }
 # A figure leaves out a metric if it has one of these instead, whose curve says the same: the other one has no
@@ -63,16 +63,16 @@ REPLACED_BY = {
 }
 # Legend text and line style of each split in metrics.jsonl.
 SPLITS: dict[str, tuple[str, dict[str, Any]]] = {
-    "train": ("training, one minibatch", {"color": "0.6", "lw": 0.8}),
+    "train": ("training, single minibatches", {"color": "0.6", "lw": 0.8}),
     "test": ("test set", {"color": "C0", "marker": "o", "ms": 3}),
     "validation": ("validation set", {"color": "C1", "marker": "o", "ms": 3}),
 }
 
 
 def metric_title(name: str) -> str:
-    """Returns the title of a metric; the KL term `kl_z` becomes "KL(q(z | x) || p(z))"."""
+    """Returns the title of a metric; the KL term `kl_z2` becomes "KL of z2"."""
     latent = name.removeprefix("kl_")
-    return LABELS.get(name, f"KL(q({latent} | x) || p({latent}))" if latent != name else name)
+    return LABELS.get(name, f"KL of {latent}" if latent != name else name)
 
 
 def format_setting(value: Any) -> str:

@@ -87,7 +87,7 @@ def test_the_validation_set_has_its_own_curve(tmp_path: Path, monkeypatch) -> No
         (panel,), (legend,) = saved[-1].axes, saved[-1].legends
         assert [line.get_ydata()[0] for line in panel.lines] == [levels[split] for split in splits]
         assert len({line.get_color() for line in panel.lines}) == len(splits)
-        names = ["training, one minibatch", "test set", "validation set"][: len(splits)]
+        names = ["training, single minibatches", "test set", "validation set"][: len(splits)]
         assert [text.get_text() for text in legend.get_texts()] == names
         colours = [handle.get_color() for handle in legend.legend_handles]
         assert colours == [line.get_color() for line in panel.lines]

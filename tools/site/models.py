@@ -63,7 +63,7 @@ def model_page(
         f"## Factorisation\n\n```text\n{inspect.cleandoc(cls.__doc__ or '')}\n```",
         f"## Plate diagrams\n\n![Plate diagrams of {name}: model and guide](../diagrams/{name}.png)",
         f"## A trained sample\n\n{_sample(name, about, root)}",
-        "## Results\n\n" + (table.table(runs) if runs else "There is no published run yet."),
+        f"## Results\n\n{table.table(runs)}",
         "Means over seeds ± their standard deviation. [Results](../results.md) says how each is measured.",
         f"## Options\n\n{options(cls)}",
         "## Read on\n\n" + "\n".join([*pages, "* [API of all models](../reference/models.md)"]),
@@ -73,10 +73,6 @@ def model_page(
 
 def _sample(name: str, about: dict[str, str], root: Path) -> str:
     """Returns the picture or the text that a trained model sampled, and the command that trained it."""
-    if "sample" not in about:
-        return (
-            f"This command trains the model and writes a picture of samples:\n\n```\n{about['command']}\n```"
-        )
     shown = f"![Samples of {name}](../{about['sample']})"
     if about["sample"].endswith(".txt"):
         shown = f"```text\n{(root / 'docs' / about['sample']).read_text('utf-8')}```"

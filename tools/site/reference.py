@@ -12,9 +12,9 @@ INTRODUCTION = """# API reference
 
 Everything here is made from the docstrings. *[source]* next to a name shows its code.
 
-* [inference](inference.md): train, evaluate, compare, load, sample, encode, score.
+* [inference](inference.md): train, evaluate, compare, load, sample, encode, score, diagnose.
 * [Settings and callbacks](training.md): `TrainConfig`, `History`, `Callback`.
-* [Data](data.md): `load_dataset`, `Dataset`.
+* [Data](data.md): `load_dataset`, `Dataset`, and how to add a type of file or of observation.
 * [The contract of a model](model.md): `LatentVariableModel`, `ELBOTerms`, `register`, checks.
 * [Models](models.md): the classes and their options.
 * [Densities](densities.md): log densities and KL divergences, by hand.
@@ -24,7 +24,7 @@ Everything here is made from the docstrings. *[source]* next to a name shows its
 
 def reference_pages() -> dict[str, str]:
     """Returns the pages of the API reference by their place on the site."""
-    functions = ("fit", "evaluate", "compare", "load", "sample", "encode", "score")
+    functions = ("fit", "evaluate", "compare", "load", "sample", "encode", "score", "diagnose")
     results = ("api.Metric", "elbo.comparison.Comparison", "apply.Encoded", "errors.UserError")
     suite = [cls for cls in MODELS.values() if cls.__module__.startswith("ppl_models.")]
     pages = {
@@ -45,6 +45,9 @@ def reference_pages() -> dict[str, str]:
             [
                 "autofunction:: inference.data.load_dataset",
                 "autoclass:: inference.data.Dataset\n   :members:",
+                "autoclass:: inference.data.DataKind\n   :members:",
+                "autoclass:: inference.data.ObservationKind\n   :members:",
+                "autofunction:: inference.data.register_observation",
             ],
         ),
         "model": (
@@ -53,6 +56,7 @@ def reference_pages() -> dict[str, str]:
                 "autoclass:: ppl_models.LatentVariableModel\n   :members:\n   :inherited-members: Module",
                 "autoclass:: ppl_models.ELBOTerms\n   :members:",
                 "autofunction:: ppl_models.register",
+                "autodata:: ppl_models.MODELS\n   :no-value:",
                 "autofunction:: ppl_models.from_saved",
                 "autofunction:: inference.testing.check_model",
             ],

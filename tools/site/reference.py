@@ -56,7 +56,7 @@ def reference_pages() -> dict[str, str]:
                 "autoclass:: ppl_models.LatentVariableModel\n   :members:\n   :inherited-members: Module",
                 "autoclass:: ppl_models.ELBOTerms\n   :members:",
                 "autofunction:: ppl_models.register",
-                "autodata:: ppl_models.MODELS\n   :no-value:",
+                "data:: ppl_models.MODELS\n\n   The classes of all models by name, with registered ones.",
                 "autofunction:: ppl_models.from_saved",
                 "autofunction:: inference.testing.check_model",
             ],

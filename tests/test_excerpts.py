@@ -17,7 +17,7 @@ def test_excerpts_equal_the_source(page: Path) -> None:
     found = list(excerpts.MARK.finditer(text))
     assert found, f"{page.name} shows no code"
     assert excerpts.filled(text) == text, "run python -m tools.excerpts --write"
-    assert 6 <= sum(mark["code"].count("\n") - 2 for mark in found) <= 20  # lines, without the fences
+    assert 10 <= sum(mark["code"].count("\n") - 2 for mark in found) <= 15  # lines, without the fences
 
 
 def test_an_excerpt_is_a_definition_or_a_part_of_it() -> None:

@@ -85,6 +85,16 @@ def test_typical_wrong_answers_get_their_hint(number: str, tmp_path: Path) -> No
         assert fragment in found[term], f"{instead}: {found[term]}"
 
 
+def test_every_derivation_links_to_a_notebook() -> None:
+    notebook = re.compile(
+        r"^(?:Tutorial|Notebook): \[[^]]+\]\((\.\./(?:tutorials|courses)/[\w-]+\.ipynb)\)", re.MULTILINE
+    )
+    for page in (ROOT / "docs" / "derivations").glob("[0-9]*.md"):
+        found = notebook.findall(page.read_text("utf-8"))
+        assert found, f"{page.name} has no link to a notebook"
+        assert all((page.parent / target).is_file() for target in found), page.name
+
+
 def test_every_derivation_has_an_exercise_and_both_link_to_each_other() -> None:
     table = (ROOT / "exercises" / "README.md").read_text("utf-8")
     assert [number for number in NUMBERS if finds_a_bug(number)] == ["17", "18", "19", "20", "21", "22"]

@@ -51,3 +51,4 @@ html_math_renderer = "katex"
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+html_show_search_summary = False  # it fetches pages, which a browser forbids for files

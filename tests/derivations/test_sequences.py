@@ -16,6 +16,7 @@ from ppl_models.distributions import TokenSequence
 from ppl_models.distributions.token_sequence import END, PAD, UNKNOWN
 from ppl_models.nets.heads import loc_scale
 from ppl_models.programs import sample_latents
+from tools.derivation_figures import sequences as picture
 
 LENGTH, TOKENS = 3, 4  # <end>, <unk> and one word can be generated
 GRID = torch.linspace(-9, 9, 1_201, dtype=torch.float64)[:, None]  # of z, which has one dimension
@@ -231,21 +232,23 @@ def test_a_masked_decoder_pays_for_what_it_does_not_see(rate: float, float64: No
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-def test_the_price_of_a_topic_that_is_not_seen(rate: float, float64: None) -> None:
-    """log K times the sum over i from 2 on of Pr(at least i words) r^(i - 1)."""
-    topics, words, length = 2, 2, 4  # up to three words
-    x = sequences(length, 3 + topics * words)
-    topic, word = (x - 3).div(words, rounding_mode="floor"), x > UNKNOWN
-    n = word.sum(-1)
-    same = torch.where(word, topic == topic[:, :1], True).all(-1)
-    x = x[(n > 0) & (x != UNKNOWN).all(-1) & (x == END).any(-1) & same]
-    n = (x > UNKNOWN).sum(-1)
-    p = 1 / (topics * (length - 1) * words ** n.double())
-    assert p.sum().item() == pytest.approx(1)
-    at_least = [(p * (n >= i)).sum().item() for i in range(2, length)]
-    price = math.log(topics) * sum(share * rate**i for i, share in enumerate(at_least, 1))
+def test_the_price_of_a_topic_that_is_not_seen(
+    rate: float, float64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """log J times the sum over i from 2 on of Pr(T > i) r^(i - 1), with smaller data than the picture's."""
+    for name, value in (("TOPICS", 2), ("WORDS", 2), ("SHORTEST", 2), ("LONGEST", 4)):
+        monkeypatch.setattr(picture, name, value)
+    x, least = picture.topic_sequences(5_000, 0)
+    rows = torch.cat([x.double(), least.double()[:, None]], 1).unique(dim=0)
+    x, p = rows[:, :-1], (-rows[:, -1]).exp()
+    assert p.sum().item() == pytest.approx(1, abs=1e-6)  # every sequence occurs
+    p = p / p.sum()
     entropy = -(p * p.log()).sum().item()
-    assert cost_given_seen(x, p, rate) - entropy == pytest.approx(price)
+    assert cost_given_seen(x, p, rate) - entropy == pytest.approx(picture.price(rate), abs=1e-6)
+
+
+def test_the_price_in_the_picture() -> None:
+    assert picture.price(1.0) == pytest.approx(3 * math.log(4)) == pytest.approx(4.16, abs=5e-3)
 
 
 def test_a_decoder_with_the_data_s_conditionals_leaves_nothing_to_z(model: SeqVAE) -> None:
@@ -282,12 +285,11 @@ def test_the_perplexity_of_many_samples_is_nearer_to_that_of_the_model(model: Se
     exact = torch.stack([(on_grid(it, row) + log_normal(GRID)).logsumexp(0) + math.log(STEP) for row in x])
     found = []
     for k in (1, 10, 100):
-        total = torch.zeros(())
-        for _ in range(4_000 // k):
-            z = torch.stack([sample_latents(it, x=x)["z"] for _ in range(k)])
-            with torch.no_grad():
-                total += it.bound(x, {"z": z}, kl="sampled").importance_weighted.sum()
-        found.append((total / (4_000 // k) / tokens).exp().item())
+        groups = x.repeat(4_000 // k, 1)
+        z = sample_latents(it, x=groups.repeat(k, 1))["z"].view(k, len(groups), 1)
+        with torch.no_grad():
+            nats = it.bound(groups, {"z": z}, kl="sampled").importance_weighted
+        found.append((nats.sum() / (4_000 // k) / tokens).exp().item())
     truth = (-exact.sum() / tokens).exp().item()
     assert found[0] > found[1] + 1e-2 > found[2] + 1e-2 and found[2] > truth - 5e-3
     assert found[2] - truth < (found[0] - truth) / 10

@@ -53,4 +53,10 @@ def write(page: str, folder: Path = FOLDER) -> Path:
     return path
 
 
-from tools.derivation_figures import bounds, densities, gradients, latents  # noqa: E402,F401  (they register)
+from tools.derivation_figures import (  # noqa: E402  (they register)
+    bounds,  # noqa: F401
+    densities,  # noqa: F401
+    gradients,  # noqa: F401
+    latents,  # noqa: F401
+    sequences,  # noqa: F401
+)

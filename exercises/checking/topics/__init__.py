@@ -17,4 +17,5 @@ from exercises.checking.topics import (  # noqa: F401
     priors,
     regularization,
     score_function,
+    sequences,
 )

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,14 +186,13 @@ FULL_SIZE = [path for path in NOTEBOOKS if "FULL_SIZE = False" in path.read_text
 IMAGES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "svhn-extra": (3, 32, 32), "cifar10": (3, 32, 32)}
 
 
-def few_images(name: str, train: int = 200, test: int = 100) -> Dataset:
-    """Returns noise with the shape of a set of images that `load_dataset` would download, or another set."""
-    if name not in IMAGES:
-        return load_dataset(name)
+def few_images(name: str, train: int = 200, test: int = 100, **options: Any) -> Dataset:
+    """Returns noise with the shape of images that `load_dataset` would download or read, or another set."""
+    shape = IMAGES.get(re.sub(r"_\d+k\.npz$", "", str(name)))
+    if shape is None:
+        return load_dataset(name, **options)
     generator = torch.Generator().manual_seed(0)
-    x = [
-        torch.randint(256, (n, *IMAGES[name]), dtype=torch.uint8, generator=generator) for n in (train, test)
-    ]
+    x = [torch.randint(256, (n, *shape), dtype=torch.uint8, generator=generator) for n in (train, test)]
     y = [torch.arange(len(part)) % 10 for part in x]
     return Dataset(name, x[0], y[0], x[1], y[1])
 
@@ -240,10 +240,7 @@ def test_the_code_of_a_course_page_runs(
 
     monkeypatch.setattr(inference, "load", untrained)
 
-    def few(name: str) -> Dataset:
-        return few_images(name.removesuffix("_10k.npz"), train=8, test=2)
-
-    monkeypatch.setattr(inference.data, "load_dataset", few)
+    monkeypatch.setattr(inference.data, "load_dataset", partial(few_images, train=8, test=2))
     with torch.random.fork_rng():
         exec(compile(BLOCKS[name], name, "exec"), {})
     printed = capsys.readouterr().out

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
+FAST = [DOCS / "tutorials" / name for name in ("01-elbo.ipynb", "03-mixture-priors.ipynb")]
 COURSES = {  # notebook of a course: how the names of its deliverables begin
     "csds600": "csds600-hw1",
     "cs236-2021": "cs236-hw2",
@@ -189,24 +191,22 @@ def run_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         torch.set_rng_state(rng)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", shortened(NOTEBOOKS, FAST), ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, run_cells: Callable[..., None]) -> None:
     run_cells(path)
 
 
-FULL_SIZE = [path for path in NOTEBOOKS if "FULL_SIZE = False" in path.read_text()]
+FULL_SIZE = [path for path in NOTEBOOKS if "FULL_SIZE = False" in path.read_text("utf-8")]
 IMAGES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "svhn-extra": (3, 32, 32), "cifar10": (3, 32, 32)}
 
 
-def few_images(name: str, train: int = 200, test: int = 100) -> Dataset:
-    """Returns noise with the shape of a set of images that `load_dataset` would download, or another set."""
-    if name not in IMAGES:
-        return load_dataset(name)
+def few_images(name: str, train: int = 200, test: int = 100, **options: Any) -> Dataset:
+    """Returns noise with the shape of images that `load_dataset` would download or read, or another set."""
+    shape = IMAGES.get(re.sub(r"_\d+k\.npz$", "", str(name)))
+    if shape is None:
+        return load_dataset(name, **options)
     generator = torch.Generator().manual_seed(0)
-    x = [
-        torch.randint(256, (n, *IMAGES[name]), dtype=torch.uint8, generator=generator) for n in (train, test)
-    ]
+    x = [torch.randint(256, (n, *shape), dtype=torch.uint8, generator=generator) for n in (train, test)]
     y = [torch.arange(len(part)) % 10 for part in x]
     return Dataset(name, x[0], y[0], x[1], y[1])
 
@@ -217,9 +217,7 @@ def few_steps(model: LatentVariableModel, train: Any, **settings: Any) -> Histor
     return fit(model, train, **settings | {"steps": 2} | warmups)
 
 
-@pytest.mark.parametrize(
-    "path", shortened(FULL_SIZE, [DOCS / "tutorials" / "01-elbo.ipynb"]), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", shortened(FULL_SIZE, FAST), ids=lambda path: path.stem)
 def test_a_notebook_at_full_size_executes(
     path: Path, run_cells: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,10 +252,7 @@ def test_the_code_of_a_course_page_runs(
 
     monkeypatch.setattr(inference, "load", untrained)
 
-    def few(name: str) -> Dataset:
-        return few_images(name.removesuffix("_10k.npz"), train=8, test=2)
-
-    monkeypatch.setattr(inference.data, "load_dataset", few)
+    monkeypatch.setattr(inference.data, "load_dataset", partial(few_images, train=8, test=2))
     with torch.random.fork_rng():
         exec(compile(BLOCKS[name], name, "exec"), {})
     printed = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The registered models by name, and models from the content of a file."""
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
@@ -42,6 +43,17 @@ def register(name: str, cls: type[Model] | None = None) -> Any:
     MODELS[name] = cls
     cls.registered_name = name
     return cls
+
+
+def description(cls: type[LatentVariableModel]) -> str:
+    """Returns a model's description in one line: the first of its file's docstring, or else of its own.
+
+    The file of a script or a notebook is not about one model. There the class's docstring comes first.
+    """
+    words = [getattr(sys.modules.get(cls.__module__), "__doc__", None), cls.__doc__]
+    if cls.__module__ == "__main__":
+        words.reverse()
+    return next((text.strip().partition("\n")[0] for text in words if text and text.strip()), "")
 
 
 def from_saved(content: Mapping[str, Any]) -> LatentVariableModel:

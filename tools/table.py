@@ -14,7 +14,6 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from inference.html.results import (
 from inference.metrics.bidirectional import agrees
 from inference.rundir.schema import upgraded_results
 from ppl_models import MODELS
+from ppl_models.registry import description
 
 HERE = Path(__file__).parent.parent
 ROOT = HERE if (HERE / "runs" / "published").is_dir() else Path()  # installed: the current directory
@@ -165,8 +165,7 @@ def systems(results: list[Results]) -> str:
     lines = _header(["system", "description", "trained on", "measured here", "reference"])
     for model, cls in MODELS.items():
         if model in shown:
-            description = (sys.modules[cls.__module__].__doc__ or "").splitlines()[0]
-            lines.append(_line(f"`{model}`", description.removesuffix("."), *shown[model]))
+            lines.append(_line(f"`{model}`", description(cls).removesuffix("."), *shown[model]))
     return "\n".join(lines)
 
 

@@ -1,7 +1,6 @@
 """The command line of `inference.svi`: generated from `TrainConfig` and from the models' constructors."""
 
 import argparse
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from inference.rundir.kinds import FRACTION, SIZE
 from inference.rundir.run_config import RunConfig
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
+from ppl_models.registry import description
 
 RENAMED = {"--warmup": "--kl-warmup", "--from": "--stage1-run", "--prior": "--code-prior"}
 RENAMED_MODES = {"plain": "eager", "kernels": "inductor"}
@@ -130,7 +130,7 @@ def _model_of(arguments: list[str]) -> str | None:
 def build_parser(name: str | None) -> Parser:
     """Builds the parser for a model, or for any model if the name is None."""
     cls = MODELS[name] if name else LatentVariableModel
-    listed = "\n".join(f"  {key:10} {title(model)}" for key, model in MODELS.items())
+    listed = "\n".join(f"  {key:10} {description(model)}" for key, model in MODELS.items())
     parser = Parser(
         prog="python -m inference.svi",
         argument_default=argparse.SUPPRESS,
@@ -143,7 +143,7 @@ def build_parser(name: str | None) -> Parser:
     _add_settings(parser, cls, bool(name))
     _add_run(parser)
     if name:
-        own, default = parser.add_argument_group(f"options of {name}", title(cls)), _default_of(cls)
+        own, default = parser.add_argument_group(f"options of {name}", description(cls)), _default_of(cls)
         for key, option in cls.options().items():
             kind, about = option_kind(option.annotation)
             if kind.choices:
@@ -222,12 +222,6 @@ def _add_run(parser: Parser) -> None:
     add("--code-prior", metavar="NAME", help=about)
     about = "train --code-prior on the codes of this finished run; the other options are the prior's"
     add("--stage1-run", type=Path, metavar="RUN_DIR", help=about)
-
-
-def title(cls: type[LatentVariableModel]) -> str:
-    """Returns a model's description in one line: the first of its file, or else of its class."""
-    words = getattr(sys.modules.get(cls.__module__), "__doc__", None) or cls.__doc__ or ""
-    return words.strip().partition("\n")[0]
 
 
 def _default_of(cls: type[LatentVariableModel]) -> Any:

@@ -27,6 +27,7 @@ from inference.rundir.schema import other_version
 from inference.training.setup import check_size
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
+from ppl_models.registry import description
 
 NAME = "report.html"
 SIZE = 4_900_000  # bytes of a report without its style and script
@@ -185,7 +186,7 @@ def html(it: ReportData) -> str:
     body = part(
         "report",
         title=title,
-        about=(sys.modules[type(it.model).__module__].__doc__ or "").splitlines()[0],
+        about=description(type(it.model)),
         stages=_stages(it.run.folder),
         unfinished=_unfinished(it),
         headlines=_headlines(it),

@@ -307,6 +307,23 @@ def test_training_succeeds_if_its_report_cannot_be_made(
     )
 
 
+def test_a_model_of_a_script_without_docstrings_has_a_report(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import sys\nfrom inference import fit\nfrom inference.data import load_dataset\n"
+        "from ppl_models import VAE, register\n\n"
+        "@register('mine')\nclass Mine(VAE):\n    pass\n\n\n"
+        "@register('described')\nclass Described(VAE):\n    'Own words.'\n\n\n"
+        "for cls in (Mine, Described):\n"
+        "    model = cls((1, 8, 8), z_dim=2, hidden=8)\n"
+        "    fit(model, load_dataset('digits'), steps=2, run_dir=cls.registered_name, progress=False)\n"
+    )
+    done = forks.run(str(script), cwd=tmp_path)
+    assert done.returncode == 0 and "no report" not in done.stderr, done.stderr
+    assert "Own words." in (tmp_path / "described" / "report.html").read_text("utf-8")
+    assert "mine on digits" in (tmp_path / "mine" / "report.html").read_text("utf-8")
+
+
 def test_the_index_has_every_run(report_runs: Path, index: Path) -> None:
     page = Page(index)
     rows = {attributes["data-run"]: attributes for attributes in page.named("tr") if "data-run" in attributes}

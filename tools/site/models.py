@@ -1,7 +1,6 @@
 """Pages of the models: docstring, diagram, trained sample, results next to references, and options."""
 
 import inspect
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +9,7 @@ import yaml
 from inference.html.results import Results
 from ppl_models import MODELS
 from ppl_models.base import LatentVariableModel
+from ppl_models.registry import description
 from tools import table
 
 Links = dict[str, list[tuple[str, str]]]  # by source file: place and title of the pages that link to it
@@ -38,11 +38,6 @@ def model_pages(root: Path, links: Links) -> dict[str, str]:
         runs = [run for run in published if run["model"] == name]
         found[f"models/{name}.md"] = model_page(name, cls, about[name], runs, links, root)
     return found
-
-
-def description(cls: type[LatentVariableModel]) -> str:
-    """Returns the first line of the docstring of a model's file."""
-    return (sys.modules[cls.__module__].__doc__ or "").splitlines()[0]
 
 
 def model_page(

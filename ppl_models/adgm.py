@@ -48,7 +48,8 @@ class ADGM(LatentVariableModel):
     tractable. z depends on a. So the term of a has no closed form, and it can be negative.
 
     Maaløe, Sønderby, Sønderby and Winther 2016, Auxiliary Deep Generative Models (arXiv 1602.05473), in its
-    sizes. Its weight of the classification is alpha = 0.1 N / n = 60, for N images of which n have labels.
+    sizes. Its weight of the classification is alpha = 0.1 N / N_l = 60, for N images of which N_l have
+    labels.
     """
 
     inputs = ("x", "x_labelled", "y_labelled")

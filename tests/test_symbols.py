@@ -1,4 +1,4 @@
-"""Every letter in a formula of a derivation is in the table of symbols, for its page."""
+"""Every Latin letter in a formula of a derivation is in the table of symbols, for its page."""
 
 import re
 from collections import defaultdict

@@ -36,7 +36,7 @@ def topic_sequences(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def price(rate: Any) -> Any:
-    """The mean cost in nats of not seeing the topic: log K times the sum over i of Pr(i words) r^(i - 1)."""
+    """The mean cost of not seeing the topic: log J times the sum over i of Pr(at least i words) r^(i - 1)."""
     count = LONGEST - SHORTEST + 1
     share = [min(1.0, (LONGEST - i + 1) / count) for i in range(2, LONGEST + 1)]
     return math.log(TOPICS) * sum(part * rate**i for i, part in enumerate(share, 1))

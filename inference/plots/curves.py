@@ -94,9 +94,9 @@ def _draw_panel(
     start = next(line for line in metrics if name in line)
     if not low <= start[name] <= high:
         words = f"step {start['step']}: {start[name]:.4g}"
-        panel.text(
-            0.97, 0.95, words, transform=panel.transAxes, ha="right", va="top", fontsize=8, color="0.35"
-        )
+        # on the side that the curve comes from
+        y, va = (0.95, "top") if start[name] > high else (0.05, "bottom")
+        panel.text(0.97, y, words, transform=panel.transAxes, ha="right", va=va, fontsize=8, color="0.35")
     panel.set_title(metric_title(name), fontsize=10)
     panel.set_xlabel("step")
     panel.xaxis.set_major_locator(MaxNLocator(4))

@@ -130,16 +130,21 @@ def test_a_figure_shows_each_curve_once(tmp_path: Path, monkeypatch) -> None:
     assert curves.figure_metrics([prior]) == ["nats_per_code"]
 
 
-def test_a_first_value_out_of_range_is_written_into_the_panel(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(("first", "place"), [(900.0, "top"), (-900.0, "bottom")])
+def test_a_first_value_out_of_range_is_written_into_the_panel(
+    first: float, place: str, tmp_path: Path, monkeypatch
+) -> None:
     saved = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda self, path, **_: saved.append(self))
     metrics = [
-        {"step": step, "split": "test", "seconds": 1.0, "negative_elbo": 900.0 if step == 0 else 100.0 - step}
+        {"step": step, "split": "test", "seconds": 1.0, "negative_elbo": first if step == 0 else 100.0 - step}
         for step in range(0, 50, 5)
     ]
     curves.draw_curves(metrics, tmp_path / "curves.png")
     (panel,) = saved[0].axes
-    assert [text.get_text() for text in panel.texts] == ["step 0: 900"] and panel.get_ylim()[1] < 200
+    (text,) = panel.texts
+    assert text.get_text() == f"step 0: {first:g}" and text.get_va() == place
+    assert panel.get_ylim()[1] < 200 and panel.get_ylim()[0] > -200
 
 
 def test_samples_of_a_narrow_cloud_have_square_panels(tmp_path: Path, monkeypatch) -> None:

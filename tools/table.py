@@ -145,9 +145,10 @@ def rows(title: str, columns: dict[str, Column], groups: Groups) -> str:
 def systems(results: list[Results]) -> str:
     """Returns the README's table in Markdown: one line per model, with one of its systems.
 
-    That is the first system with a reference, or else the last one, which is in the most specific table.
+    That is the first system with a reference, or else the first of the last, most specific table.
     """
     shown: dict[str, tuple[str, str, str]] = {}
+    tables: dict[str, str] = {}  # from which each line is
     for title, columns, groups in group_results(results):
         for system, runs in groups.items():
             reference = system.reference(title)
@@ -158,10 +159,11 @@ def systems(results: list[Results]) -> str:
                 value, truth = (exact["test"][metric]["value"] for metric in ("iwae_1", "negative_log_p"))
                 measured = f"-ELBO {value:.4f} on {exact['images']} images"
                 reference = f"-log p(x) of the same images in closed form: {truth:.4f}"
-            if measured and not (system.model in shown and shown[system.model][2]):
+            better = reference or tables.get(system.model) != title
+            if measured and better and not (system.model in shown and shown[system.model][2]):
                 settings = system.name.partition(" ")[2]
                 data = system.data + (f", `{settings}`" if settings else "")
-                shown[system.model] = data, measured, reference
+                shown[system.model], tables[system.model] = (data, measured, reference), title
     lines = _header(["system", "description", "trained on", "measured here", "reference"])
     for model, cls in MODELS.items():
         if model in shown:

@@ -90,7 +90,7 @@ def change_of_variables() -> Any:
     axes.fill_between(g(e), 0.5 + after, 0.5, color="C1", alpha=0.25, linewidth=0)
     for edge in np.linspace(-2, 2, 17):
         axes.plot([edge, g(edge)], [-0.5, 0.5], color="0.6", linewidth=0.8)
-    axes.annotate("noise ε, density p(ε)", (-3.3, -1.0), ha="left", color="C0")
+    axes.annotate(r"noise ε, density $p_\varepsilon(\varepsilon)$", (-3.3, -1.0), ha="left", color="C0")
     axes.annotate("x = g(ε), density p(x)", (-3.3, 0.86), ha="left", color="C1")
     axes.annotate("where g spreads out\nthe density is lower", (1.0, -1.0), fontsize=7.5)
     axes.set(ylim=(-1.12, 1.0), xlim=(-3.4, 3.5))

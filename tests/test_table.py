@@ -134,6 +134,10 @@ def test_texts_have_a_table_of_their_own() -> None:
         == "| `seq_vae word_dropout=0` | lines.txt | numbers of tokens | 0 | 39.90 | 2.50 | 3.650 | 38.5 |  |"
     )
     assert "| nats per token 3.650, perplexity per token 38.5 |" in table.systems([run])
+    other = run | {"config": run["config"] | {"options": {"word_dropout": 0.5}}}
+    other |= {"test": run["test"] | {"nats_per_token": {"value": 3.9, "se": 0.1}}}
+    assert "nats per token 3.900" in table.systems([other])
+    assert "nats per token 3.650" in table.systems([run, other])  # the first line of the table
 
 
 def test_particles_are_a_setting_of_importance_weighted_bounds() -> None:
